@@ -1,0 +1,102 @@
+//! The one error of the crate. Everything that can go wrong for a user is a variant here;
+//! `src/python/errors.rs` gives each its Python exception.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Result with the crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, worded for the person who called us.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument has a value that cannot be used. Python: `ValueError`.
+    Argument {
+        /// The argument's name as the caller wrote it.
+        name: String,
+        /// What was received, what is allowed, and the way out.
+        message: String,
+    },
+    /// A model configuration cannot be honoured. Python: `ValueError`.
+    Config {
+        /// The field of the configuration.
+        field: String,
+        /// What was received and what is allowed.
+        message: String,
+    },
+    /// Weights do not fit the model: every missing, extra and misshapen tensor. Python: `ValueError`.
+    Weights(String),
+    /// A file could not be read or written. Python: `FileNotFoundError`, `PermissionError`, `OSError`.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file was read but is not what its name promises. Python: `ValueError`.
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Which part is wrong.
+        message: String,
+    },
+    /// A vocabulary or merge list cannot be used, or text cannot be encoded. Python: `ValueError`.
+    Tokenizer(String),
+    /// The caller asked to stop (Ctrl-C). Python: the pending exception, `KeyboardInterrupt`.
+    Interrupted,
+    /// The tensor library failed. Python: `RuntimeError`.
+    Candle(candle_core::Error),
+}
+
+impl Error {
+    /// An unusable argument.
+    pub fn argument(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Argument { name: name.into(), message: message.into() }
+    }
+
+    /// A configuration field that cannot be honoured.
+    pub fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Config { field: field.into(), message: message.into() }
+    }
+
+    /// A file the operating system would not read or write.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A file whose content is not what its name promises.
+    pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Format { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Argument { name, message } => write!(f, "`{name}`: {message}"),
+            Error::Config { field, message } => write!(f, "config field `{field}`: {message}"),
+            Error::Weights(message) | Error::Tokenizer(message) => f.write_str(message),
+            Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Error::Format { path, message } => write!(f, "{}: {message}", path.display()),
+            Error::Interrupted => f.write_str("interrupted"),
+            Error::Candle(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            Error::Candle(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Error::Candle(error)
+    }
+}

@@ -1,0 +1,1 @@
+//! The decoding loop, beams, constraints and samplers.

@@ -1,0 +1,17 @@
+//! BART sequence-to-sequence models: the backbone on candle, decoding with caches, samplers and
+//! the training step. `docs/design.md` shows the house; this file is its door.
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod error;
+pub mod generation;
+#[allow(unsafe_code)] // The only place that may: see docs/design.md.
+pub mod kernels;
+pub mod random;
+pub mod text;
+pub mod training;
+
+#[cfg(feature = "python")]
+mod python;
+
+pub use error::{Error, Result};

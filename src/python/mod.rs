@@ -1,0 +1,13 @@
+//! The Python extension module `bart_fast._core`: converts, releases the interpreter, delegates, maps errors.
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    use super::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,1 @@
+//! Loss, optimizers and the training step.
