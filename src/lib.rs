@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod config;
 pub mod error;
 pub mod generation;
 #[allow(unsafe_code)] // The only place that may: see docs/design.md.
