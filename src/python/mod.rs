@@ -2,9 +2,14 @@
 
 use pyo3::prelude::*;
 
+mod optimizer;
+
 #[pymodule]
 mod _core {
     use super::*;
+
+    #[pymodule_export]
+    use super::optimizer::PyOptimizer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
