@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::thread;
 
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl,
 };
@@ -84,10 +84,7 @@ impl Tokenizer {
         let first_own_id = ids.values().max().map_or(0, |largest| largest + 1);
         let (all_ids, merges) = complete(&ids, merges, first_own_id)?;
         let model = BPE::builder()
-            .vocab_and_merges(
-                all_ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
-                merges,
-            )
+            .vocab_and_merges(all_ids, merges)
             .build()
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
         let mut pipeline = Pipeline::new(model);
@@ -212,8 +209,8 @@ fn complete(
     ids: &HashMap<String, u32>,
     merges: &[String],
     first_own_id: u32,
-) -> Result<(HashMap<String, u32>, Vec<(String, String)>)> {
-    let mut all_ids = ids.clone();
+) -> Result<(Vocab, Merges)> {
+    let mut all_ids: Vocab = ids.iter().map(|(piece, &id)| (piece.clone(), id)).collect();
     let mut next_id = first_own_id;
     let mut add = |piece: String| {
         all_ids.entry(piece).or_insert_with(|| {
@@ -224,7 +221,7 @@ fn complete(
     for character in alphabet::characters() {
         add(character.to_string());
     }
-    let mut pairs = Vec::with_capacity(merges.len());
+    let mut pairs = Merges::with_capacity(merges.len());
     for merge in merges {
         let Some((left, right)) = parse_merge(merge)? else { continue };
         add(left.to_owned());

@@ -138,9 +138,17 @@ fn a_word_without_end_takes_no_quadratic_time() {
     assert_eq!(ids, vec![2; 250_000]);
 }
 
+/// Vocabulary, merges, special tokens, and what the message must hold.
+type Refusal = (
+    &'static [(&'static str, u32)],
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
 #[test]
 fn refusals_name_the_argument_and_the_value() {
-    let cases: [(&[(&str, u32)], &[&str], &[&str], &[&str]); 4] = [
+    let cases: [Refusal; 4] = [
         (&[("a", 1), ("b", 1)], &[], &[], &["`vocabulary`", "\"a\" and \"b\"", "id 1"]),
         (&[("a", u32::MAX)], &[], &[], &["`vocabulary`", "\"a\"", "4294967295", "2147483647"]),
         (&[("a", 1)], &["a"], &[], &["`merges`", "\"a\"", "one space"]),
