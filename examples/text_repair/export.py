@@ -45,7 +45,8 @@ as {dtype} and widened to float32 when they are loaded. The default sampler is g
 
 | source | what | licence and attribution |
 |---|---|---|
-| Tatoeba | short everyday sentences | CC BY 2.0 FR: tatoeba.org, by way of www.manythings.org/anki |
+| Tatoeba | short everyday sentences | CC BY 2.0 FR: tatoeba.org, \
+by way of www.manythings.org/anki |
 | OpenStax | textbooks | CC BY 4.0: OpenStax, *College Success*; *Introduction to Anthropology*; \
 *Introduction to Intellectual Property*; *Introduction to Python Programming*; *Principles of \
 Economics*; *Life, Liberty, and the Pursuit of Happiness* |
