@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import bart_fast
@@ -13,63 +12,19 @@ import pytest
 from bart_fast import presets
 from bart_fast.presets import keras_weights
 from preset_helpers import (
+    CONFIG,
     GOLDEN,
+    MERGES,
+    VOCABULARY,
     ArrayModel,
     edit_json,
+    loaded,
     needs_golden,
     read_safetensors,
+    task,
+    tokenizer,
     writable_copy,
 )
-
-CONFIG = {
-    "vocab_size": 11,
-    "d_model": 8,
-    "encoder_layers": 3,
-    "decoder_layers": 3,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 12,
-    "decoder_ffn_dim": 12,
-    "max_position_embeddings": 9,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.0,
-    "scale_embedding": False,
-    "final_logits_bias": False,
-    "init_std": 0.02,
-}
-VOCABULARY = {"<s>": 0, "<pad>": 1, "</s>": 2, "a": 3, "b": 4, "Ġ": 5, "ab": 6, "Ġab": 7}
-MERGES = ["a b", "Ġ ab"]
-
-
-def tokenizer(**changes):
-    values = {
-        "vocabulary": VOCABULARY,
-        "merges": MERGES,
-        "sequence_length": None,
-        "add_prefix_space": False,
-        "unsplittable_tokens": None,
-        "start_token_id": 0,
-        "end_token_id": 2,
-        "pad_token_id": 1,
-    }
-    return types.SimpleNamespace(**(values | changes))
-
-
-def task(model, encoder_length=1024, decoder_length=1024, **changes):
-    preprocessor = types.SimpleNamespace(
-        tokenizer=tokenizer(**changes),
-        encoder_sequence_length=encoder_length,
-        decoder_sequence_length=decoder_length,
-    )
-    return types.SimpleNamespace(backbone=model, preprocessor=preprocessor)
-
-
-def loaded(directory) -> ArrayModel:
-    preset = presets.load_preset(directory)
-    model = ArrayModel(preset.backbone_config)
-    presets.load_weights(preset, model)
-    return model
 
 
 def assert_same_parameters(left: ArrayModel, right: ArrayModel):

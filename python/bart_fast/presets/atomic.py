@@ -122,38 +122,42 @@ class _Swap:
     def __init__(self, target: Path, kept: Path) -> None:
         self.target = target
         self.kept = kept
-        self.done: list[Path] = []
+        self.old: list[Path] = []
+        self.created: list[Path] = []
 
     def take_away(self, name: Path) -> None:
         """Move `target/name` to `kept`."""
-        self._make_room(name)
+        self._keep(name)
         (self.target / name).replace(self.kept / name)
-        self.done.append(name)
 
     def put(self, source: Path, name: Path) -> None:
         """Move `source` to `target/name`, in one step also where a file is there."""
         destination = self.target / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         if destination.exists():
-            self._make_room(name)
+            self._keep(name)
             try:
                 os.link(destination, self.kept / name)
             except OSError:  # A file system without hard links.
                 shutil.copy2(destination, self.kept / name)
-        self.done.append(name)
+        elif name not in self.old:
+            self.created.append(name)
         source.replace(destination)
 
     def undo(self) -> None:
-        """Bring back what was there, last change first. An error here must not hide the first."""
-        for name in reversed(self.done):
+        """Bring back what was there. A second error must not hide the first."""
+        for name in self.old:
+            # Absent where the interruption came before it was kept: then it is still in place.
             with contextlib.suppress(OSError):
-                if (self.kept / name).exists():
-                    (self.kept / name).replace(self.target / name)
-                else:
-                    (self.target / name).unlink()
+                (self.kept / name).replace(self.target / name)
+        for name in self.created:
+            with contextlib.suppress(OSError):
+                (self.target / name).unlink()
 
-    def _make_room(self, name: Path) -> None:
+    def _keep(self, name: Path) -> None:
+        # Noted before it is done, so that an interruption between the two is undone as well.
         (self.kept / name).parent.mkdir(parents=True, exist_ok=True)
+        self.old.append(name)
 
 
 def _same(left: Path, right: Path) -> bool:
