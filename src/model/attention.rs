@@ -29,9 +29,8 @@ impl MultiHeadAttention {
         heads: usize,
         dropout: f64,
     ) -> Result<Self> {
-        let mut projection = |part: &str| {
-            Linear::new(parameters, &format!("{name}.{part}_proj"), width, width)
-        };
+        let mut projection =
+            |part: &str| Linear::new(parameters, &format!("{name}.{part}_proj"), width, width);
         Ok(MultiHeadAttention {
             k_proj: projection("k")?,
             v_proj: projection("v")?,
@@ -43,7 +42,13 @@ impl MultiHeadAttention {
     }
 
     /// Attention of `x [query rows, width]` to `memory [key rows, width]`.
-    pub fn forward(&self, x: &Tensor, memory: &Tensor, spans: &Spans, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        memory: &Tensor,
+        spans: &Spans,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let q = self.queries(x, pass)?;
         let (k, v) = self.keys_values(memory, pass)?;
         let draw = pass.draw(self.dropout);

@@ -65,7 +65,13 @@ impl BartModel {
     }
 
     /// The decoder's output `[target rows, width]` for whole targets.
-    pub fn decode(&self, target: &Batch, memory: &Tensor, source: &Batch, pass: &Pass) -> Result<Tensor> {
+    pub fn decode(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         self.decoder.forward(target, memory, source, pass)
     }
 
@@ -85,19 +91,29 @@ impl BartModel {
     }
 
     /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`.
-    pub fn decode_step(&self, rows: &Batch, slots: &CachedRows, cache: &mut DecoderCache) -> Result<Tensor> {
+    pub fn decode_step(
+        &self,
+        rows: &Batch,
+        slots: &CachedRows,
+        cache: &mut DecoderCache,
+    ) -> Result<Tensor> {
         self.decoder.step(rows, slots, cache)
     }
 
     /// Scores of every token `[rows, vocabulary]` after hidden states `[rows, width]`.
     pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
+        let bias =
+            self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
         Ok(ops::linear::linear(hidden, &self.shared.weight(pass), bias.as_ref())?)
     }
 
     /// Rows of the token table `[tokens, width]`, not scaled.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        let nowhere = Tensor::zeros((1, self.config.d_model), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+        let nowhere = Tensor::zeros(
+            (1, self.config.d_model),
+            candle_core::DType::F32,
+            &candle_core::Device::Cpu,
+        )?;
         let places = vec![0; tokens.len()];
         let table = self.shared.weight(&Pass::inference());
         Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)

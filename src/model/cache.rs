@@ -104,11 +104,18 @@ impl DecoderCache {
 
 impl LayerCache {
     /// Stores the sources' keys and values `[rows, width]`, cut at `offsets`.
-    pub(super) fn store_sources(&mut self, k: &Tensor, v: &Tensor, offsets: &[usize]) -> Result<()> {
+    pub(super) fn store_sources(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        offsets: &[usize],
+    ) -> Result<()> {
         let rows: Vec<KvRow> = offsets
             .windows(2)
             .enumerate()
-            .flat_map(|(slot, ends)| (1..=ends[1] - ends[0]).map(move |length| KvRow { slot, length }))
+            .flat_map(|(slot, ends)| {
+                (1..=ends[1] - ends[0]).map(move |length| KvRow { slot, length })
+            })
             .collect();
         Ok(self.source.append(k, v, &rows)?)
     }

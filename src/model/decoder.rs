@@ -40,7 +40,8 @@ impl DecoderLayer {
         let (width, heads) = (config.d_model, config.decoder_attention_heads);
         let mut attention = |part: &str| -> Result<_> {
             let name = format!("{name}.{part}");
-            let block = MultiHeadAttention::new(parameters, &name, width, heads, config.attention_dropout)?;
+            let block =
+                MultiHeadAttention::new(parameters, &name, width, heads, config.attention_dropout)?;
             Ok((block, LayerNorm::new(parameters, &format!("{name}_layer_norm"), width)?))
         };
         let (self_attn, self_attn_layer_norm) = attention("self_attn")?;
@@ -51,7 +52,11 @@ impl DecoderLayer {
             encoder_attn,
             encoder_attn_layer_norm,
             feed_forward: FeedForward::new(parameters, name, config, config.decoder_ffn_dim)?,
-            final_layer_norm: LayerNorm::new(parameters, &format!("{name}.final_layer_norm"), width)?,
+            final_layer_norm: LayerNorm::new(
+                parameters,
+                &format!("{name}.final_layer_norm"),
+                width,
+            )?,
             dropout: config.dropout,
         })
     }
@@ -80,7 +85,11 @@ pub struct Decoder {
 
 impl Decoder {
     /// The stack over the shared token table.
-    pub fn new(parameters: &mut Parameters, config: &BartConfig, tokens: &Arc<Parameter>) -> Result<Self> {
+    pub fn new(
+        parameters: &mut Parameters,
+        config: &BartConfig,
+        tokens: &Arc<Parameter>,
+    ) -> Result<Self> {
         Ok(Decoder {
             embedding: Embedding::new(parameters, "decoder", config, tokens)?,
             layers: (0..config.decoder_layers)
@@ -91,7 +100,13 @@ impl Decoder {
     }
 
     /// Hidden states `[rows, width]` of whole targets, given the encoder's output.
-    pub fn forward(&self, target: &Batch, memory: &Tensor, source: &Batch, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let mut attend = WholeSequences {
             memory,
             to_target: target.attending_to(target, true),
@@ -108,7 +123,12 @@ impl Decoder {
     }
 
     /// Hidden states `[rows, width]` of new rows, which see what is cached of their sequences.
-    pub fn step(&self, rows: &Batch, slots: &CachedRows, cache: &mut DecoderCache) -> Result<Tensor> {
+    pub fn step(
+        &self,
+        rows: &Batch,
+        slots: &CachedRows,
+        cache: &mut DecoderCache,
+    ) -> Result<Tensor> {
         let pass = Pass::inference();
         let mut x = self.embedding.forward(rows, &pass)?;
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
@@ -120,7 +140,12 @@ impl Decoder {
     }
 
     /// Computes and stores the keys and values of each source, once for the whole generation.
-    pub fn remember_sources(&self, memory: &Tensor, source: &Batch, cache: &mut DecoderCache) -> Result<()> {
+    pub fn remember_sources(
+        &self,
+        memory: &Tensor,
+        source: &Batch,
+        cache: &mut DecoderCache,
+    ) -> Result<()> {
         let pass = Pass::inference();
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
             let (k, v) = layer.encoder_attn.keys_values(memory, &pass)?;

@@ -34,7 +34,11 @@ impl Embedding {
         Ok(Embedding {
             tokens: tokens.clone(),
             scale: config.embedding_scale(),
-            positions: parameters.table(&format!("{name}.embed_positions.weight"), places, width)?,
+            positions: parameters.table(
+                &format!("{name}.embed_positions.weight"),
+                places,
+                width,
+            )?,
             layernorm: LayerNorm::new(parameters, &format!("{name}.layernorm_embedding"), width)?,
             dropout: config.dropout,
         })
@@ -44,7 +48,8 @@ impl Embedding {
     pub fn forward(&self, batch: &Batch, pass: &Pass) -> Result<Tensor> {
         let table = self.tokens.weight(pass);
         let positions = self.positions.tensor(pass);
-        let x = ops::embed::embed(&table, batch.tokens(), self.scale, positions, batch.positions())?;
+        let x =
+            ops::embed::embed(&table, batch.tokens(), self.scale, positions, batch.positions())?;
         let x = self.layernorm.forward(&x, None, pass)?;
         pass.dropout(x, self.dropout)
     }

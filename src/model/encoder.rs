@@ -25,7 +25,12 @@ pub struct FeedForward {
 
 impl FeedForward {
     /// The block of layer `name`, `inner` wide inside.
-    pub fn new(parameters: &mut Parameters, name: &str, config: &BartConfig, inner: usize) -> Result<Self> {
+    pub fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        config: &BartConfig,
+        inner: usize,
+    ) -> Result<Self> {
         Ok(FeedForward {
             fc1: Linear::new(parameters, &format!("{name}.fc1"), config.d_model, inner)?,
             fc2: Linear::new(parameters, &format!("{name}.fc2"), inner, config.d_model)?,
@@ -55,10 +60,24 @@ impl EncoderLayer {
         let (width, heads) = (config.d_model, config.encoder_attention_heads);
         let attention = format!("{name}.self_attn");
         Ok(EncoderLayer {
-            self_attn: MultiHeadAttention::new(parameters, &attention, width, heads, config.attention_dropout)?,
-            self_attn_layer_norm: LayerNorm::new(parameters, &format!("{attention}_layer_norm"), width)?,
+            self_attn: MultiHeadAttention::new(
+                parameters,
+                &attention,
+                width,
+                heads,
+                config.attention_dropout,
+            )?,
+            self_attn_layer_norm: LayerNorm::new(
+                parameters,
+                &format!("{attention}_layer_norm"),
+                width,
+            )?,
             feed_forward: FeedForward::new(parameters, name, config, config.encoder_ffn_dim)?,
-            final_layer_norm: LayerNorm::new(parameters, &format!("{name}.final_layer_norm"), width)?,
+            final_layer_norm: LayerNorm::new(
+                parameters,
+                &format!("{name}.final_layer_norm"),
+                width,
+            )?,
             dropout: config.dropout,
         })
     }
@@ -84,7 +103,11 @@ pub struct Encoder {
 
 impl Encoder {
     /// The stack over the shared token table.
-    pub fn new(parameters: &mut Parameters, config: &BartConfig, tokens: &Arc<Parameter>) -> Result<Self> {
+    pub fn new(
+        parameters: &mut Parameters,
+        config: &BartConfig,
+        tokens: &Arc<Parameter>,
+    ) -> Result<Self> {
         Ok(Encoder {
             embedding: Embedding::new(parameters, "encoder", config, tokens)?,
             layers: (0..config.encoder_layers)

@@ -18,7 +18,12 @@ pub struct Linear {
 
 impl Linear {
     /// A layer from `inputs` to `outputs` features, named `{name}.weight` and `{name}.bias`.
-    pub fn new(parameters: &mut Parameters, name: &str, inputs: usize, outputs: usize) -> Result<Self> {
+    pub fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self> {
         Ok(Linear {
             weight: parameters.matrix(&format!("{name}.weight"), outputs, inputs)?,
             bias: parameters.vector(&format!("{name}.bias"), outputs, 0.0)?,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernels::pack;
 use crate::ops::weight::Weight;
 use crate::ops::with_floats;
-use crate::random::Stream;
+use crate::random;
 
 use super::pass::Pass;
 
@@ -92,7 +92,10 @@ impl Parameter {
     pub fn assign(&self, values: &[f32]) -> Result<()> {
         if values.len() != self.count() {
             let (got, want) = (values.len(), &self.shape);
-            return Err(Error::Weights(format!("`{}` has shape {want:?}, received {got} values", self.name)));
+            return Err(Error::Weights(format!(
+                "`{}` has shape {want:?}, received {got} values",
+                self.name
+            )));
         }
         self.update(|stored| {
             if self.packed {
@@ -169,7 +172,13 @@ impl Parameters {
         self.add(name, vec![length], stored, false)
     }
 
-    fn add(&mut self, name: &str, shape: Vec<usize>, stored: Tensor, packed: bool) -> Result<Arc<Parameter>> {
+    fn add(
+        &mut self,
+        name: &str,
+        shape: Vec<usize>,
+        stored: Tensor,
+        packed: bool,
+    ) -> Result<Arc<Parameter>> {
         let var = Var::from_tensor(&stored)?;
         let frozen = var.as_detached_tensor();
         let parameter = Arc::new(Parameter { name: name.to_string(), shape, packed, var, frozen });
@@ -180,13 +189,8 @@ impl Parameters {
     /// Truncated normal values, a stream of its own for each parameter.
     fn draw(&self, count: usize) -> Option<Vec<f32>> {
         let Initialisation::Random { seed, deviation } = self.initialisation else { return None };
-        let mut stream = Stream::new(seed, self.list.len() as u64, 0);
-        let draw = || loop {
-            let normal = stream.next_normal();
-            if normal.abs() <= 2.0 {
-                return normal * deviation as f32;
-            }
-        };
-        Some(std::iter::repeat_with(draw).take(count).collect())
+        let mut values = vec![0.0; count];
+        random::fill_truncated_normal(seed, self.list.len() as u64, deviation as f32, &mut values);
+        Some(values)
     }
 }

@@ -35,7 +35,7 @@ impl Pass {
     /// Applies dropout in training; otherwise gives `x` back.
     pub fn dropout(&self, x: Tensor, probability: f64) -> Result<Tensor> {
         match self.draw(probability) {
-            Some(draw) => Ok(dropout::dropout(&x, Some(draw))?),
+            Some(draw) => Ok(dropout::dropout(&x, draw)?),
             None => Ok(x),
         }
     }

@@ -36,7 +36,14 @@ pub fn add_layer_norm(
         [&x, residual.as_ref().unwrap_or(&x), gamma, beta],
         |[x, other, gamma, beta]| {
             let mut out = vec![0.0; x.len()];
-            layer_norm::forward(x, residual.as_ref().map(|_| other), gamma, beta, EPSILON, &mut out);
+            layer_norm::forward(
+                x,
+                residual.as_ref().map(|_| other),
+                gamma,
+                beta,
+                EPSILON,
+                &mut out,
+            );
             out
         },
     )?;
@@ -83,7 +90,8 @@ impl CustomOp3 for LayerNorm {
         let mut out = vec![0.0; x.len()];
         let mut mean_rstd = vec![0.0; 2 * (x.len() / gamma.len())];
         let beta = floats(beta, beta_layout)?;
-        layer_norm::forward_save(x, None, gamma, beta, EPSILON, &mut out, &mut mean_rstd);
+        let mut sum = vec![0.0; x.len()];
+        layer_norm::forward_save(x, None, gamma, beta, EPSILON, &mut out, &mut sum, &mut mean_rstd);
         let _ = self.mean_rstd.set(mean_rstd);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }

@@ -85,7 +85,10 @@ fn portable(
             continue;
         }
         let split = |x: &Tensor, start: usize, len: usize| -> Result<Tensor> {
-            x.narrow(0, start, len)?.reshape((len, heads.count, heads.width))?.transpose(0, 1)?.contiguous()
+            x.narrow(0, start, len)?
+                .reshape((len, heads.count, heads.width))?
+                .transpose(0, 1)?
+                .contiguous()
         };
         let (q, k, v) = (split(q, q_start, lq)?, split(k, k_start, lk)?, split(v, k_start, lk)?);
         let seen = seen(spans, s, q.device())?.to_dtype(q.dtype())?; // [lq, lk]
@@ -130,20 +133,12 @@ fn dropout_mask(dropout: Dropout, heads: Heads, q_start: usize, lq: usize, lk: u
     for head in 0..heads.count {
         for i in 0..lq {
             for j in 0..lk {
-                let keep = kernel::dropout_keep(&dropout_of(dropout), heads.count, q_start + i, head, j);
+                let keep = kernel::dropout_keep(&dropout, heads.count, q_start + i, head, j);
                 mask.push(if keep { kept } else { 0.0 });
             }
         }
     }
     mask
-}
-
-fn dropout_of(dropout: Dropout) -> kernel::Dropout {
-    kernel::Dropout {
-        probability: dropout.probability,
-        seed: dropout.seed,
-        stream: dropout.stream,
-    }
 }
 
 struct Attention {
@@ -163,7 +158,7 @@ impl Attention {
             heads: self.heads.count,
             head_dim: self.heads.width,
             scale: self.heads.scale(),
-            dropout: self.dropout.filter(|dropout| dropout.probability > 0.0).map(dropout_of),
+            dropout: self.dropout.filter(|dropout| dropout.probability > 0.0),
         }
     }
 }
@@ -207,9 +202,7 @@ impl CustomOp3 for Attention {
             let (mut dq, mut dk, mut dv) =
                 (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
             let ragged = self.ragged();
-            kernel::backward(
-                &ragged, q, k, v, out, dout, log_sum_exp, &mut dq, &mut dk, &mut dv,
-            );
+            kernel::backward(&ragged, q, k, v, out, dout, log_sum_exp, &mut dq, &mut dk, &mut dv);
             (dq, dk, dv)
         })?;
         Ok((

@@ -76,7 +76,8 @@ impl CustomOp1 for CrossEntropy {
         let mut correct = vec![0u8; rows];
         kernel::forward(logits, &self.targets, &mut nll, &mut log_sum_exp, &mut correct);
         // In f64: thousands of rows are summed.
-        let loss: f64 = nll.iter().zip(&self.row_scale).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum();
+        let loss: f64 =
+            nll.iter().zip(&self.row_scale).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum();
         let correct = correct.into_iter().map(|flag| flag != 0).collect();
         let _ = self.log_sum_exp.set(log_sum_exp);
         let _ = self.rows.set(Arc::new(RowLosses { nll, correct }));

@@ -4,44 +4,33 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{floats, tensor, use_kernels, with_floats};
-use crate::kernels::elementwise;
+use crate::kernels::dropout as kernel;
 
-/// One draw of dropout: which elements stay is a function of these numbers and the element's index.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dropout {
-    /// Probability of setting an element to zero.
-    pub probability: f32,
-    /// Seed of the training step.
-    pub seed: u64,
-    /// Which dropout of the step this is.
-    pub stream: u64,
-}
+pub use crate::kernels::dropout::Dropout;
 
-/// Sets elements to zero with `dropout.probability` and scales the rest by `1 / (1 - p)`.
-pub fn dropout(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-    match dropout {
-        None => Ok(x.clone()),
-        Some(dropout) if dropout.probability == 0.0 => Ok(x.clone()),
-        Some(dropout) if use_kernels(x) => x.contiguous()?.apply_op1(Masked(dropout)),
-        Some(dropout) => {
-            let mut mask = vec![1.0; x.elem_count()];
-            elementwise::dropout(&mut mask, dropout.probability, dropout.seed, dropout.stream);
-            x * Tensor::from_vec(mask, x.shape().clone(), x.device())?.to_dtype(x.dtype())?
-        }
+/// Sets elements to zero with the draw's probability and divides the rest by its complement.
+pub fn dropout(x: &Tensor, draw: Dropout) -> Result<Tensor> {
+    if draw.probability == 0.0 {
+        return Ok(x.clone());
     }
+    if use_kernels(x) {
+        return x.contiguous()?.apply_op1(Drop(draw));
+    }
+    let factors: Vec<f32> = (0..x.elem_count() as u64).map(|i| draw.factor(i)).collect();
+    x * Tensor::from_vec(factors, x.shape().clone(), x.device())?.to_dtype(x.dtype())?
 }
 
-struct Masked(Dropout);
+struct Drop(Dropout);
 
-impl Masked {
+impl Drop {
     fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut out = x.to_vec();
-        elementwise::dropout(&mut out, self.0.probability, self.0.seed, self.0.stream);
+        let mut out = vec![0.0; x.len()];
+        kernel::apply(&self.0, x, &mut out);
         out
     }
 }
 
-impl CustomOp1 for Masked {
+impl CustomOp1 for Drop {
     fn name(&self) -> &'static str {
         "dropout"
     }

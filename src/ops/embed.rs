@@ -18,12 +18,8 @@ pub fn embed(
     places: &[u32],
 ) -> Result<Tensor> {
     if use_kernels(table.stored()) && table.is_packed() {
-        let op = Embed {
-            rows: table.rows(),
-            tokens: tokens.to_vec(),
-            scale,
-            places: places.to_vec(),
-        };
+        let op =
+            Embed { rows: table.rows(), tokens: tokens.to_vec(), scale, places: places.to_vec() };
         return table.stored().apply_op2(positions, op);
     }
     let device = positions.device();

@@ -25,9 +25,8 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
 
 /// GELU of [`linear`], in one pass where no gradient is wanted.
 pub fn linear_gelu(x: &Tensor, weight: &Weight, bias: &Tensor) -> Result<Tensor> {
-    let fused = use_kernels(x)
-        && weight.is_packed()
-        && !wants_gradient(&[x, weight.stored(), bias]);
+    let fused =
+        use_kernels(x) && weight.is_packed() && !wants_gradient(&[x, weight.stored(), bias]);
     if fused {
         let op = Linear { out_features: weight.rows(), epilogue: Epilogue::Gelu };
         return x.contiguous()?.apply_op3_no_bwd(weight.stored(), bias, &op);

@@ -13,9 +13,6 @@ pub mod kv_store;
 pub mod linear;
 pub mod weight;
 
-#[cfg(test)]
-pub(crate) mod testing;
-
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};

@@ -61,7 +61,9 @@ fn rectangle(name: &str, shape: &[usize]) -> Result<(usize, usize)> {
         [rows, width] if *width > 0 => Ok((*rows, *width)),
         _ => Err(Error::argument(
             name,
-            format!("must have shape [batch, length] with a length of at least 1, received {shape:?}"),
+            format!(
+                "must have shape [batch, length] with a length of at least 1, received {shape:?}"
+            ),
         )),
     }
 }

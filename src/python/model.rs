@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use numpy::{
-    IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods,
-};
+use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -65,7 +63,11 @@ impl PyModel {
     }
 
     /// A copy of a parameter (float32).
-    fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn get_parameter<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let parameter = self.parameter(name)?;
         let values = enter(py, || parameter.values())?;
         values.into_pyarray(py).reshape(parameter.shape().to_vec())
@@ -76,13 +78,16 @@ impl PyModel {
         let mut plan = Vec::new();
         for (name, array) in values.iter() {
             let name: String = name.extract()?;
-            let array: PyReadonlyArrayDyn<'_, f32> = array
-                .extract()
-                .map_err(|_| PyValueError::new_err(format!("`{name}` must be an array of float32")))?;
+            let array: PyReadonlyArrayDyn<'_, f32> = array.extract().map_err(|_| {
+                PyValueError::new_err(format!("`{name}` must be an array of float32"))
+            })?;
             let parameter = self.parameter(&name)?;
             if array.shape() != parameter.shape() {
                 let (want, got) = (parameter.shape(), array.shape());
-                return Err(Error::Weights(format!("`{name}` has shape {want:?}, received {got:?}")).into());
+                return Err(Error::Weights(format!(
+                    "`{name}` has shape {want:?}, received {got:?}"
+                ))
+                .into());
             }
             plan.push((parameter, array.as_array().iter().copied().collect::<Vec<f32>>()));
         }
@@ -155,7 +160,8 @@ impl PyModel {
         let config = self.model.config();
         let mut shape = hidden.shape().to_vec();
         if shape.last() != Some(&config.d_model) {
-            let message = format!("the last dimension must be {}, received {shape:?}", config.d_model);
+            let message =
+                format!("the last dimension must be {}, received {shape:?}", config.d_model);
             return Err(Error::argument("hidden", message).into());
         }
         let values: Vec<f32> = hidden.as_array().iter().copied().collect();
@@ -221,7 +227,8 @@ impl PyModel {
             let mut decoder = BartDecoder::new(&self.model, source)?;
             generation::generate(&mut decoder, &inputs, &options, stop)
         })?;
-        let tuple = |sequence: generation::Sequence| (sequence.ids, sequence.score, sequence.stopped);
+        let tuple =
+            |sequence: generation::Sequence| (sequence.ids, sequence.score, sequence.stopped);
         Ok(answers.into_iter().map(|best| best.into_iter().map(tuple).collect()).collect())
     }
 
@@ -296,7 +303,9 @@ impl PyModel {
 impl PyModel {
     fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
         let found = self.model.parameters().iter().find(|parameter| parameter.name() == name);
-        found.cloned().ok_or_else(|| PyKeyError::new_err(format!("the model has no parameter `{name}`")))
+        found
+            .cloned()
+            .ok_or_else(|| PyKeyError::new_err(format!("the model has no parameter `{name}`")))
     }
 
     fn rectangle(

@@ -209,9 +209,9 @@ pub fn gradients(model: &BartModel, loss: Option<&Tensor>) -> Result<Vec<Tensor>
 }
 
 fn norm_of(gradients: &[Tensor]) -> Result<f64> {
-    let mut squares = 0.0;
+    let mut squares: f64 = 0.0;
     for gradient in gradients {
-        let norm = with_floats([gradient], global_norm)?;
+        let norm = with_floats([gradient], |gradient| global_norm(&gradient))?;
         squares += norm * norm;
     }
     Ok(squares.sqrt())

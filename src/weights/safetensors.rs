@@ -177,7 +177,9 @@ impl Reader {
         let data_start = 8 + header_size;
         let expected = data_start + metadata.data_len() as u64;
         if expected != length {
-            return Err(damaged(format!("is truncated: {length} bytes, its header asks for {expected}")));
+            return Err(damaged(format!(
+                "is truncated: {length} bytes, its header asks for {expected}"
+            )));
         }
         Ok(Reader { path: path.to_path_buf(), file, data_start, metadata })
     }
