@@ -2,9 +2,19 @@
 
 use pyo3::prelude::*;
 
+mod enter;
+mod errors;
+mod optimizer;
+mod tokenizer;
+
 #[pymodule]
 mod _core {
     use super::*;
+
+    #[pymodule_export]
+    use super::optimizer::PyOptimizer;
+    #[pymodule_export]
+    use super::tokenizer::PyTokenizer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

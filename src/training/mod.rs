@@ -1,1 +1,3 @@
 //! Loss, optimizers and the training step.
+
+pub mod optimizer;

@@ -1,0 +1,216 @@
+//! What an optimizer is told once: the rule with its constants, decay and clipping.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::rules::{self, Common};
+use crate::error::{Error, Result};
+
+/// The update rule with its own constants.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "class_name", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Rule {
+    /// Kingma and Ba, "Adam", with bias correction in the step size; AdamW is this with weight decay.
+    #[serde(alias = "adamw")]
+    Adam {
+        /// Decay rate of the mean of gradients.
+        beta_1: f64,
+        /// Decay rate of the mean of squared gradients.
+        beta_2: f64,
+        /// Added to the root of the second mean ("epsilon hat" in the paper).
+        epsilon: f64,
+        /// Divide by the largest second mean seen instead of the last (Reddi et al.).
+        amsgrad: bool,
+    },
+    /// Gradient descent.
+    Sgd {
+        /// Share of the last movement that is kept; 0 keeps no state.
+        momentum: f64,
+        /// Look ahead by one movement.
+        nesterov: bool,
+    },
+    /// Hinton's RMSprop with plain momentum.
+    Rmsprop {
+        /// Decay rate of the mean of squared gradients.
+        rho: f64,
+        /// Share of the last increment that is kept; 0 keeps no state for it.
+        momentum: f64,
+        /// Added under the root.
+        epsilon: f64,
+        /// Subtract the squared mean gradient, so that the denominator estimates the variance.
+        centered: bool,
+    },
+}
+
+impl Rule {
+    /// Names of the state vectors of a parameter, in the order the rule takes them.
+    pub fn slot_names(&self) -> Vec<&'static str> {
+        match self {
+            Rule::Adam { amsgrad: false, .. } => vec!["momentum", "velocity"],
+            Rule::Adam { amsgrad: true, .. } => vec!["momentum", "velocity", "velocity_hat"],
+            Rule::Sgd { momentum, .. } if *momentum == 0.0 => vec![],
+            Rule::Sgd { .. } => vec!["momentum"],
+            Rule::Rmsprop { momentum, centered, .. } => {
+                let mut names = vec!["velocity"];
+                names.extend((*momentum > 0.0).then_some("momentum"));
+                names.extend(centered.then_some("average_gradient"));
+                names
+            }
+        }
+    }
+
+    /// Constants outside their range, as (name, value, allowed).
+    fn out_of_range(&self) -> Option<(&'static str, f64, &'static str)> {
+        let share =
+            |name, value: f64| (!(0.0..=1.0).contains(&value)).then_some((name, value, "0 to 1"));
+        // A zero epsilon would make 0 / 0 of every weight without gradient.
+        let positive = |value: f64| {
+            (!(value > 0.0 && value.is_finite())).then_some(("epsilon", value, "a positive number"))
+        };
+        match *self {
+            Rule::Adam { beta_1, beta_2, epsilon, .. } => share("beta_1", beta_1)
+                .or_else(|| share("beta_2", beta_2))
+                .or_else(|| positive(epsilon)),
+            Rule::Sgd { momentum, .. } => share("momentum", momentum),
+            Rule::Rmsprop { rho, momentum, epsilon, .. } => share("rho", rho)
+                .or_else(|| share("momentum", momentum))
+                .or_else(|| positive(epsilon)),
+        }
+    }
+}
+
+/// Everything but the learning rate, which belongs to a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizerConfig {
+    /// The update rule.
+    pub rule: Rule,
+    /// Share of a weight, times the learning rate, that each step takes away.
+    pub weight_decay: Option<f64>,
+    /// Largest norm of one parameter's gradient.
+    pub clipnorm: Option<f64>,
+    /// Largest size of one element of a gradient.
+    pub clipvalue: Option<f64>,
+    /// Largest norm of all gradients together.
+    pub global_clipnorm: Option<f64>,
+    /// Batches whose mean gradient makes one update.
+    pub gradient_accumulation_steps: Option<u32>,
+    /// Names of parameters that do not decay.
+    pub exclude_from_weight_decay: Vec<String>,
+}
+
+/// The part of the JSON that every rule has.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Shared {
+    weight_decay: Option<f64>,
+    clipnorm: Option<f64>,
+    clipvalue: Option<f64>,
+    global_clipnorm: Option<f64>,
+    gradient_accumulation_steps: Option<u32>,
+    exclude_from_weight_decay: Vec<String>,
+}
+
+const SHARED: [&str; 6] = [
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "gradient_accumulation_steps",
+    "exclude_from_weight_decay",
+];
+
+impl OptimizerConfig {
+    /// A rule without decay or clipping.
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            rule,
+            weight_decay: None,
+            clipnorm: None,
+            clipvalue: None,
+            global_clipnorm: None,
+            gradient_accumulation_steps: None,
+            exclude_from_weight_decay: Vec::new(),
+        }
+    }
+
+    /// Reads flat JSON: `{"class_name": "adam", "beta_1": 0.9, ..., "weight_decay": null, ...}`.
+    /// The rule's constants are all required; the shared options may be left out.
+    ///
+    /// # Errors
+    /// `Error::Argument("config")` for malformed JSON, an unknown or missing field, or a value out
+    /// of range.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let invalid = |error: serde_json::Error| Error::argument("config", error.to_string());
+        let fields: Map<String, Value> = serde_json::from_str(text).map_err(invalid)?;
+        let (shared, rule): (Map<_, _>, Map<_, _>) =
+            fields.into_iter().partition(|(name, _)| SHARED.contains(&name.as_str()));
+        let shared: Shared = serde_json::from_value(Value::Object(shared)).map_err(invalid)?;
+        let config = Self {
+            rule: serde_json::from_value(Value::Object(rule)).map_err(invalid)?,
+            weight_decay: shared.weight_decay,
+            clipnorm: shared.clipnorm,
+            clipvalue: shared.clipvalue,
+            global_clipnorm: shared.global_clipnorm,
+            gradient_accumulation_steps: shared.gradient_accumulation_steps,
+            exclude_from_weight_decay: shared.exclude_from_weight_decay,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<()> {
+        if let Some((name, value, allowed)) = self.rule.out_of_range() {
+            return Err(Error::argument(name, format!("received {value}, allowed: {allowed}")));
+        }
+        let clips = [
+            ("clipnorm", self.clipnorm),
+            ("clipvalue", self.clipvalue),
+            ("global_clipnorm", self.global_clipnorm),
+        ];
+        for (name, value) in clips {
+            if let Some(value) = value.filter(|value| value.is_nan() || *value <= 0.0) {
+                return Err(Error::argument(
+                    name,
+                    format!("received {value}, allowed: a positive number"),
+                ));
+            }
+        }
+        if clips.iter().filter(|(_, value)| value.is_some()).count() > 1 {
+            let message = "only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set";
+            return Err(Error::argument("clipnorm", message));
+        }
+        match self.gradient_accumulation_steps {
+            Some(steps) if steps < 2 => Err(Error::argument(
+                "gradient_accumulation_steps",
+                format!("received {steps}, allowed: at least 2, or none"),
+            )),
+            // The norm of the mean gradient is known only after the last batch was added.
+            Some(_) if self.global_clipnorm.is_some() => Err(Error::argument(
+                "global_clipnorm",
+                "not supported together with `gradient_accumulation_steps`\nhint: use `clipnorm`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What every rule does to this parameter before its own formula.
+    pub(super) fn common(
+        &self,
+        learning_rate: f64,
+        scale: f32,
+        name: &str,
+        gradient: &[f32],
+    ) -> Common {
+        let decays = !self.exclude_from_weight_decay.iter().any(|excluded| excluded == name);
+        let decay = self.weight_decay.filter(|_| decays).map_or(0.0, |decay| decay * learning_rate);
+        let norm_scale = self.clipnorm.map_or(1.0, |limit| {
+            (limit / rules::sum_of_squares(gradient).sqrt().max(limit)) as f32
+        });
+        Common {
+            learning_rate: learning_rate as f32,
+            decay: decay as f32,
+            scale: scale * norm_scale,
+            limit: self.clipvalue.map_or(f32::INFINITY, |limit| limit as f32),
+        }
+    }
+}
