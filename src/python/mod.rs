@@ -2,7 +2,10 @@
 
 use pyo3::prelude::*;
 
+mod enter;
+mod errors;
 mod optimizer;
+mod tokenizer;
 
 #[pymodule]
 mod _core {
@@ -10,6 +13,8 @@ mod _core {
 
     #[pymodule_export]
     use super::optimizer::PyOptimizer;
+    #[pymodule_export]
+    use super::tokenizer::PyTokenizer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,1 +1,12 @@
-//! Byte-level BPE.
+//! Byte-level BPE: text to token ids and back.
+//!
+//! Words are cut by GPT-2's rule ([`word_split`]), their bytes spelt in a printable alphabet
+//! ([`alphabet`]) and merged by the `tokenizers` crate; [`Tokenizer`] owns the vocabulary.
+
+mod alphabet;
+mod files;
+mod tokenizer;
+mod word_split;
+
+pub use files::{parse_merge, read_merges, read_vocabulary};
+pub use tokenizer::{Tokenizer, TokenizerOptions};
