@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bart_fast._random import draw_seed
 from bart_fast._validation import argument_error, check_int, check_positive_int
 from bart_fast.callbacks import CallbackList, History
 from bart_fast.metrics import Mean, Metric
@@ -17,12 +18,7 @@ from bart_fast.training.errors import NonFiniteLossError
 
 
 class TrainingMixin:
-    """Training and evaluation, for a model with these attributes:
-
-    - `_core`: a `_core.Model`, whose weights are trained;
-    - `preprocessor`: what makes token arrays of texts, or None;
-    - `_seed`: int, what shuffling and dropout depend on.
-    """
+    """Training and evaluation, for a model with a `backbone` and a `preprocessor` (or None)."""
 
     optimizer = None
     loss = None
@@ -30,6 +26,7 @@ class TrainingMixin:
     history = None
     stop_training = False
     stop_evaluating = False
+    _seed: int | None = None
     _loss_tracker = None
     _weighted_metrics: tuple | list = ()
 
@@ -114,8 +111,9 @@ class TrainingMixin:
     ) -> History:
         """Trains the model.
 
-        Runs repeat exactly: shuffling depends on the model's seed and the epoch, dropout on the
-        seed and the optimizer's iterations. Ctrl-C stops between two steps.
+        Shuffling depends on the model's seed and the epoch, dropout on the seed and the
+        optimizer's iterations: after `bart_fast.set_random_seed` runs repeat exactly, also when
+        they go on with `initial_epoch`. Ctrl-C stops between two steps.
 
         Args:
             x: dict of lists of texts `encoder_text` and `decoder_text`, if the model has a
@@ -360,11 +358,19 @@ class TrainingMixin:
         values = list(logs.values())
         return values[0] if len(values) == 1 else values
 
+    @property
+    def _core(self) -> Any:
+        """The `_core.Model` whose weights are trained."""
+        return self.backbone._model
+
     def _batch_maker(self) -> BatchMaker:
         return BatchMaker(self.preprocessor, self.backbone.max_sequence_length)
 
     def _training_seed(self) -> int:
-        return getattr(self, "_seed", 0)
+        """What shuffling and dropout depend on; one for the life of the model."""
+        if self._seed is None:
+            self._seed = draw_seed()
+        return self._seed
 
     def _check_compiled(self, method: str) -> None:
         if not self.compiled:
