@@ -1,0 +1,318 @@
+//! Instruction sets: what a vector can do ([`Simd`]), who may use which ([`Isa`]), and how a kernel
+//! gets compiled for one ([`dispatch`]).
+//!
+//! A kernel is a struct of borrowed inputs with a generic `run`, marked `#[inline(always)]` like
+//! everything it calls, so that it melts into the one function that turns the processor's features
+//! on. **A closure does not melt**: it is a function of its own, compiled without those features, and
+//! vectors inside it are slow. Hence the shape of every parallel kernel: read [`current`] once on the
+//! calling thread, and inside each part of `team::run` call [`with_isa`] with a kernel struct.
+//!
+//! | name | needs | floats in a vector |
+//! |---|---|---|
+//! | `avx512` | AVX-512 F, BW, DQ, VL and FMA | 16 |
+//! | `avx2` | AVX2 and FMA | 8 |
+//! | `neon` | aarch64 (always present) | 4 |
+//! | `scalar` | nothing | 8, as an array |
+//!
+//! The best one present is chosen once. `BART_FAST_ISA` forces a lower one.
+
+use std::sync::OnceLock;
+
+use super::arch::scalar::Scalar;
+use crate::error::{Error, Result};
+
+#[cfg(target_arch = "aarch64")]
+use super::arch::neon::Neon;
+#[cfg(target_arch = "x86_64")]
+use super::arch::{avx2::Avx2, avx512::Avx512};
+
+/// Vectors of `f32` on one instruction set. A value of an implementing type is the proof that the
+/// processor has it: the types have private fields and constructors that look first.
+///
+/// `min`, `max` and `select_gt` are what the comparison says and no more: `max(a, b)` is `a > b ? a
+/// : b`, so a NaN in either gives `b`.
+///
+/// # Safety of the pointer methods
+/// - `load`, `store`: the pointer is valid for `LANES` floats.
+/// - `load_part`, `store_part`: the pointer is valid for `count` floats, `count <= LANES`.
+/// - `transpose8`: each of the eight source pointers is valid for 8 floats, and so is
+///   `destination + j * stride` for `j` in 0..8.
+///
+/// No alignment is asked for.
+#[allow(clippy::missing_safety_doc)] // Stated once, above, for all of them.
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// A vector of `LANES` floats.
+    type V: Copy;
+    /// Floats in a vector.
+    const LANES: usize;
+    /// The name that `BART_FAST_ISA` takes.
+    const NAME: &'static str;
+    /// Rows of the product tile that keeps the registers full (see `gemm_microkernel`).
+    const TILE_ROWS: usize;
+    /// Vectors in a row of that tile.
+    const TILE_VECTORS: usize;
+
+    /// The instruction set's name.
+    #[inline(always)]
+    fn name(self) -> &'static str {
+        Self::NAME
+    }
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::V;
+    /// Zero in every lane.
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        self.splat(0.0)
+    }
+    /// The `LANES` floats at `from`.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Writes all lanes to `to`.
+    unsafe fn store(self, to: *mut f32, v: Self::V);
+    /// The first `count` floats at `from`, zero in the other lanes.
+    unsafe fn load_part(self, from: *const f32, count: usize) -> Self::V;
+    /// Writes the first `count` lanes to `to`.
+    unsafe fn store_part(self, to: *mut f32, v: Self::V, count: usize);
+
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a > b ? a : b`
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a < b ? a : b`
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once (twice on `scalar` where the processor has no such instruction).
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `-a`
+    fn neg(self, a: Self::V) -> Self::V;
+    /// `|a|`
+    fn abs(self, a: Self::V) -> Self::V;
+    /// Square root, correctly rounded.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// The nearest whole number, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// The largest whole number not above `a`.
+    fn floor(self, a: Self::V) -> Self::V;
+    /// `2^n` for whole `n` in -126..=127. Other values give an unspecified number.
+    fn pow2i(self, n: Self::V) -> Self::V;
+    /// `a > b ? x : y`
+    fn select_gt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// Sum of the lanes: the upper half is added to the lower until one is left.
+    fn reduce_add(self, a: Self::V) -> f32;
+    /// Largest lane (unspecified if one is NaN).
+    fn reduce_max(self, a: Self::V) -> f32;
+
+    /// Writes eight rows of eight floats as columns: `destination[j * stride + i] = rows[i][j]`.
+    /// Rows of the destination are written whole and in ascending `j`, so that `stride` may be less
+    /// than 8 where a later row is to overwrite the end of an earlier one.
+    #[inline(always)]
+    unsafe fn transpose8(self, rows: [*const f32; 8], destination: *mut f32, stride: usize) {
+        for j in 0..8 {
+            for (i, row) in rows.iter().enumerate() {
+                // SAFETY: both indices are below 8, which the caller vouches for.
+                unsafe { *destination.add(j * stride + i) = *row.add(j) };
+            }
+        }
+    }
+
+    /// `e^x` within 1.01 ULP (measured over every `f32`: 1.0095 with a fused multiply-add, 0.982
+    /// without), infinite above 88.7228, subnormal and then zero below -87.34; NaN stays NaN.
+    ///
+    /// Method: `x = n ln 2 + r` with `|r| <= ln 2 / 2`, where ln 2 is split into a part short enough
+    /// that `n` times it is exact and the rest (Cody and Waite, *Software Manual for the Elementary
+    /// Functions*, 1980); `e^r = 1 + r + r^2 q(r)` with `q` of degree 4 fitted for the least largest
+    /// relative error (2^-28.3); then times `2^n` in two steps, which reach subnormal results and
+    /// infinity with a single rounding.
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        // In this operand order a NaN in `x` passes through both.
+        let x = self.max(self.splat(EXP_LOWEST), x);
+        let x = self.min(self.splat(EXP_HIGHEST), x);
+        let n = self.round(self.mul(x, self.splat(std::f32::consts::LOG2_E)));
+        let r = self.fma(n, self.splat(-LN2_HIGH), x);
+        let r = self.fma(n, self.splat(-LN2_LOW), r);
+        let mut q = self.splat(EXP_Q[4]);
+        for c in EXP_Q[..4].iter().rev() {
+            q = self.fma(q, r, self.splat(*c));
+        }
+        let y = self.add(self.fma(self.mul(r, r), q, r), self.splat(1.0));
+        let half = self.floor(self.mul(n, self.splat(0.5)));
+        let rest = self.sub(n, half);
+        self.mul(self.mul(y, self.pow2i(half)), self.pow2i(rest))
+    }
+}
+
+/// Below this `e^x` rounds to zero; the clamp keeps `2^n` in range.
+const EXP_LOWEST: f32 = -104.0;
+/// Above this `e^x` is infinite, and the clamp still is.
+const EXP_HIGHEST: f32 = 89.0;
+/// ln 2 to 10 bits: times a whole number below 2^14 it is exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+/// ln 2 - [`LN2_HIGH`].
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Coefficients of `q` in [`Simd::exp`], constant first: iteratively reweighted least squares on
+/// the relative error over |r| <= ln 2 / 2, rounded to `f32`.
+const EXP_Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_745, 0.001_381_454];
+
+/// Work written once for all instruction sets: a struct of borrowed inputs.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The work. Mark it `#[inline(always)]`, and everything it calls with vectors.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set this machine has; to hold one is the permission to use it.
+#[derive(Clone, Copy, Debug)]
+pub enum Isa {
+    /// Plain Rust.
+    Scalar(Scalar),
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// AVX-512 F, BW, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    /// Advanced SIMD of aarch64.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+}
+
+impl Isa {
+    /// The name that `BART_FAST_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar(s) => s.name(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(s) => s.name(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(s) => s.name(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(s) => s.name(),
+        }
+    }
+}
+
+/// Every instruction set this machine has, best first; `scalar` is always the last.
+pub fn available() -> Vec<Isa> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        found.extend(Avx512::new().map(Isa::Avx512));
+        found.extend(Avx2::new().map(Isa::Avx2));
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.push(Isa::Neon(Neon::new()));
+    found.push(Isa::Scalar(Scalar::new()));
+    found
+}
+
+/// The variable that forces a lower instruction set.
+const VARIABLE: &str = "BART_FAST_ISA";
+
+/// The choice, made once.
+static CHOICE: OnceLock<Isa> = OnceLock::new();
+
+/// Makes the choice now and says whether `BART_FAST_ISA` can be honoured.
+///
+/// # Errors
+/// `Argument` if the variable holds a name this machine does not have.
+pub fn configure() -> Result<()> {
+    choose().map(|isa| {
+        CHOICE.get_or_init(|| isa);
+    })
+}
+
+/// The instruction set in use.
+#[inline]
+pub fn current() -> Isa {
+    #[cfg(test)]
+    if let Some(isa) = forced::get() {
+        return isa;
+    }
+    // An unusable variable was reported by `configure`; without that call the default is taken.
+    *CHOICE.get_or_init(|| choose().unwrap_or_else(|_| available()[0]))
+}
+
+/// Its name: `avx512`, `avx2`, `neon` or `scalar`.
+pub fn current_name() -> &'static str {
+    current().name()
+}
+
+/// Best one present, or the one that the environment names.
+fn choose() -> Result<Isa> {
+    match std::env::var_os(VARIABLE) {
+        Some(name) if !name.is_empty() => by_name(&name.to_string_lossy()),
+        _ => Ok(available()[0]),
+    }
+}
+
+/// The instruction set called `name`, if the machine has it.
+fn by_name(name: &str) -> Result<Isa> {
+    let found = available();
+    found.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
+        let names: Vec<String> = found.iter().map(|isa| format!("`{}`", isa.name())).collect();
+        Error::argument(
+            VARIABLE,
+            format!(
+                "received `{name}`; this machine has {}\nhint: unset {VARIABLE} to use the best one",
+                names.join(", ")
+            ),
+        )
+    })
+}
+
+/// Runs the kernel on the instruction set in use.
+#[inline]
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    with_isa(current(), kernel)
+}
+
+/// Runs the kernel on `isa`.
+#[inline]
+pub fn with_isa<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        Isa::Scalar(s) => kernel.run(s),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(s) => s.run(kernel),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(s) => s.run(kernel),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(s) => kernel.run(s),
+    }
+}
+
+/// Test only: the instruction set that [`current`] returns on this thread.
+#[cfg(test)]
+pub mod forced {
+    use super::Isa;
+    use std::cell::Cell;
+
+    thread_local!(static FORCED: Cell<Option<Isa>> = const { Cell::new(None) });
+
+    pub(super) fn get() -> Option<Isa> {
+        FORCED.get()
+    }
+
+    /// Runs `work` with `isa` in use on this thread (and in the team regions it starts).
+    pub fn with<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
+        /// Restores the former choice, also when `work` panics.
+        struct Restore(Option<Isa>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                FORCED.set(self.0);
+            }
+        }
+        let _restore = Restore(FORCED.replace(Some(isa)));
+        work()
+    }
+}
+
+#[cfg(test)]
+#[path = "isa_tests.rs"]
+mod tests;
