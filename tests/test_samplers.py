@@ -3,10 +3,9 @@
 import copy
 import pickle
 
+import bart_fast
 import numpy as np
 import pytest
-
-import bart_fast
 from bart_fast import samplers
 from bart_fast.samplers.sampler import core_options
 
@@ -386,7 +385,7 @@ def test_only_unchanged_samplers_run_in_the_core():
         (lambda: samplers.BeamSampler(length_penalty=float("inf")), "`length_penalty` must be"),
         (lambda: samplers.BeamSampler(compat="torch"), "`compat` must be"),
         (lambda: samplers.BeamSampler(compat="keras", length_penalty=2.0), "length_penalty"),
-        (lambda: samplers.get("gready"), "unknown sampler 'gready'. Known: \"beam\", \"greedy\""),
+        (lambda: samplers.get("gready"), 'unknown sampler \'gready\'. Known: "beam", "greedy"'),
         (lambda: samplers.get(3), "`sampler` must be a name"),
         (lambda: samplers.get({"k": 3}), "`class_name`"),
         (lambda: samplers.serialize("greedy"), "`sampler` must be a `Sampler`"),

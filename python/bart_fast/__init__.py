@@ -8,10 +8,11 @@ so that `import bart_fast` costs little more than numpy.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bart_fast._core import __version__, get_num_threads, set_num_threads
+from bart_fast._core import __version__
 
 if TYPE_CHECKING:
     from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers
+    from bart_fast._core import get_num_threads, set_num_threads
     from bart_fast._random import set_random_seed
     from bart_fast.models import (
         BartBackbone,
@@ -71,6 +72,7 @@ _HOMES = {
         "TopKSampler",
         "TopPSampler",
     ),
+    "_core": ("get_num_threads", "set_num_threads"),
     "_random": ("set_random_seed",),
 }
 
