@@ -383,6 +383,7 @@ class TestVocabulary:
 
 def test_names():
     assert TokenizerUnderItsOtherName is BartTokenizer
+    assert "bart_base_en" in BartTokenizer.presets
 
 
 def test_a_forked_child_tokenizes():

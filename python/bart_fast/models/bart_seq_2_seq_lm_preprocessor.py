@@ -15,6 +15,7 @@ from bart_fast._validation import (
     argument_error,
     check_int,
 )
+from bart_fast.models.bart_presets import presets_property
 from bart_fast.models.bart_tokenizer import BartTokenizer
 
 ENCODER_TEXT, DECODER_TEXT = "encoder_text", "decoder_text"
@@ -78,6 +79,8 @@ class BartSeq2SeqLMPreprocessor:
     prompt["decoder_token_ids"]  # array([[2, 0, 1]], dtype=int32)
     ```
     """
+
+    presets = presets_property
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from bart_fast import _core
 from bart_fast._texts import as_texts
 from bart_fast._validation import argument_error, check_int, check_positive_int
+from bart_fast.models.bart_presets import presets_property
 from bart_fast.presets.files import read_merges, read_vocabulary
 
 VOCABULARY_FILE = "vocabulary.json"
@@ -71,6 +72,8 @@ class BartTokenizer:
         Sennrich et al., 2016, "Neural Machine Translation of Rare Words with Subword Units";
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (bytes).
     """
+
+    presets = presets_property
 
     start_token = "<s>"
     end_token = "</s>"
