@@ -9,6 +9,7 @@
 //! reproduces a rule that looks at the whole batch.
 
 mod arguments;
+pub mod bart;
 mod beams;
 pub mod constraints;
 mod generate;
@@ -19,8 +20,6 @@ pub mod samplers;
 mod scores;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use beams::{BeamRule, BeamSettings, EarlyStopping};
 pub use generate::generate;
