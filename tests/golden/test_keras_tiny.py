@@ -116,7 +116,9 @@ def test_generated_ids(model, keras_golden, name, inputs, stop):
     )
 
 
-@pytest.mark.parametrize(("name", "inputs", "stop"), [case for case in CASES if case[0] != "greedy"])
+@pytest.mark.parametrize(
+    ("name", "inputs", "stop"), [case for case in CASES if case[0] != "greedy"]
+)
 def test_all_beams(model, keras_golden, name, inputs, stop):
     expected = arrays(keras_golden, f"{name}/{inputs}/{stop}")
     prompts = arrays(keras_golden, {"gen": "gen_in", "genp": "gen_in_prompt"}[inputs])
@@ -204,9 +206,7 @@ def test_evaluate(model, keras_golden):
         ("adam_1e-2", optimizers.Adam(0.01), 3e-5, 1e-4),
     ],
 )
-def test_training_steps(
-    keras_tiny, keras_golden, name, optimizer, tolerance, key_bias_tolerance
-):
+def test_training_steps(keras_tiny, keras_golden, name, optimizer, tolerance, key_bias_tolerance):
     """Three steps on one batch, without dropout; every parameter is compared."""
     model = BartSeq2SeqLM.from_preset(str(keras_tiny), preprocessor=None, dropout=0.0)
     model.compile(optimizer=optimizer)
@@ -232,9 +232,7 @@ def keras_arrays(model):
     backbone = model.backbone
     split = (backbone.hidden_dim, backbone.num_heads, backbone.hidden_dim // backbone.num_heads)
     core = backbone._model
-    return dict(
-        keras_array(name, core.get_parameter(name), split) for name, _ in core.parameters()
-    )
+    return dict(keras_array(name, core.get_parameter(name), split) for name, _ in core.parameters())
 
 
 def keras_array(name, value, split):
