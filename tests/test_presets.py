@@ -308,7 +308,6 @@ def test_dropout_rates_that_keras_has_no_field_for_come_back(tmp_path):
         ({"decoder_ffn_dim": 16}, "`encoder_ffn_dim` 12 differs from `decoder_ffn_dim` 16"),
         ({"decoder_attention_heads": 4}, "`encoder_attention_heads` 2 differs"),
         ({"scale_embedding": True}, "`scale_embedding` is on"),
-        ({"final_logits_bias": True}, "`final_logits_bias` is on"),
     ],
 )
 def test_what_keras_cannot_describe_is_not_saved(tmp_path, change, named):
@@ -317,6 +316,16 @@ def test_what_keras_cannot_describe_is_not_saved(tmp_path, change, named):
     assert named in str(caught.value)
     assert "hint: save it with `export_to_transformers(directory)`" in str(caught.value)
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_bias_of_zeros_is_left_out_and_another_refused(tmp_path):
+    model = ArrayModel(CONFIG | {"final_logits_bias": True})
+    model.values["final_logits_bias"] = np.zeros(11, np.float32)
+    presets.save_keras_preset(tmp_path / "zeros", backbone=model)
+    assert presets.load_preset(tmp_path / "zeros").backbone_config == CONFIG
+    model.values["final_logits_bias"][3] = 1e-8
+    with pytest.raises(ValueError, match="`final_logits_bias` is on"):
+        presets.save_keras_preset(tmp_path / "bias", backbone=model)
 
 
 # Shards.

@@ -124,6 +124,9 @@ def save(
     stale: tuple[str, ...] = ()
     if core_model is not None:
         config = json.loads(core_model.config)
+        # Published checkpoints carry a bias of zeros, which leaving out does not change.
+        if config.get("final_logits_bias"):
+            config["final_logits_bias"] = bool(core_model.get_parameter("final_logits_bias").any())
         sizes = dimensions(config)
         parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
