@@ -270,6 +270,7 @@ def test_tokenizer_options_come_back(tmp_path):
         "sequence_length": 4,
         "add_prefix_space": True,
         "unsplittable_tokens": ["<s>", "</s>", "<pad>", "<mask>"],
+        "dtype": "int64",
     }
     presets.save_keras_preset(tmp_path, tokenizer=tokenizer(**options))
     preset = presets.load_preset(tmp_path)
@@ -283,7 +284,11 @@ def test_tokenizer_options_come_back(tmp_path):
 
 
 def test_dropout_rates_that_keras_has_no_field_for_come_back(tmp_path):
-    config = CONFIG | {"attention_dropout": 0.0, "activation_dropout": 0.25}
+    config = CONFIG | {
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.25,
+        "decoder_layerdrop": 0.5,
+    }
     presets.save_keras_preset(tmp_path, backbone=ArrayModel(config))
     assert presets.load_preset(tmp_path).backbone_config == config
     saved = json.loads((tmp_path / "config.json").read_text())

@@ -114,7 +114,7 @@ def test_missing_shard(saved):
     presets.save_keras_preset(saved, backbone=model, max_shard_size=4000 / 1024**3)
     (saved / "model_00001.weights.h5").unlink()
     with pytest.raises(FileNotFoundError, match=r"shards that are missing: model_00001"):
-        presets.load_preset(saved)
+        loaded(saved)
 
 
 @needs_golden
@@ -209,8 +209,11 @@ def test_a_missing_field(saved):
 
 def test_a_config_that_asks_for_all_memory(saved):
     edit_json(saved / "config.json", lambda config: config["config"].update(num_layers=10**12))
+    preset = presets.load_preset(saved)
     with pytest.raises(ValueError, match=r"has only .* bytes; it is truncated or belongs"):
-        presets.load_preset(saved)
+        _ = preset.backbone_config
+    # A tokenizer can still be had.
+    assert preset.end_token_id == 2
 
 
 @pytest.mark.parametrize(
@@ -428,7 +431,7 @@ def test_damaged_shard_index(saved, index):
     (saved / WEIGHTS).unlink()
     (saved / "model.weights.json").write_text(index)
     with pytest.raises(ValueError, match=r"model\.weights\.json"):
-        presets.load_preset(saved)
+        loaded(saved)
 
 
 # Wrong arguments.
