@@ -332,3 +332,22 @@ def test_config_written_by_keras(keras_tiny):
     preprocessor = BartSeq2SeqLMPreprocessor.from_config(config)
     assert preprocessor.encoder_sequence_length == 1024  # keras-hub does not write it
     assert preprocessor.tokenizer.vocabulary is None
+
+
+@pytest.mark.parametrize("name", ["keras_tiny", "hf_tiny"])
+def test_from_preset(shared, name):
+    path = shared("golden") / name
+    preprocessor = BartSeq2SeqLMPreprocessor.from_preset(path, encoder_sequence_length=7)
+    x = preprocessor.generate_preprocess(" airplane", sequence_length=3)
+    assert x["encoder_token_ids"].tolist() == [3, 27, 18, 0, 2, 2, 2]
+    assert x["decoder_token_ids"].tolist() == [0, 3, 2]
+
+
+def test_lengths_are_saved(preprocessor, tmp_path):
+    preprocessor.save_to_preset(tmp_path / "preset")
+    again = BartSeq2SeqLMPreprocessor.from_preset(tmp_path / "preset")
+    assert again.get_config() == preprocessor.get_config()
+    assert again.tokenizer.vocabulary == VOCABULARY
+    own = BartTokenizer({**VOCABULARY, "Ġ": 8}, MERGES)
+    chosen = BartSeq2SeqLMPreprocessor.from_preset(tmp_path / "preset", tokenizer=own)
+    assert chosen.tokenizer is own

@@ -15,6 +15,7 @@ from bart_fast._validation import (
     argument_error,
     check_int,
 )
+from bart_fast.models.bart_presets import presets_property
 from bart_fast.models.bart_tokenizer import BartTokenizer
 
 ENCODER_TEXT, DECODER_TEXT = "encoder_text", "decoder_text"
@@ -78,6 +79,8 @@ class BartSeq2SeqLMPreprocessor:
     prompt["decoder_token_ids"]  # array([[2, 0, 1]], dtype=int32)
     ```
     """
+
+    presets = presets_property
 
     def __init__(
         self,
@@ -358,15 +361,21 @@ class BartSeq2SeqLMPreprocessor:
             ValueError: the preset is unknown, or its files do not fit together.
             FileNotFoundError: a file of the preset is missing.
         """
-        from bart_fast.presets import load_preprocessor
+        from bart_fast.presets import load_preset
 
-        return load_preprocessor(cls, preset, **kwargs)
+        read = load_preset(preset)
+        if "tokenizer" not in kwargs:
+            kwargs["tokenizer"] = BartTokenizer(
+                read.vocabulary, read.merges, **read.tokenizer_config
+            )
+        return cls(**{**read.preprocessor_config, **kwargs})
 
     def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
         """Writes configuration and tokenizer into a preset directory."""
-        from bart_fast.presets import save_preprocessor
+        from bart_fast.presets import save_keras_preset
 
-        save_preprocessor(self, preset_dir)
+        self.tokenizer._checked_core()
+        save_keras_preset(preset_dir, preprocessor=self)
 
     def __repr__(self) -> str:
         lengths = f"{self.encoder_sequence_length}/{self.decoder_sequence_length}"

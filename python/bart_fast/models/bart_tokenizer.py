@@ -11,6 +11,8 @@ import numpy as np
 from bart_fast import _core
 from bart_fast._texts import as_texts
 from bart_fast._validation import argument_error, check_int, check_positive_int
+from bart_fast.models.bart_presets import presets_property
+from bart_fast.presets.files import read_merges, read_vocabulary
 
 VOCABULARY_FILE = "vocabulary.json"
 MERGES_FILE = "merges.txt"
@@ -70,6 +72,8 @@ class BartTokenizer:
         Sennrich et al., 2016, "Neural Machine Translation of Rare Words with Subword Units";
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (bytes).
     """
+
+    presets = presets_property
 
     start_token = "<s>"
     end_token = "</s>"
@@ -323,15 +327,17 @@ class BartTokenizer:
             ValueError: the preset is unknown, or its files do not fit together.
             FileNotFoundError: a file of the preset is missing.
         """
-        from bart_fast.presets import load_tokenizer
+        from bart_fast.presets import load_preset
 
-        return load_tokenizer(cls, preset, **kwargs)
+        read = load_preset(preset)
+        return cls(read.vocabulary, read.merges, **{**read.tokenizer_config, **kwargs})
 
     def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
         """Writes configuration, vocabulary and merges into a preset directory."""
-        from bart_fast.presets import save_tokenizer
+        from bart_fast.presets import save_keras_preset
 
-        save_tokenizer(self, preset_dir)
+        self._checked_core()
+        save_keras_preset(preset_dir, tokenizer=self)
 
     def __getstate__(self) -> dict[str, Any]:
         # The Rust object is rebuilt from the vocabulary on the other side.
@@ -377,28 +383,16 @@ def _read_vocabulary(vocabulary: Any) -> dict[str, int]:
         raise argument_error(
             "vocabulary", "must be a dict from token to id or the name of a JSON file", vocabulary
         )
-    try:
-        value = json.loads(Path(vocabulary).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"`vocabulary`: {vocabulary} is not a JSON file ({error}).") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"`vocabulary`: {vocabulary} must hold a JSON object from token to id.")
-    return value
+    return read_vocabulary(Path(vocabulary))
 
 
 def _read_merges(merges: Any) -> list[str]:
     """Merge rules, two tokens with a space between; without Hugging Face's `#version` header."""
     if isinstance(merges, str | os.PathLike):
-        try:
-            text = Path(merges).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"`merges`: {merges} is not a UTF-8 file ({error}).") from None
-        # Not splitlines(): tokens may hold its rarer line ends, such as U+0085.
-        rules = [line for line in text.split("\n") if line]
-    elif isinstance(merges, Iterable) and not isinstance(merges, Mapping | bytes):
-        rules = list(merges)
-    else:
+        return read_merges(Path(merges))
+    if not isinstance(merges, Iterable) or isinstance(merges, Mapping | bytes):
         raise argument_error("merges", "must be a list of merges or the name of a file", merges)
+    rules = list(merges)
     for index, rule in enumerate(rules):
         if isinstance(rule, list | tuple) and len(rule) == 2:
             rules[index] = " ".join(map(str, rule))
