@@ -22,6 +22,8 @@ pub mod dropout;
 pub mod elementwise;
 pub mod gelu;
 pub mod gemm;
+mod gemm_blocks;
+mod gemm_microkernel;
 pub mod isa;
 mod lanes;
 pub mod layer_norm;
