@@ -15,6 +15,7 @@
 //! has one order, fixed by the instruction set alone.
 
 pub mod arch;
+pub mod attention;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
