@@ -1,0 +1,94 @@
+//! Arithmetic on one row of scores `[vocabulary]`, in f32 whatever the model computes in.
+//!
+//! Ties are always settled for the lower id. No function sees more than one row, so nothing here
+//! can make a row depend on its batch-mates.
+
+use crate::error::{Error, Result};
+use crate::kernels::softmax;
+
+pub(super) use crate::kernels::softmax::top_k;
+
+/// Refuses logits that are not numbers: a choice among them would be arbitrary.
+///
+/// # Errors
+/// `Weights` when a logit is NaN or positive infinity, saying of which input and position.
+pub(super) fn check_logits(logits: &[f32], sequence: u64, position: usize) -> Result<()> {
+    // No early exit, so that the loop compiles to vector instructions.
+    let broken = logits.iter().fold(false, |any, &x| any | x.is_nan() | (x == f32::INFINITY));
+    if !broken {
+        return Ok(());
+    }
+    Err(Error::Weights(format!(
+        "the model's logits for input {sequence} at position {position} hold NaN or infinity\n\
+         hint: check the weights; a training run may have diverged, or a file may be damaged"
+    )))
+}
+
+/// Refuses a row in which every token was ruled out, given its best score.
+///
+/// # Errors
+/// `Argument` naming the stop tokens, which are all that the constraints can rule out for a
+/// whole vocabulary.
+pub(super) fn check_choice(best: f32, position: usize) -> Result<()> {
+    if best > f32::NEG_INFINITY {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "stop_token_ids",
+        format!("no token of the vocabulary is allowed at position {position}"),
+    ))
+}
+
+/// Turns logits into log probabilities of the distribution at `temperature`.
+pub(super) fn log_softmax(row: &mut [f32], temperature: f32) {
+    cool(row, temperature);
+    let log_sum = softmax::log_sum_exp(row);
+    row.iter_mut().for_each(|x| *x -= log_sum);
+}
+
+/// Turns logits into probabilities at `temperature`.
+pub(super) fn softmax(row: &mut [f32], temperature: f32) {
+    cool(row, temperature);
+    softmax::softmax_row(row);
+}
+
+fn cool(row: &mut [f32], temperature: f32) {
+    if temperature != 1.0 {
+        row.iter_mut().for_each(|x| *x /= temperature);
+    }
+}
+
+/// The id of the highest score of a row that has passed [`check_logits`]; the first of equals.
+pub(super) fn argmax(row: &[f32]) -> u32 {
+    softmax::argmax(row).map_or(0, |id| id as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_and_their_logarithms() {
+        let mut row = [1.0, 3.0, f32::NEG_INFINITY, 2.0];
+        let mut logs = row;
+        softmax(&mut row, 0.5);
+        log_softmax(&mut logs, 0.5);
+        let total = 1.0 + (-2.0f64).exp() + (-4.0f64).exp();
+        for (id, exact) in [(-4.0f64).exp(), 1.0, 0.0, (-2.0f64).exp()].into_iter().enumerate() {
+            assert!((f64::from(row[id]) - exact / total).abs() < 1e-6);
+        }
+        assert!((f64::from(logs[1]) + total.ln()).abs() < 1e-6);
+        assert_eq!((row[2], logs[2]), (0.0, f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn broken_logits_are_refused_and_ruled_out_ones_are_not() {
+        check_logits(&[0.0, f32::NEG_INFINITY], 3, 7).unwrap();
+        for broken in [f32::NAN, f32::INFINITY] {
+            let message = check_logits(&[0.0, broken, 1.0], 3, 7).unwrap_err().to_string();
+            assert!(message.contains("input 3 at position 7"), "{message}");
+        }
+        assert!(check_choice(f32::NEG_INFINITY, 1).is_err());
+        assert!(check_choice(f32::MIN, 1).is_ok());
+    }
+}
