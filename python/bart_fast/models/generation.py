@@ -70,10 +70,10 @@ class Request:
         """The real tokens of each source, and their positions if a mask has holes."""
         rows = zip(self.sources, self.source_mask, strict=True)
         ids = [row[mask].tolist() for row, mask in rows]
-        # No hole: a mask never goes from False to True.
-        if not (self.source_mask[:, 1:] & ~self.source_mask[:, :-1]).any():
-            if self.source_mask[:, 0].all():
-                return ids, None
+        begins = self.source_mask[:, 0].all()
+        # A mask that goes from False to True has a hole.
+        if begins and not (self.source_mask[:, 1:] & ~self.source_mask[:, :-1]).any():
+            return ids, None
         return ids, [np.flatnonzero(mask).tolist() for mask in self.source_mask]
 
 
