@@ -312,9 +312,8 @@ class TrainingMixin:
     def _train_batch(self, batch: Batch) -> str | None:
         """One step. Returns why it was not made, if the numbers were not finite."""
         optimizer = self.optimizer
-        if not optimizer.built:
-            names = [name for name, _ in self._core.parameters()]
-            optimizer.build(names, owner=self._core)
+        if not optimizer.serves(self._core):
+            optimizer.build([name for name, _ in self._core.parameters()], owner=self._core)
         learning_rate = optimizer.learning_rate
         if not math.isfinite(learning_rate):
             raise argument_error("learning_rate", "must be finite", learning_rate)
