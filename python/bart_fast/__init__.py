@@ -8,10 +8,11 @@ so that `import bart_fast` costs little more than numpy.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bart_fast._core import __version__, get_num_threads, set_num_threads
+from bart_fast._core import __version__
 
 if TYPE_CHECKING:
     from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers
+    from bart_fast._core import get_num_threads, set_num_threads
     from bart_fast._random import set_random_seed
     from bart_fast.models import (
         BartBackbone,
@@ -54,29 +55,42 @@ __all__ = [
     "tokenizers",
 ]
 
-# Where a name may be. Classes of optimizers, losses, metrics and callbacks, which are not in
-# `__all__`, can be had from here too.
-_SUBMODULES = (
-    "models",
-    "samplers",
-    "optimizers",
-    "losses",
-    "metrics",
-    "callbacks",
-    "tokenizers",
-)
+# Submodule -> names of `__all__` that it defines.
+_HOMES = {
+    "models": (
+        "BartBackbone",
+        "BartSeq2SeqLM",
+        "BartSeq2SeqLMPreprocessor",
+        "BartTokenizer",
+        "Seq2SeqLM",
+    ),
+    "samplers": (
+        "BeamSampler",
+        "GreedySampler",
+        "RandomSampler",
+        "Sampler",
+        "TopKSampler",
+        "TopPSampler",
+    ),
+    "_core": ("get_num_threads", "set_num_threads"),
+    "_random": ("set_random_seed",),
+}
+
+# Their classes can be had from here too, though they are not in `__all__`.
+_KERAS_SUBMODULES = ("optimizers", "losses", "metrics", "callbacks")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
+    if name in ("models", "samplers", "tokenizers", *_KERAS_SUBMODULES):
         return import_module(f"bart_fast.{name}")
-    if name == "set_random_seed":
-        return import_module("bart_fast._random").set_random_seed
-    if not name.startswith("_"):
-        for submodule in _SUBMODULES:
+    for submodule, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"bart_fast.{submodule}"), name)
+    # Classes only: `get`, `serialize` and the like are in several submodules.
+    if name[:1].isupper():
+        for submodule in _KERAS_SUBMODULES:
             module = import_module(f"bart_fast.{submodule}")
-            # Classes only: `get`, `serialize` and the like exist in several submodules.
-            if name[0].isupper() and name in module.__all__:
+            if name in module.__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'bart_fast' has no attribute {name!r}")
 

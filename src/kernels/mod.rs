@@ -7,15 +7,28 @@
 //!   among them and the elementary functions built on them.
 //! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space.
 //! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it.
+//! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
+//!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`].
 //! - [`limits`] measures what the machine could do at best, for the benches.
 //!
 //! Every function has the same bits for any number of threads and for any number of rows: each sum
 //! has one order, fixed by the instruction set alone.
 
 pub mod arch;
+pub mod attention;
+pub mod cross_entropy;
+mod disjoint;
+pub mod dropout;
+pub mod elementwise;
+pub mod gelu;
+pub mod gemm;
 pub mod isa;
+mod lanes;
+pub mod layer_norm;
 pub mod memory;
 pub mod pack;
+mod parallel;
+pub mod softmax;
 pub mod team;
 #[cfg(test)]
 pub mod testing;

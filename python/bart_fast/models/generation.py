@@ -284,6 +284,27 @@ def strip_prompts(request: Request, arrays: dict[str, np.ndarray]) -> dict[str, 
     return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
 
 
+def generate_in_core(
+    backbone: Any, request: Request, limits: list[int], options: Mapping[str, Any]
+) -> list[list[Answer]]:
+    """Generates with a sampler of the core; padding is left out of everything it computes.
+
+    Args:
+        backbone: the model's backbone.
+        request: the inputs.
+        limits: the longest answer of each row.
+        options: the sampler's name and arguments, stop ids, least lengths.
+    """
+    sources, positions = request.real_sources()
+    output = backbone._model.generate(
+        sources,
+        positions,
+        request.given.tolist(),
+        {**options, "prompt_masks": request.given_mask.tolist(), "max_length": limits},
+    )
+    return [[Answer(each.ids, each.score) for each in row] for row in output]
+
+
 def generate_in_python(
     sampler: Callable[..., Any],
     backbone: Any,

@@ -1,0 +1,215 @@
+"""Presets: find one by name, read it, load its weights, and write one.
+
+A preset is a directory in the format of keras-hub or of Hugging Face. `load_preset` tells them
+apart by `config.json` and says what either holds in the same words.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .preset import Preset, missing_file
+from .resolve import built_in_presets, resolve
+
+__all__ = [
+    "Preset",
+    "built_in_presets",
+    "export_transformers",
+    "load_preset",
+    "load_weights",
+    "resolve",
+    "save_keras_preset",
+]
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def load_preset(preset: str | os.PathLike) -> Preset:
+    """Read everything of a preset but its weights.
+
+    Args:
+        preset: str or path. A directory, a built-in name such as `"bart_tidy_en"`,
+            `"hf://user/repository"` or `"user/repository"`.
+
+    Returns:
+        Preset. A directory with a tokenizer alone is one too: see `Preset.has_backbone`.
+
+    Raises:
+        FileNotFoundError: a file of the preset is missing.
+        ValueError: the name is unknown, a file is damaged, or it is no BART that we can compute.
+        ConnectionError: the preset has to be fetched and the hub cannot be reached.
+    """
+    from . import keras_format, transformers_format
+    from .files import read_json
+
+    directory = resolve(preset)
+    path = directory / "config.json"
+    if not path.is_file():
+        if (directory / "tokenizer.json").is_file():
+            return keras_format.read(directory)
+        raise missing_file(directory, "config.json", None)
+    config = read_json(path)
+    if "registered_name" in config:
+        return keras_format.read(directory)
+    if "model_type" in config:
+        return transformers_format.read(directory)
+    raise ValueError(
+        f"`{path}` is of no format that can be read: a Keras preset has `registered_name` in it, "
+        f"a Hugging Face model `model_type`. Received: {', '.join(sorted(config)[:10]) or '{}'}."
+    )
+
+
+def load_weights(preset: Preset, core_model) -> None:
+    """Set every parameter of a model from a preset. 16-bit weights are widened to float32.
+
+    Args:
+        preset: Preset. What `load_preset` returned.
+        core_model: bart_fast._core.Model, built from `preset.backbone_config`.
+
+    Raises:
+        FileNotFoundError: the preset has no weights.
+        ValueError: the weight file is truncated or damaged, is quantised, or has missing, extra
+            or misshapen tensors, all of which are listed. If the damage shows only when the
+            values are read, some parameters are set already: throw the model away.
+    """
+    from . import keras_format, transformers_format
+
+    read = keras_format if preset.format == "keras" else transformers_format
+    read.load_weights(preset, core_model)
+
+
+def save_keras_preset(
+    directory: str | os.PathLike,
+    *,
+    backbone=None,
+    tokenizer=None,
+    preprocessor=None,
+    task=None,
+    sampler: str | dict | None = None,
+    max_shard_size: float | None = 10,
+    dtype: str = "float32",
+) -> None:
+    """Write a Keras preset, or a part of one, that keras-hub and this package can load.
+
+    Nothing half-written appears: see `atomic.staged_directory`. In a directory that exists, the
+    files of the given parts are replaced and all others stay, so that a tokenizer and a backbone
+    can be saved one after the other.
+
+    Args:
+        directory: str or path.
+        backbone: BartBackbone, or a bart_fast._core.Model.
+        tokenizer: BartTokenizer. Its `vocabulary` (dict), `merges` (list), `sequence_length`,
+            `add_prefix_space` and `unsplittable_tokens` are saved.
+        preprocessor: BartSeq2SeqLMPreprocessor. Its sequence lengths are saved, and its
+            `tokenizer` where that argument is left out.
+        task: BartSeq2SeqLM. Its `backbone` and `preprocessor` are saved where those arguments
+            are left out, and `task.json` is written.
+        sampler: str or dict. Name or serialised form of the sampler that `task.json` names; kept
+            where keras-hub ignores it.
+        max_shard_size: int or float. Weights larger than this many GB are split. None: never.
+        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
+
+    Raises:
+        ValueError: Keras cannot describe the model (encoder and decoder of different depth, heads
+            or width, `scale_embedding`, `final_logits_bias`), or an argument is not allowed.
+        OSError: the directory cannot be written.
+    """
+    from . import keras_format
+
+    _check_dtype(dtype)
+    if max_shard_size is not None and (
+        isinstance(max_shard_size, bool) or not isinstance(max_shard_size, (int, float))
+    ):
+        raise ValueError(
+            f"`max_shard_size` must be a number of GB or None. Received: {max_shard_size!r}."
+        )
+    if task is not None:
+        backbone = task.backbone if backbone is None else backbone
+        preprocessor = task.preprocessor if preprocessor is None else preprocessor
+    if preprocessor is not None and tokenizer is None:
+        tokenizer = preprocessor.tokenizer
+    if backbone is None and tokenizer is None and preprocessor is None:
+        raise ValueError("nothing to save: give `task`, `backbone`, `preprocessor` or `tokenizer`.")
+    names = {
+        "backbone": getattr(backbone, "name", None) or "bart_backbone",
+        "tokenizer": getattr(tokenizer, "name", None) or "bart_tokenizer",
+        "preprocessor": getattr(preprocessor, "name", None) or "bart_seq2_seq_lm_preprocessor",
+        "task": getattr(task, "name", None) or "bart_seq2_seq_lm",
+    }
+    keras_format.save(
+        directory,
+        core_model=_core_of(backbone),
+        names=names,
+        tokenizer=_tokenizer_values(tokenizer),
+        preprocessor=_values(preprocessor, "encoder_sequence_length", "decoder_sequence_length"),
+        task=task is not None,
+        sampler=sampler,
+        max_shard_size=max_shard_size,
+        dtype=dtype,
+    )
+
+
+def export_transformers(
+    directory: str | os.PathLike,
+    *,
+    backbone,
+    tokenizer=None,
+    generation: dict | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Write a directory that Hugging Face's BartForConditionalGeneration and BartTokenizer load.
+
+    Args:
+        directory: str or path. As for `save_keras_preset`.
+        backbone: BartBackbone, or a bart_fast._core.Model.
+        tokenizer: BartTokenizer or None.
+        generation: dict. Settings for `generation_config.json`, such as
+            `Preset.generation_config`. The special ids come from here, else from the tokenizer;
+            without either they are written as null.
+        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
+
+    Raises:
+        ValueError: an argument is not allowed.
+        OSError: the directory cannot be written.
+    """
+    from . import transformers_format
+
+    _check_dtype(dtype)
+    values = _tokenizer_values(tokenizer)
+    if values is not None:
+        values |= _values(tokenizer, "start_token_id", "end_token_id", "pad_token_id")
+    transformers_format.save(
+        directory,
+        core_model=_core_of(backbone),
+        tokenizer=values,
+        generation=generation,
+        dtype=dtype,
+    )
+
+
+def _core_of(backbone):
+    """The core model of a backbone, or what was given if it is one."""
+    return getattr(backbone, "_model", backbone)
+
+
+def _values(source, *names: str) -> dict | None:
+    """The named attributes of an object; None for None."""
+    return None if source is None else {name: getattr(source, name) for name in names}
+
+
+def _tokenizer_values(tokenizer) -> dict | None:
+    if tokenizer is None:
+        return None
+    values = _values(tokenizer, "sequence_length", "add_prefix_space", "unsplittable_tokens")
+    tokens = values["unsplittable_tokens"]
+    return {
+        **values,
+        "unsplittable_tokens": ["<s>", "</s>", "<pad>"] if tokens is None else list(tokens),
+        "vocabulary": dict(tokenizer.vocabulary),
+        "merges": list(tokenizer.merges),
+    }
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in _DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(_DTYPES)}. Received: {dtype!r}.")

@@ -1,0 +1,361 @@
+"""Keras preset directories: what keras-hub 0.32 writes and reads, file by file.
+
+Three things that keras-hub does not keep are added where it leaves them alone: the sequence
+lengths as arguments of the preprocessor (which keras-hub then honours too), the sampler as an
+entry of `task.json`, and rates of dropout that Keras has no field for as entry of `config.json`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+from . import keras_weights
+from .atomic import staged_directory
+from .files import read_json, write_json, write_merges
+from .keras_names import Dimensions, count_parameters, groups
+from .preset import Preset, check_room, default_lengths, missing_file
+
+# The versions whose layout this is.
+KERAS_VERSION, KERAS_HUB_VERSION = "3.15.1", "0.32.0"
+
+ASSETS = "assets/tokenizer"
+_OWN_ENTRY = "bart_fast"
+_SIZES = {
+    "vocabulary_size": "vocab_size",
+    "num_layers": "encoder_layers",
+    "num_heads": "encoder_attention_heads",
+    "hidden_dim": "d_model",
+    "intermediate_dim": "encoder_ffn_dim",
+    "max_sequence_length": "max_position_embeddings",
+}
+_FLOATS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
+
+
+def read(directory: Path) -> Preset:
+    """Read the Keras preset in `directory`; its weights stay on the disk.
+
+    Raises:
+        FileNotFoundError: a file that the others call for is missing.
+        ValueError: a file is damaged, or describes something else than a BART.
+    """
+    config, dtype = None, "float32"
+    if (directory / "config.json").is_file():
+        config, dtype = _read_backbone(directory / "config.json")
+        check_room(config, keras_weights.weight_files(directory))
+    task = _read_optional(directory / "task.json", "BartSeq2SeqLM")
+    preprocessor = _read_optional(directory / "preprocessor.json", "BartSeq2SeqLMPreprocessor")
+    preprocessor = preprocessor or _inner(task, "preprocessor")
+    tokenizer = _read_optional(directory / "tokenizer.json", "BartTokenizer")
+    tokenizer = tokenizer or _inner(preprocessor, "tokenizer")
+    assets = [directory / ASSETS / name for name in ("vocabulary.json", "merges.txt")]
+    vocabulary, merges = (path if path.is_file() else None for path in assets)
+    return Preset(
+        path=directory,
+        format="keras",
+        dtype=dtype,
+        preprocessor_config=_lengths(preprocessor, config, directory),
+        tokenizer_config=_tokenizer_options(tokenizer, directory / "tokenizer.json"),
+        sampler=_sampler(task, directory / "task.json"),
+        vocabulary_file=vocabulary,
+        merges_file=merges,
+        _backbone_config=config,
+    )
+
+
+def load_weights(preset: Preset, core_model) -> None:
+    """Set the parameters of `core_model` from the preset. See `presets.load_weights`."""
+    if preset.dtype not in _FLOATS:
+        raise ValueError(
+            f"`{preset.path}` holds weights quantised to {preset.dtype}, which cannot be read yet; "
+            f"allowed: {', '.join(_FLOATS)}.\nhint: save it from keras-hub before `quantize()`."
+        )
+    files = keras_weights.weight_files(preset.path)
+    if not files:
+        raise missing_file(preset.path, keras_weights.WEIGHTS_FILE, "keras")
+    keras_weights.load(files, groups(dimensions(preset.backbone_config)), core_model)
+
+
+def dimensions(config: dict) -> Dimensions:
+    """Keras' sizes of a core configuration. ValueError where Keras has no way to say it."""
+    unlike = [
+        (name, config[f"encoder_{name}"], config[f"decoder_{name}"])
+        for name in ("layers", "attention_heads", "ffn_dim")
+        if config[f"encoder_{name}"] != config[f"decoder_{name}"]
+    ]
+    problems = [
+        f"`encoder_{name}` {left} differs from `decoder_{name}` {right}"
+        for name, left, right in unlike
+    ]
+    problems += [
+        f"`{name}` is on" for name in ("scale_embedding", "final_logits_bias") if config.get(name)
+    ]
+    if problems:
+        raise ValueError(
+            f"a Keras preset cannot describe this model: {'; '.join(problems)}.\n"
+            "hint: save it with `export_to_transformers(directory)`."
+        )
+    return Dimensions(**{keras: config[ours] for keras, ours in _SIZES.items()})
+
+
+def save(
+    directory,
+    *,
+    core_model=None,
+    names: dict[str, str],
+    tokenizer: dict | None = None,
+    preprocessor: dict | None = None,
+    task: bool = False,
+    sampler: str | dict | None = None,
+    max_shard_size: float | None = 10,
+    dtype: str = "float32",
+) -> None:
+    """Write a preset from plain values; `presets.save_keras_preset` takes them from objects.
+
+    Args:
+        names: `name` of the parts "backbone", "tokenizer", "preprocessor" and "task".
+        tokenizer: `vocabulary`, `merges`, `sequence_length`, `add_prefix_space`,
+            `unsplittable_tokens`.
+        preprocessor: `encoder_sequence_length` and `decoder_sequence_length`.
+        task: write `task.json`?
+    """
+    parts: dict[str, dict] = {}
+    stale: tuple[str, ...] = ()
+    if core_model is not None:
+        config = json.loads(core_model.config)
+        sizes = dimensions(config)
+        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype)
+        stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
+    if tokenizer is not None:
+        parts["tokenizer.json"] = _tokenizer_json(tokenizer, names["tokenizer"])
+    if preprocessor is not None:
+        parts["preprocessor.json"] = _preprocessor_json(
+            preprocessor, parts.get("tokenizer.json"), names["preprocessor"]
+        )
+    if task:
+        parts["task.json"] = _task_json(parts, names["task"], sampler)
+    with staged_directory(directory, marker="config.json", stale=stale) as folder:
+        for name, value in parts.items():
+            write_json(folder / name, value)
+        if tokenizer is not None:
+            write_json(folder / ASSETS / "vocabulary.json", tokenizer["vocabulary"], indent=None)
+            write_merges(folder / ASSETS / "merges.txt", tokenizer["merges"])
+        if core_model is not None:
+            write_json(folder / "metadata.json", _metadata(sizes))
+            keras_weights.save(
+                folder,
+                groups(sizes),
+                core_model,
+                name=names["backbone"],
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+            )
+
+
+# Reading.
+
+
+def _read_backbone(path: Path) -> tuple[dict, str]:
+    """The core configuration and the stored dtype in a `config.json`."""
+    saved = _read_optional(path, "BartBackbone")
+    fields = dict(saved["config"])
+    dtype = _dtype(fields.pop("dtype", None), path)
+    for name in ("name", "trainable"):
+        fields.pop(name, None)
+    fields = {"dropout": 0.1, "max_sequence_length": 1024, **fields}
+    unknown = sorted(fields.keys() - _SIZES.keys() - {"dropout"})
+    missing = sorted(_SIZES.keys() - fields.keys())
+    if unknown or missing:
+        raise ValueError(
+            f"`{path}`: the config of a BartBackbone has `{'`, `'.join(_SIZES)}` and `dropout`. "
+            f"Missing: {missing or 'none'}; not known: {unknown or 'none'}."
+        )
+    for name in _SIZES:
+        if type(fields[name]) is not int or fields[name] < 1:
+            raise ValueError(
+                f"`{path}`: `{name}` must be a positive integer. Received: {fields[name]!r}."
+            )
+    if fields["hidden_dim"] % fields["num_heads"]:
+        raise ValueError(
+            f"`{path}`: `hidden_dim` must be a multiple of `num_heads`. "
+            f"Received: {fields['hidden_dim']} and {fields['num_heads']}."
+        )
+    # Keras drops attention probabilities at the same rate, and nothing inside the feed-forward.
+    rates = {"dropout": fields["dropout"], "attention_dropout": fields["dropout"]}
+    rates |= {"activation_dropout": 0.0} | _own_rates(saved, path)
+    for name, rate in rates.items():
+        if type(rate) not in (int, float) or not 0 <= rate < 1:
+            raise ValueError(f"`{path}`: `{name}` must be in [0, 1). Received: {rate!r}.")
+    config = {ours: fields[keras] for keras, ours in _SIZES.items()}
+    for name in ("layers", "attention_heads", "ffn_dim"):
+        config[f"decoder_{name}"] = config[f"encoder_{name}"]
+    config |= {name: float(rate) for name, rate in rates.items()}
+    config |= {"scale_embedding": False, "final_logits_bias": False, "init_std": 0.02}
+    return config, dtype
+
+
+def _own_rates(saved: dict, path: Path) -> dict:
+    """The rates of dropout that `_backbone_json` added, if it did."""
+    own = saved.get(_OWN_ENTRY, {})
+    if not isinstance(own, dict) or not own.keys() <= {"attention_dropout", "activation_dropout"}:
+        raise ValueError(
+            f"`{path}`: `{_OWN_ENTRY}` may hold `attention_dropout` and `activation_dropout`. "
+            f"Received: {own!r}."
+        )
+    return own
+
+
+def _dtype(saved, path: Path) -> str:
+    """The name of a dtype policy: "float32", "mixed_bfloat16", "int8", ..."""
+    if saved is None or isinstance(saved, str):
+        return saved or "float32"
+    config = saved.get("config") if isinstance(saved, dict) else None
+    if isinstance(config, dict):
+        if isinstance(config.get("policy_map"), dict):
+            # A map from layer to policy is how a quantised model is described.
+            modes = sorted({_dtype(policy, path) for policy in config["policy_map"].values()})
+            return "/".join(mode for mode in modes if mode not in _FLOATS) or "float32"
+        name = config.get("mode") or config.get("name")
+        if isinstance(name, str):
+            return name
+    raise ValueError(f"`{path}`: `dtype` must be a name or a dtype policy. Received: {saved!r}.")
+
+
+def _read_optional(path: Path, class_name: str) -> dict | None:
+    """A serialised object of the given class; None where the file is absent."""
+    if not path.is_file():
+        return None
+    saved = read_json(path)
+    if saved.get("class_name") != class_name or not isinstance(saved.get("config"), dict):
+        raise ValueError(
+            f"`{path}` must describe a {class_name}, with its `config`. "
+            f"Received: class_name={saved.get('class_name')!r}."
+        )
+    return saved
+
+
+def _inner(saved: dict | None, name: str) -> dict | None:
+    """The object serialised inside another, such as the tokenizer of a preprocessor."""
+    inner = saved["config"].get(name) if saved else None
+    return inner if isinstance(inner, dict) and isinstance(inner.get("config"), dict) else None
+
+
+def _lengths(saved: dict | None, config: dict | None, directory: Path) -> dict[str, int]:
+    lengths = default_lengths(config)
+    for name in lengths:
+        value = saved["config"].get(name, lengths[name]) if saved else lengths[name]
+        if type(value) is not int or value < 1:
+            path = directory / "preprocessor.json"
+            raise ValueError(f"`{path}`: `{name}` must be a positive integer. Received: {value!r}.")
+        lengths[name] = value
+    return lengths
+
+
+def _tokenizer_options(saved: dict | None, path: Path) -> dict:
+    config = saved["config"] if saved else {}
+    options = {
+        "sequence_length": config.get("sequence_length"),
+        "add_prefix_space": config.get("add_prefix_space", False),
+        "unsplittable_tokens": config.get("unsplittable_tokens"),
+    }
+    length, space, tokens = options.values()
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(
+            f"`{path}`: `sequence_length` must be a positive integer or null. Received: {length!r}."
+        )
+    if not isinstance(space, bool):
+        raise ValueError(
+            f"`{path}`: `add_prefix_space` must be true or false. Received: {space!r}."
+        )
+    named = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
+    if tokens is not None and not named:
+        raise ValueError(
+            f"`{path}`: `unsplittable_tokens` must be a list of strings or null. "
+            f"Received: {tokens!r}."
+        )
+    return options
+
+
+def _sampler(task: dict | None, path: Path) -> str | dict | None:
+    sampler = task.get("sampler") if task else None
+    if sampler is not None and not isinstance(sampler, (str, dict)):
+        raise ValueError(
+            f"`{path}`: `sampler` must be a name or a serialised sampler. Received: {sampler!r}."
+        )
+    return sampler
+
+
+# Writing: the JSON files.
+
+
+def _serialised(module: str, class_name: str, name: str, config: dict, dtype: str | None) -> dict:
+    """An object in the form of `keras.saving.serialize_keras_object`."""
+    head = {"name": name, "trainable": True}
+    if dtype is not None:
+        policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": dtype}}
+        head["dtype"] = {**policy, "registered_name": None}
+    return {
+        "module": f"keras_hub.src.models.bart.{module}",
+        "class_name": class_name,
+        "config": {**head, **config},
+        "registered_name": f"keras_hub>{class_name}",
+    }
+
+
+def _backbone_json(config: dict, sizes: Dimensions, name: str, dtype: str) -> dict:
+    fields = {
+        "vocabulary_size": sizes.vocabulary_size,
+        "num_layers": sizes.num_layers,
+        "num_heads": sizes.num_heads,
+        "hidden_dim": sizes.hidden_dim,
+        "intermediate_dim": sizes.intermediate_dim,
+        "dropout": config["dropout"],
+        "max_sequence_length": sizes.max_sequence_length,
+    }
+    saved = _serialised("bart_backbone", "BartBackbone", name, fields, dtype)
+    keras_rates = {"attention_dropout": config["dropout"], "activation_dropout": 0.0}
+    rates = {key: config[key] for key, rate in keras_rates.items() if config[key] != rate}
+    return {**saved, _OWN_ENTRY: rates} if rates else saved
+
+
+def _tokenizer_json(tokenizer: dict, name: str) -> dict:
+    fields = {"config_file": "tokenizer.json"}
+    fields |= {
+        key: tokenizer[key]
+        for key in ("sequence_length", "add_prefix_space", "unsplittable_tokens")
+    }
+    return _serialised("bart_tokenizer", "BartTokenizer", name, fields, "int32")
+
+
+def _preprocessor_json(lengths: dict, tokenizer: dict | None, name: str) -> dict:
+    fields: dict = {"tokenizer": tokenizer} if tokenizer else {}
+    fields["config_file"] = "preprocessor.json"
+    # keras-hub takes them as arguments, but writes none; so those of its default are left out.
+    fields |= {key: length for key, length in lengths.items() if length != 1024}
+    module, class_name = "bart_seq_2_seq_lm_preprocessor", "BartSeq2SeqLMPreprocessor"
+    return _serialised(module, class_name, name, fields, "float32")
+
+
+def _task_json(parts: dict, name: str, sampler: str | dict | None) -> dict:
+    saved = _serialised("bart_seq_2_seq_lm", "BartSeq2SeqLM", name, {}, None)
+    # The order and the missing `trainable` are Keras'.
+    saved["config"] = {
+        "backbone": parts["config.json"],
+        "preprocessor": parts.get("preprocessor.json"),
+        "name": name,
+    }
+    return saved if sampler is None else {**saved, "sampler": sampler}
+
+
+def _metadata(sizes: Dimensions) -> dict:
+    from bart_fast import __version__
+
+    return {
+        "keras_version": KERAS_VERSION,
+        "keras_hub_version": KERAS_HUB_VERSION,
+        "parameter_count": count_parameters(sizes),
+        "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
+        "tasks": ["Seq2SeqLM"],
+        "bart_fast_version": __version__,
+    }

@@ -1,0 +1,313 @@
+"""Reading and writing `model.weights.h5`, whole or in shards, as Keras 3 does.
+
+Files are taken as hostile: links out of the file, storage outside it and datasets of another
+shape or kind than the configuration asks for are refused before anything is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .files import read_json
+from .keras_names import Group, Variable
+
+WEIGHTS_FILE = "model.weights.h5"
+SHARDS_FILE = "model.weights.json"
+SHARD_PATTERN = "model_*.weights.h5"
+
+DTYPES = ("float32", "float16", "bfloat16")
+_SHOWN = 20
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights of a Keras preset; empty where it has none.
+
+    Raises:
+        FileNotFoundError: `model.weights.json` names a shard that is not there.
+        ValueError: `model.weights.json` is damaged, or names a file outside the preset.
+    """
+    if (directory / WEIGHTS_FILE).is_file():
+        return [directory / WEIGHTS_FILE]
+    index = directory / SHARDS_FILE
+    if not index.is_file():
+        return []
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"`{index}` has no `weight_map` that names the shards.")
+    names: set[str] = set()
+    for value in weight_map.values():
+        found = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) and name == Path(name).name for name in found):
+            raise ValueError(f"`{index}` must name files beside it. Received: {value!r}.")
+        names.update(found)
+    missing = sorted(name for name in names if not (directory / name).is_file())
+    if missing:
+        raise FileNotFoundError(f"`{index}` names shards that are missing: {', '.join(missing)}.")
+    return [directory / name for name in sorted(names)]
+
+
+def load(files: list[Path], groups: list[Group], core_model) -> None:
+    """Set every parameter of `core_model` from the weight files.
+
+    All names, shapes and kinds are checked before the first parameter changes; 16-bit values are
+    widened to float32. One layer at a time is in memory beside the model.
+
+    Raises:
+        ValueError: a file is truncated or damaged, or datasets are missing, left over or
+            misshapen; all of them are listed, with Keras' names.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(_open(file)) for file in files]
+        found = _check(opened, groups)
+        shapes = dict(core_model.parameters())
+        for group in groups:
+            values = {}
+            for variable, dataset in zip(group.variables, found[group.path], strict=True):
+                shape = tuple(shapes[variable.parameter])
+                values[variable.parameter] = variable.to_parameter(_read(dataset), shape)
+            if values:
+                core_model.set_parameters(values)
+
+
+def save(
+    directory: Path,
+    groups: list[Group],
+    core_model,
+    *,
+    name: str = "bart_backbone",
+    dtype: str = "float32",
+    max_shard_size: float | None = 10,
+) -> None:
+    """Write the parameters of `core_model` into `directory`, in shards where they are larger
+    than `max_shard_size` gibibytes.
+
+    Raises:
+        ValueError: one array is larger than a shard may be, or float16 cannot hold a value.
+    """
+    width = 4 if dtype == "float32" else 2
+    sizes = [math.prod(v.shape) * width for group in groups for v in group.variables]
+    limit = math.inf if max_shard_size is None else max_shard_size * 1024**3
+    if max(sizes) > limit:
+        raise ValueError(
+            f"`max_shard_size` must hold the largest array, {max(sizes) / 1024**3:.6g} GB. "
+            f"Received: {max_shard_size}.\nhint: leave it at 10."
+        )
+    sharded = sum(sizes) > limit
+    writer = _Writer(directory, limit, sharded)
+    with contextlib.closing(writer):
+        for group in groups:
+            writer.group(group, name if not group.path else group.name)
+            for index, variable in enumerate(group.variables):
+                values = variable.from_parameter(core_model.get_parameter(variable.parameter))
+                writer.dataset(group, str(index), _encode(values, dtype, variable))
+    if sharded:
+        config = {"metadata": {"total_size": float(sum(sizes))}, "weight_map": writer.weight_map}
+        (directory / SHARDS_FILE).write_text(json.dumps(config, indent=4), encoding="utf-8")
+
+
+class _Writer:
+    """Writes groups one after the other, and begins a new shard where one is full."""
+
+    def __init__(self, directory: Path, limit: float, sharded: bool) -> None:
+        self.directory = directory
+        self.limit = limit
+        self.sharded = sharded
+        self.weight_map: dict[str, str | list[str]] = {}
+        self.shards = 0
+        self.file = None
+        self._begin_file()
+
+    def group(self, group: Group, name: str) -> None:
+        self.file.create_group(group.vars_path).attrs["name"] = name
+
+    def dataset(self, group: Group, key: str, values: np.ndarray) -> None:
+        if self.written + values.nbytes > self.limit:
+            self._begin_file()
+        self.written += values.nbytes
+        dataset = self.file.require_group(group.vars_path).create_dataset(key, data=values)
+        if values.dtype.kind == "V":
+            dataset.attrs["dtype"] = "bfloat16"
+        self._map(f"/{group.vars_path}")
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _begin_file(self) -> None:
+        import h5py
+
+        if self.file is not None:
+            self.file.close()
+        self.name = f"model_{self.shards:05}.weights.h5" if self.sharded else WEIGHTS_FILE
+        self.shards += 1
+        self.written = 0
+        self.file = h5py.File(self.directory / self.name, "w")
+
+    def _map(self, path: str) -> None:
+        # A layer with one array maps to a name, one with more to a list, even of one name.
+        if path not in self.weight_map:
+            self.weight_map[path] = self.name
+            return
+        names = self.weight_map[path]
+        names = names if isinstance(names, list) else [names]
+        self.weight_map[path] = names if self.name in names else [*names, self.name]
+
+
+def _encode(values: np.ndarray, dtype: str, variable: Variable) -> np.ndarray:
+    """float32 values in the precision they are stored in; bfloat16 as two opaque bytes."""
+    if dtype == "float32":
+        return values
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float16)
+        if np.any(np.isinf(narrow) & np.isfinite(values)):
+            raise ValueError(
+                f"`dtype` float16 cannot hold the values of `{variable.parameter}`, which reach "
+                f"{np.abs(values).max():.6g}.\nhint: save with dtype bfloat16 or float32."
+            )
+        return narrow
+    return to_bfloat16(values).view("V2")
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The upper 16 bits of float32 values, rounded to nearest, ties to even, as uint16."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    # Rounding could carry a NaN into an infinity; a NaN stays one.
+    quiet = (bits >> 16) | 0x0040
+    return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """float32 values from their upper 16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator:
+    """An HDF5 file for reading; whatever the library says of a damaged one is a ValueError."""
+    import h5py
+
+    with _damage(path):
+        # Locks would keep a file on a read-only or network disk from being read.
+        file = h5py.File(path, "r", locking=False)
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _damage(path: Path | str) -> Iterator[None]:
+    """Around calls into the HDF5 library: what it says of a damaged file becomes a ValueError."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{path}` cannot be read as HDF5; it is truncated or damaged: {error}.\n"
+            "hint: save or download it again."
+        ) from error
+
+
+def _check(files: list, groups: list[Group]) -> dict[str, list]:
+    """The datasets of each group, in order. ValueError with everything that does not fit."""
+    problems: list[str] = []
+    found: dict[str, list] = {}
+    expected: set[str] = set()
+    for group in groups:
+        found[group.path] = []
+        for index, variable in enumerate(group.variables):
+            paths = [f"{p}/vars/{index}" for p in (group.path, group.older_path) if p]
+            expected.update(paths)
+            items = (_find(file, path) for path in paths for file in files)
+            dataset = next((item for item in items if item is not None), None)
+            if dataset is None:
+                problems.append(f"missing: {paths[0]} {list(variable.shape)}")
+                continue
+            problem = _unfit(dataset, variable)
+            if problem:
+                problems.append(problem)
+            found[group.path].append(dataset)
+    left_over = set().union(*(_all_datasets(file) for file in files)) - expected
+    problems += [f"not expected: {name}" for name in left_over]
+    if problems:
+        problems.sort(key=lambda text: not text.startswith("missing"))
+        more = len(problems) - _SHOWN
+        shown = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        raise ValueError(
+            f"`{files[0].filename}` does not fit the model that `config.json` describes "
+            f"({len(problems)} differences):\n  " + "\n  ".join(shown)
+        )
+    return found
+
+
+def _find(file, path: str):
+    """The object at `path`, reached through plain groups only; None where there is none."""
+    import h5py
+
+    current = file
+    for part in path.split("/"):
+        with _damage(file.filename):
+            if not isinstance(current, h5py.Group):
+                return None
+            # A soft or external link could lead to another path, or another file.
+            if current.get(part, getclass=True, getlink=True) is not h5py.HardLink:
+                return None
+            current = current[part]
+    return current
+
+
+def _unfit(dataset, variable: Variable) -> str | None:
+    """Why this object cannot be read as that variable; None where it can."""
+    name = dataset.name.lstrip("/")
+    with _damage(dataset.file.filename):
+        return _difference(dataset, name, variable)
+
+
+def _difference(dataset, name: str, variable: Variable) -> str | None:
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        return f"misshapen: {name} is a group, expected values {list(variable.shape)}"
+    if dataset.shape != variable.shape:
+        shape = None if dataset.shape is None else list(dataset.shape)
+        return f"misshapen: {name} is {shape}, expected {list(variable.shape)}"
+    if dataset.external or dataset.is_virtual:
+        return f"not allowed: {name} keeps its values in another file"
+    if not (_is_bfloat16(dataset) or dataset.dtype in (np.float16, np.float32, np.float64)):
+        return f"not supported: {name} has dtype {dataset.dtype}, expected {', '.join(DTYPES)}"
+    return None
+
+
+def _is_bfloat16(dataset) -> bool:
+    # numpy has no bfloat16: Keras writes two opaque bytes and says so beside them.
+    return dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
+
+
+def _all_datasets(file) -> set[str]:
+    """The names of all datasets. Links are not followed, and nothing is visited twice."""
+    import h5py
+
+    names: set[str] = set()
+
+    def visit(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset):
+            names.add(name)
+
+    with _damage(file.filename):
+        file.visititems(visit)
+    return names
+
+
+def _read(dataset) -> np.ndarray:
+    """The values of a dataset as float32."""
+    with _damage(dataset.file.filename):
+        values = dataset[()]
+    if _is_bfloat16(dataset):
+        return from_bfloat16(values.view(np.uint16))
+    return np.asarray(values, dtype=np.float32)

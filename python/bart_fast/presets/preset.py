@@ -1,0 +1,181 @@
+"""What a preset directory says, in the words of this package, whichever format it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from .atomic import unfinished
+from .files import read_merges, read_vocabulary
+
+# What each format consists of; quoted by the errors about missing files.
+NEEDED = {
+    "keras": (
+        "A Keras preset has `config.json` and `model.weights.h5` (or `model.weights.json` with "
+        "its shards), and for text `tokenizer.json`, `assets/tokenizer/vocabulary.json` and "
+        "`assets/tokenizer/merges.txt`."
+    ),
+    "transformers": (
+        "A Hugging Face directory has `config.json` and `model.safetensors`, and for text "
+        "`vocab.json` and `merges.txt`."
+    ),
+}
+
+
+@dataclass
+class Preset:
+    """A preset as it was read. Weights are not in it: see `load_weights`.
+
+    Attributes:
+        path: pathlib.Path. The directory.
+        format: "keras" or "transformers".
+        preprocessor_config: dict. `encoder_sequence_length` and `decoder_sequence_length`, as
+            saved; by default 1024, or as many positions as the model has if those are fewer.
+        tokenizer_config: dict. `sequence_length` (int or None), `add_prefix_space` (bool) and
+            `unsplittable_tokens` (list of str, or None where the preset does not say).
+        sampler: str, dict or None. What `save_keras_preset` was given: the name of a sampler
+            or its serialised form.
+        generation_config: dict. Hugging Face's generation settings (`num_beams`, ...), empty
+            for Keras presets.
+        dtype: str. The dtype the weights were saved in, such as "float32" or "int8".
+        vocabulary_file: pathlib.Path or None. Where the vocabulary is, if there is one.
+        merges_file: pathlib.Path or None. Where the merges are, if there are any.
+    """
+
+    path: Path
+    format: Literal["keras", "transformers"]
+    preprocessor_config: dict
+    tokenizer_config: dict
+    sampler: str | dict | None = None
+    generation_config: dict = field(default_factory=dict)
+    dtype: str = "float32"
+    vocabulary_file: Path | None = None
+    merges_file: Path | None = None
+    # None where there is no `config.json`: a directory with a tokenizer alone.
+    _backbone_config: dict | None = None
+    # Hugging Face keeps ids in its configuration; Keras goes by the names in the vocabulary.
+    _special_ids: dict[str, int | None] | None = None
+
+    @property
+    def has_backbone(self) -> bool:
+        """Is there a model, and not only a tokenizer?"""
+        return self._backbone_config is not None
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Are there a vocabulary and merges?"""
+        return self.vocabulary_file is not None and self.merges_file is not None
+
+    @property
+    def backbone_config(self) -> dict:
+        """The fields of the core's BartConfig, ready for JSON: `vocab_size`, `d_model`, ...
+
+        Raises:
+            FileNotFoundError: the preset holds no model.
+        """
+        if self._backbone_config is None:
+            raise missing_file(self.path, "config.json", self.format)
+        return self._backbone_config
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """The vocabulary, from token to id. FileNotFoundError where the preset has none."""
+        if self.vocabulary_file is None:
+            raise missing_file(self.path, self._names[0], self.format)
+        return read_vocabulary(self.vocabulary_file)
+
+    @cached_property
+    def merges(self) -> list[str]:
+        """The merge rules, best first. FileNotFoundError where the preset has none."""
+        if self.merges_file is None:
+            raise missing_file(self.path, self._names[1], self.format)
+        return read_merges(self.merges_file)
+
+    @property
+    def decoder_start_token_ids(self) -> list[int] | None:
+        """What the decoder begins with when it is given nothing; None where it is not known.
+
+        `[</s>, <s>]` for a Keras preset, `[decoder_start_token_id]` for Hugging Face.
+        """
+        if self._special_ids is not None:
+            start = self._special_ids["decoder_start_token_id"]
+            return None if start is None else [start]
+        ids = [self.end_token_id, self.start_token_id]
+        return None if None in ids else ids
+
+    @property
+    def start_token_id(self) -> int | None:
+        """The id of `<s>`; None where it is not known."""
+        return self._special("bos_token_id", "<s>")
+
+    @property
+    def end_token_id(self) -> int | None:
+        """The id of `</s>`; None where it is not known."""
+        return self._special("eos_token_id", "</s>")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id of `<pad>`; None where it is not known."""
+        return self._special("pad_token_id", "<pad>")
+
+    def _special(self, field: str, token: str) -> int | None:
+        if self._special_ids is not None:
+            return self._special_ids[field]
+        return self.vocabulary.get(token) if self.vocabulary_file is not None else None
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        if self.format == "keras":
+            return "assets/tokenizer/vocabulary.json", "assets/tokenizer/merges.txt"
+        return "vocab.json", "merges.txt"
+
+
+def missing_file(directory: Path, name: str, format: str | None) -> FileNotFoundError:
+    """The error for a preset that lacks a file, with what it would need."""
+    needs = [NEEDED[format]] if format else list(NEEDED.values())
+    message = f"`{name}` is missing from the preset directory `{directory}`. {' '.join(needs)}"
+    left = unfinished(directory)
+    if left is not None:
+        message += f"\nhint: a save was interrupted here; its files are in `{left}`."
+    return FileNotFoundError(message)
+
+
+def default_lengths(backbone_config: dict | None) -> dict[str, int]:
+    """The sequence lengths of a preset that does not say: 1024, as in keras-hub, or as many
+    positions as the model has if those are fewer."""
+    length = min(1024, (backbone_config or {}).get("max_position_embeddings", 1024))
+    return {"encoder_sequence_length": length, "decoder_sequence_length": length}
+
+
+def check_room(config: dict, files: list[Path]) -> None:
+    """Refuse a configuration that describes far more weights than the files could hold.
+
+    The model is allocated before its weights are read, so a damaged or hostile number in a small
+    file must not ask for all memory. Half a byte a weight is the least that any format uses.
+    """
+    stored = sum(file.stat().st_size for file in files)
+    count = count_parameters(config)
+    if files and count / 2 > stored:
+        raise ValueError(
+            f"`config.json` describes a model of {count} weights, but `{files[0]}` has only "
+            f"{stored} bytes; it is truncated or belongs to another model."
+        )
+
+
+def count_parameters(config: dict) -> int:
+    """The number of weights of a model with this core configuration."""
+    hidden = config["d_model"]
+    attention, norm = 4 * (hidden * hidden + hidden), 2 * hidden
+
+    def layer(attentions: int, inner: int) -> int:
+        feedforward = 2 * hidden * inner + inner + hidden
+        return attentions * (attention + norm) + feedforward + norm
+
+    return (
+        config["vocab_size"] * hidden
+        + 2 * (config["max_position_embeddings"] * hidden + norm)
+        + config["encoder_layers"] * layer(1, config["encoder_ffn_dim"])
+        + config["decoder_layers"] * layer(2, config["decoder_ffn_dim"])
+    )

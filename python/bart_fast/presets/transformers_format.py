@@ -1,0 +1,231 @@
+"""Hugging Face directories: `config.json`, `model.safetensors`, `vocab.json` and `merges.txt`.
+
+The arithmetic part of the configuration is read by the core, which refuses what it cannot honour.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .atomic import staged_directory
+from .files import parse_json, read_json, read_text, write_json, write_merges
+from .preset import Preset, check_room, default_lengths, missing_file
+
+WEIGHTS_FILE = "model.safetensors"
+
+# What `config.json` of older checkpoints says about generation; newer ones have a file for it.
+_GENERATION_FIELDS = (
+    "bad_words_ids",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "pad_token_id",
+    "repetition_penalty",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+)
+# The defaults of Hugging Face's BartConfig, which apply where `config.json` is silent.
+_DEFAULT_IDS = {
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}
+# Earlier files that Hugging Face would prefer to the ones written here, or mix with them.
+_STALE = (
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def read(directory: Path) -> Preset:
+    """Read the Hugging Face directory; its weights stay on the disk.
+
+    Raises:
+        ValueError: the configuration describes something the core cannot compute, or is damaged.
+    """
+    path = directory / "config.json"
+    text = read_text(path)
+    fields = parse_json(text, path)
+    config = _core_config(text, path)
+    if (directory / WEIGHTS_FILE).is_file():
+        check_room(config, [directory / WEIGHTS_FILE])
+    generation = {key: fields[key] for key in _GENERATION_FIELDS if fields.get(key) is not None}
+    if (directory / "generation_config.json").is_file():
+        generation = read_json(directory / "generation_config.json")
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    return Preset(
+        path=directory,
+        format="transformers",
+        dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
+        preprocessor_config=default_lengths(config),
+        tokenizer_config=_tokenizer_options(directory),
+        generation_config=generation,
+        vocabulary_file=vocabulary if vocabulary.is_file() else None,
+        merges_file=merges if merges.is_file() else None,
+        _backbone_config=config,
+        _special_ids=_special_ids(fields, generation, path),
+    )
+
+
+def load_weights(preset: Preset, core_model) -> None:
+    """Set the parameters of `core_model` from the directory. See `presets.load_weights`."""
+    path = preset.path / WEIGHTS_FILE
+    if path.is_file():
+        core_model.load_safetensors(str(path))
+        return
+    error = missing_file(preset.path, WEIGHTS_FILE, "transformers")
+    if (preset.path / f"{WEIGHTS_FILE}.index.json").is_file():
+        way_out = "load it with transformers and save it with max_shard_size='100GB'."
+    elif (preset.path / "pytorch_model.bin").is_file():
+        way_out = "load it with transformers and save it again, which writes safetensors."
+    else:
+        raise error
+    raise FileNotFoundError(f"{error}\nhint: {way_out}")
+
+
+def save(
+    directory,
+    *,
+    core_model,
+    tokenizer: dict | None = None,
+    generation: dict | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Write the directory from plain values; `presets.export_transformers` takes objects.
+
+    Args:
+        tokenizer: `vocabulary`, `merges`, `add_prefix_space`, and the ids `start_token_id`,
+            `end_token_id` and `pad_token_id`.
+        generation: generation settings and special ids, as in `Preset.generation_config`.
+    """
+    generation = _generation_settings(tokenizer, generation)
+    config = _config_json(json.loads(core_model.config), generation, dtype)
+    with staged_directory(directory, marker="config.json", stale=_STALE) as folder:
+        write_json(folder / "config.json", config, indent=2)
+        write_json(folder / "generation_config.json", generation, indent=2)
+        core_model.save_safetensors(str(folder / WEIGHTS_FILE), dtype)
+        if tokenizer is not None:
+            write_json(folder / "vocab.json", tokenizer["vocabulary"], indent=None)
+            header = "#version: 0.2\n"
+            write_merges(folder / "merges.txt", tokenizer["merges"], header=header)
+            write_json(folder / "tokenizer_config.json", _tokenizer_json(tokenizer, config))
+
+
+def _core_config(text: str, path: Path) -> dict:
+    from bart_fast import _core
+
+    try:
+        return json.loads(_core.parse_hf_config(text))
+    except ValueError as error:
+        raise ValueError(f"`{path}`: {error}") from error
+
+
+def _special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | None]:
+    """The special ids; generation settings win over the configuration, as in Hugging Face."""
+    ids = {}
+    for name, default in _DEFAULT_IDS.items():
+        value = generation.get(name)
+        value = fields.get(name, default) if value is None else value
+        # Several end ids are allowed; the first is the one that ends a target.
+        first = value[0] if isinstance(value, list) and value else value
+        if first is not None and (type(first) is not int or first < 0):
+            raise ValueError(f"`{path}`: `{name}` must be a token id or null. Received: {value!r}.")
+        ids[name] = first
+    if ids["decoder_start_token_id"] is None:
+        ids["decoder_start_token_id"] = ids["bos_token_id"]
+    return ids
+
+
+def _tokenizer_options(directory: Path) -> dict:
+    path = directory / "tokenizer_config.json"
+    space = read_json(path).get("add_prefix_space", False) if path.is_file() else False
+    if not isinstance(space, bool):
+        raise ValueError(
+            f"`{path}`: `add_prefix_space` must be true or false. Received: {space!r}."
+        )
+    return {"sequence_length": None, "add_prefix_space": space, "unsplittable_tokens": None}
+
+
+def _generation_settings(tokenizer: dict | None, generation: dict | None) -> dict:
+    """What `generation_config.json` says: what is given, and the special ids of the tokenizer."""
+    settings = dict(generation or {})
+    if tokenizer is None:
+        return settings
+    start, end, pad = (tokenizer[f"{name}_token_id"] for name in ("start", "end", "pad"))
+    ids = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": pad}
+    if "decoder_start_token_id" not in settings:
+        # Keras' models are taught to begin with `</s> <s>`: Hugging Face begins with the first
+        # and is told the second.
+        ids |= {"decoder_start_token_id": end, "forced_bos_token_id": start}
+    return {**ids, **settings}
+
+
+def _config_json(config: dict, generation: dict, dtype: str) -> dict:
+    ids = {name: generation.get(name) for name in _DEFAULT_IDS}
+    return {
+        "architectures": ["BartForConditionalGeneration"],
+        "model_type": "bart",
+        "vocab_size": config["vocab_size"],
+        "d_model": config["d_model"],
+        "encoder_layers": config["encoder_layers"],
+        "decoder_layers": config["decoder_layers"],
+        "num_hidden_layers": config["encoder_layers"],
+        "encoder_attention_heads": config["encoder_attention_heads"],
+        "decoder_attention_heads": config["decoder_attention_heads"],
+        "encoder_ffn_dim": config["encoder_ffn_dim"],
+        "decoder_ffn_dim": config["decoder_ffn_dim"],
+        "max_position_embeddings": config["max_position_embeddings"],
+        "activation_function": "gelu",
+        "dropout": config["dropout"],
+        "attention_dropout": config["attention_dropout"],
+        "activation_dropout": config["activation_dropout"],
+        "init_std": config["init_std"],
+        "scale_embedding": config["scale_embedding"],
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        **ids,
+        "forced_bos_token_id": generation.get("forced_bos_token_id"),
+        "forced_eos_token_id": generation.get("forced_eos_token_id"),
+        "torch_dtype": dtype,
+        "use_cache": True,
+    }
+
+
+def _tokenizer_json(tokenizer: dict, config: dict) -> dict:
+    special = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+        "unk_token": "<unk>",
+    }
+    known = {name: token for name, token in special.items() if token in tokenizer["vocabulary"]}
+    return {
+        "tokenizer_class": "BartTokenizer",
+        "add_prefix_space": tokenizer["add_prefix_space"],
+        "model_max_length": config["max_position_embeddings"],
+        **known,
+    }

@@ -1,0 +1,87 @@
+//! Splitting work over the team: how many parts, and which elements each part gets.
+//!
+//! A split changes who computes an element, never how, so no result depends on it.
+
+use std::ops::Range;
+
+use super::disjoint::Disjoint;
+use super::isa::{self, Isa};
+use super::team;
+
+/// Boundaries between parts are multiples of this, so that two workers share no cache line.
+const ALIGN: usize = 64;
+
+/// Runs `work` over 0..`len`, in one piece for each thread that gets at least `grain` items.
+/// Boundaries are multiples of `align`. Every piece gets the caller's instruction set.
+pub(crate) fn ranges(
+    len: usize,
+    grain: usize,
+    align: usize,
+    work: impl Fn(Isa, Range<usize>) + Sync,
+) {
+    let isa = isa::current();
+    let parts = (len / grain.max(1)).clamp(1, team::num_threads());
+    let step = len.div_ceil(parts).next_multiple_of(align).max(1);
+    match len.div_ceil(step) {
+        0 => {}
+        1 => work(isa, 0..len),
+        parts => team::run(parts, &|part| work(isa, part * step..len.min((part + 1) * step))),
+    }
+}
+
+/// [`ranges`] over the elements of `out`, each piece with its part of it.
+pub(crate) fn map<T: Send>(
+    out: &mut [T],
+    grain: usize,
+    work: impl Fn(Isa, Range<usize>, &mut [T]) + Sync,
+) {
+    let len = out.len();
+    let out = Disjoint::new(out);
+    ranges(len, grain, ALIGN, |isa, range| {
+        // SAFETY: `ranges` gives no index twice.
+        let piece = unsafe { out.slice(range.start, range.len()) };
+        work(isa, range, piece);
+    });
+}
+
+/// Test only: runs `work` with this many threads in the team. One at a time, since the number is
+/// the process's.
+#[cfg(test)]
+pub(crate) fn with_threads<R>(threads: usize, work: impl FnOnce() -> R) -> R {
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let before = team::num_threads();
+    team::set_num_threads(threads);
+    let result = work();
+    team::set_num_threads(before);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_is_given_once_whatever_the_split() {
+        for threads in [1, 2, 3, 4] {
+            for len in (0..70).chain([1000, 4096]) {
+                for (grain, align) in [(1, 1), (1, 64), (10, 4), (5000, 64), (0, 1)] {
+                    let mut seen = vec![0u8; len];
+                    let pieces = Disjoint::new(&mut seen);
+                    with_threads(threads, || {
+                        ranges(len, grain, align, |_, range| {
+                            assert!(range.start.is_multiple_of(align) && !range.is_empty());
+                            // SAFETY: the test fails below if a range comes twice.
+                            let piece = unsafe { pieces.slice(range.start, range.len()) };
+                            piece.iter_mut().for_each(|count| *count += 1);
+                        });
+                    });
+                    assert!(
+                        seen.iter().all(|&count| count == 1),
+                        "{threads} {len} {grain} {align}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+"""What the preset tests share: the recorded presets, and a model that only holds arrays."""
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bart_fast import presets
+
+# The recorded answers lie beside the project, or beside one of the folders it is in.
+_BESIDE = [parent / "shared" / "golden" for parent in Path(__file__).resolve().parents]
+GOLDEN = next((path for path in _BESIDE if path.is_dir()), Path("golden"))
+
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded answers are not here")
+
+
+CONFIG = {
+    "vocab_size": 11,
+    "d_model": 8,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 12,
+    "decoder_ffn_dim": 12,
+    "max_position_embeddings": 9,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "scale_embedding": False,
+    "final_logits_bias": False,
+    "init_std": 0.02,
+}
+VOCABULARY = {"<s>": 0, "<pad>": 1, "</s>": 2, "a": 3, "b": 4, "Ġ": 5, "ab": 6, "Ġab": 7}
+MERGES = ["a b", "Ġ ab"]
+
+
+class ArrayModel:
+    """Stands for the core model: parameters by their canonical names, as numpy arrays."""
+
+    def __init__(self, config: dict, seed: int | None = None):
+        self.config = json.dumps(config)
+        random = np.random.default_rng(seed)
+        self.values = {
+            name: np.zeros(shape, np.float32)
+            if seed is None
+            else random.standard_normal(shape, dtype=np.float32)
+            for name, shape in canonical_shapes(config).items()
+        }
+
+    def parameters(self):
+        return [(name, list(value.shape)) for name, value in self.values.items()]
+
+    def get_parameter(self, name):
+        return self.values[name]
+
+    def set_parameters(self, values):
+        for name, value in values.items():
+            assert value.dtype == np.float32, name
+            assert value.shape == self.values[name].shape, name
+            self.values[name] = value
+
+    def save_safetensors(self, path, dtype):
+        Path(path).write_bytes(b"weights")
+
+
+def canonical_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, spelled out apart from the package's own table."""
+    hidden = config["d_model"]
+    shapes = {"shared.weight": (config["vocab_size"], hidden)}
+
+    def norm(name):
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (hidden,)
+
+    def linear(name, outputs, inputs):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (outputs, inputs), (outputs,)
+
+    for side, attentions in (
+        ("encoder", ["self_attn"]),
+        ("decoder", ["self_attn", "encoder_attn"]),
+    ):
+        shapes[f"{side}.embed_positions.weight"] = (config["max_position_embeddings"], hidden)
+        norm(f"{side}.layernorm_embedding")
+        for i in range(config[f"{side}_layers"]):
+            layer = f"{side}.layers.{i}"
+            for attention in attentions:
+                for projection in "qkv":
+                    linear(f"{layer}.{attention}.{projection}_proj", hidden, hidden)
+                linear(f"{layer}.{attention}.out_proj", hidden, hidden)
+                norm(f"{layer}.{attention}_layer_norm")
+            linear(f"{layer}.fc1", config[f"{side}_ffn_dim"], hidden)
+            linear(f"{layer}.fc2", hidden, config[f"{side}_ffn_dim"])
+            norm(f"{layer}.final_layer_norm")
+    return shapes
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The float32 tensors of a safetensors file under their canonical names."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        assert entry["dtype"] == "F32"
+        first, last = entry["data_offsets"]
+        values = np.frombuffer(data[start + first : start + last], np.float32)
+        values = values.reshape(entry["shape"])
+        name = name.removeprefix("model.")
+        tensors[name] = values[2:] if "embed_positions" in name else values
+    return tensors
+
+
+def writable_copy(source: Path, target: Path) -> Path:
+    """A copy of a recorded preset that a test may change."""
+    shutil.copytree(source, target)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return target
+
+
+def edit_json(path: Path, change) -> None:
+    """Apply `change` to the object in a JSON file."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def tokenizer(**changes):
+    values = {
+        "vocabulary": VOCABULARY,
+        "merges": MERGES,
+        "sequence_length": None,
+        "add_prefix_space": False,
+        "unsplittable_tokens": None,
+        "start_token_id": 0,
+        "end_token_id": 2,
+        "pad_token_id": 1,
+    }
+    return types.SimpleNamespace(**(values | changes))
+
+
+def task(model, encoder_length=1024, decoder_length=1024, **changes):
+    preprocessor = types.SimpleNamespace(
+        tokenizer=tokenizer(**changes),
+        encoder_sequence_length=encoder_length,
+        decoder_sequence_length=decoder_length,
+    )
+    return types.SimpleNamespace(backbone=model, preprocessor=preprocessor)
+
+
+def loaded(directory) -> ArrayModel:
+    preset = presets.load_preset(directory)
+    model = ArrayModel(preset.backbone_config)
+    presets.load_weights(preset, model)
+    return model

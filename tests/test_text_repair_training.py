@@ -1,0 +1,176 @@
+"""The example that builds the shipped model: its stream of batches and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples" / "text_repair"))
+
+import checkpoint as checkpoint_module  # noqa: E402
+import noise as noise_module  # noqa: E402
+import pairs as pairs_module  # noqa: E402
+import slips  # noqa: E402
+import sources  # noqa: E402
+import split as split_module  # noqa: E402
+import vocabulary  # noqa: E402
+from pairs import Position  # noqa: E402
+
+
+def encode(texts: list[str]) -> list[list[int]]:
+    """A tokenizer for tests: a letter a token, above the special ids."""
+    return [[5 + ord(letter) % 200 for letter in text] for text in texts]
+
+
+@pytest.fixture
+def stream(monkeypatch) -> pairs_module.PairStream:
+    monkeypatch.setattr(pairs_module, "SHARD_PAIRS", 64)
+    split = split_module.Split()
+    for source in sources.SOURCES:
+        for n in range(100):
+            text = f"The {chr(97 + n % 26)} cat of {source} didn't see {chr(97 + n // 26)}."
+            split.train.append(sources.Sentence(source, text, continues=n > 0))
+            split.follower.append(-1 if source == "tatoeba" or n == 99 else len(split.train))
+    noise = noise_module.Noise(slips.Speller({}))
+    return pairs_module.PairStream(split, noise, encode, seed=5, batch_tokens=400)
+
+
+def arrays(batch: pairs_module.Batch) -> list[np.ndarray]:
+    return [*batch.inputs().values(), batch.targets, batch.sample_weight]
+
+
+def test_batch_has_the_layout_of_the_preprocessor():
+    batch = pairs_module.make_batch([([7, 8], [9]), ([7], [9, 10, 11])])
+    assert batch.encoder_token_ids.tolist() == [[0, 7, 8, 2], [0, 7, 2, 1]]
+    assert batch.encoder_padding_mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    assert batch.decoder_token_ids.tolist() == [[2, 0, 9, 1, 1], [2, 0, 9, 10, 11]]
+    assert batch.decoder_padding_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    assert batch.targets.tolist() == [[0, 9, 2, 1, 1], [0, 9, 10, 11, 2]]
+    assert batch.tokens == 8
+    weight = 10 / 8  # rows times width by real tokens: Keras' loss becomes a mean over tokens
+    assert batch.sample_weight.tolist() == [[weight] * 3 + [0, 0], [weight] * 5]
+    assert batch.encoder_token_ids.dtype == np.int32
+    assert batch.sample_weight.dtype == np.float32
+
+
+def test_packing_keeps_every_pair_within_the_budget():
+    random = Random(0)
+    pairs = [([5] * random.randint(1, 30), [5, n]) for n in range(50)] + [([5], [5] * 200)]
+    batches = pairs_module.pack(pairs, 100, random)
+    assert sorted(str(pair) for batch in batches for pair in batch) == sorted(map(str, pairs))
+    for batch in batches:
+        assert sum(len(target) + 2 for _, target in batch) <= 100 or len(batch) == 1
+
+
+def test_stream_goes_on_where_it_was_stopped(stream):
+    whole = list(islice(stream.batches(), 40))
+    assert whole[-1][0] > Position(epoch=1)
+    assert [position for position, _ in whole] == sorted(position for position, _ in whole)
+    stopped, _ = whole[17]
+    following = Position(stopped.epoch, stopped.shard, stopped.batch + 1)
+    for (position, batch), (again, batch_again) in zip(
+        whole[18:], stream.batches(following), strict=False
+    ):
+        assert position == again
+        assert all(map(np.array_equal, arrays(batch), arrays(batch_again)))
+
+
+def test_an_epoch_visits_its_share_of_each_source_and_the_next_one_the_rest(stream):
+    first, second = stream._epoch_indices(0), stream._epoch_indices(1)
+    assert len(first) == stream.pairs_per_epoch() == 50 + 100 + 100
+    assert not set(first[first < 100]) & set(second[second < 100])
+    assert set(first[first >= 100]) == set(range(100, 300))
+    assert list(first) != list(second)
+
+
+def test_joined_sentences_follow_each_other_in_their_paragraph(stream):
+    random, seen = Random(0), set()
+    for _ in range(300):
+        text = stream._joined(150, random)
+        sentences = text.split(". ")
+        seen.add(min(len(sentences), 3))
+        if len(sentences) == 2:
+            assert sentences[1].rstrip(".") == stream._texts[151].rstrip(".")
+        assert len(text) <= pairs_module.LONG_CHARACTERS[1]
+    assert seen == {1, 2, 3}
+
+
+def test_failure_of_the_worker_reaches_the_training(stream):
+    def broken(texts):
+        raise RuntimeError("no tokens")
+
+    stream._encode = broken
+    with pytest.raises(RuntimeError, match="no tokens"):
+        next(stream.batches())
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+class Optimizer:
+    def state(self) -> dict[str, np.ndarray]:
+        return {"iterations": np.array([3]), "m": np.arange(4.0)}
+
+
+class Model:
+    optimizer = Optimizer()
+    broken = False
+
+    def save_to_preset(self, folder: str) -> None:
+        Path(folder).mkdir()
+        if self.broken:
+            raise OSError("disk full")
+        (Path(folder) / "config.json").write_text("{}")
+
+
+def test_the_newest_whole_checkpoint_is_found_and_the_older_removed(tmp_path):
+    assert checkpoint_module.latest_checkpoint(tmp_path) is None
+    for step in (9, 10):
+        checkpoint_module.save_checkpoint(
+            tmp_path, Model(), step=step, pairs=7 * step, next_batch=Position(1, 2, step)
+        )
+    (tmp_path / "checkpoint-0000011.part").mkdir()
+    found = checkpoint_module.latest_checkpoint(tmp_path)
+    assert (found.step, found.pairs, found.next_batch) == (10, 70, Position(1, 2, 10))
+    assert (found.preset / "config.json").is_file()
+    assert found.optimizer_state()["m"].tolist() == [0, 1, 2, 3]
+    assert not (tmp_path / "checkpoint-0000009").exists()
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(tmp_path):
+    model = Model()
+    options = {"pairs": 1, "next_batch": Position()}
+    checkpoint_module.save_checkpoint(tmp_path, model, step=1, **options)
+    model.broken = True
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint_module.save_checkpoint(tmp_path, model, step=2, **options)
+    assert checkpoint_module.latest_checkpoint(tmp_path).step == 1
+    model.broken = False
+    checkpoint_module.save_checkpoint(tmp_path, model, step=2, **options)
+    assert checkpoint_module.latest_checkpoint(tmp_path).step == 2
+
+
+# Vocabulary --------------------------------------------------------------------------------------
+
+
+def test_vocabulary_has_the_special_tokens_first(tmp_path):
+    pytest.importorskip("tokenizers")
+    noise = noise_module.Noise(slips.Speller({}))
+    texts = [f"The {word} cat sat on the mat, didn't it?" for word in "ab cd ef gh ij".split()] * 9  # noqa: SIM905
+    assert not vocabulary.has_vocabulary(tmp_path)
+    vocabulary.train_vocabulary(vocabulary.texts_to_learn_from(texts, noise, 1), tmp_path, 300)
+    assert vocabulary.has_vocabulary(tmp_path)
+    ids = json.loads((tmp_path / "vocabulary.json").read_text())
+    assert [ids[token] for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 4]
+    assert sorted(ids.values()) == list(range(len(ids)))
+    merges = (tmp_path / "merges.txt").read_text().splitlines()
+    assert merges[0].startswith("#version")
+    assert all("".join(merge.split()) in ids for merge in merges[1:])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocabulary.json"]
