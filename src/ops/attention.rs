@@ -9,6 +9,9 @@ use super::dropout::Dropout;
 use super::{floats, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::attention as kernel;
 
+/// The kernels have not landed yet.
+const KERNELS_PENDING: bool = true;
+
 /// Which rows attend to which: sequence `s` has query rows `queries[s]..queries[s + 1]` and key
 /// rows `keys[s]..keys[s + 1]`.
 #[derive(Debug, Clone)]
@@ -48,7 +51,7 @@ pub fn attention(
     heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    if !use_kernels(q) {
+    if !use_kernels(q) || KERNELS_PENDING {
         return portable(q, k, v, spans, heads, dropout);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
