@@ -26,15 +26,14 @@ class BigramCore:
     def set_parameters(self, values):
         self.table = np.array(values[TABLE], np.float32)
 
-    def train_step(self, optimizer, *arrays, learning_rate, seed, step, normalizer):
-        self.calls.append({"learning_rate": learning_rate, "seed": seed, "step": step})
+    def train_step(self, optimizer, *arrays, learning_rate, seed, normalizer):
+        self.calls.append({"learning_rate": learning_rate, "seed": seed})
         result, gradient = self._pass(*arrays, normalizer=normalizer)
-        if np.isfinite(result.loss):
-            values, norm, applied = optimizer.apply(
+        if np.isfinite(result["loss"]):
+            values, result["gradient_norm"], result["applied"] = optimizer.apply(
                 {TABLE: self.table}, {TABLE: gradient}, learning_rate
             )
-            result.grad_norm = norm
-            if applied:
+            if result["applied"]:
                 self.table = values[TABLE]
         return result
 
@@ -59,14 +58,15 @@ class BigramCore:
         slope *= (weights / normalizer)[..., None]
         gradient = np.zeros(self.table.shape)
         np.add.at(gradient, ids.reshape(-1), slope.reshape(-1, slope.shape[-1]))
-        result = SimpleNamespace(
-            loss=total / normalizer,
-            weighted_nll_sum=total,
-            weight_sum=float(weights.sum()),
-            correct_weight_sum=float((weights * (logits.argmax(-1) == targets)).sum()),
-            tokens=int((weights != 0).sum()),
-            grad_norm=None,
-        )
+        result = {
+            "loss": total / normalizer,
+            "weighted_nll_sum": total,
+            "weight_sum": float(weights.sum()),
+            "correct_weight_sum": float((weights * (logits.argmax(-1) == targets)).sum()),
+            "tokens": int((weights != 0).sum()),
+            "gradient_norm": None,
+            "applied": False,
+        }
         return result, gradient.astype(np.float32)
 
 

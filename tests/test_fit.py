@@ -138,8 +138,7 @@ def test_runs_repeat_and_go_on():
     whole, parts = run((0, 4)), run((0, 1), (1, 4))
     np.testing.assert_array_equal(whole.core.table, parts.core.table)
     assert whole.core.calls == parts.core.calls
-    assert [call["step"] for call in whole.core.calls] == list(range(12))
-    assert {call["seed"] for call in whole.core.calls} == {7}
+    assert len({call["seed"] for call in whole.core.calls}) == 12, "dropout differs by step"
     assert (run((0, 4), seed=8).core.table != whole.core.table).any()
 
 
