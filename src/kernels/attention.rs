@@ -20,6 +20,7 @@ mod forward;
 mod tile;
 
 pub use backward::backward;
+pub(super) use forward::{Head, Tile, attend, most_rows, pack_keys};
 
 use super::dropout::Dropout;
 use super::parallel;

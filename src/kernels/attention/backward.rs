@@ -10,7 +10,7 @@ use super::super::disjoint::Disjoint;
 use super::super::dropout::{DRAWN, Dropout};
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
-use super::super::memory::{Slot, with_scratch};
+use super::super::memory::{Slot, scratch};
 use super::super::parallel;
 use super::forward::{most_rows, pack_keys, scale_scores};
 use super::tile::{Left, Output, Right, product};
@@ -78,24 +78,14 @@ fn run(isa: Isa, saved: &Saved, gradients: &Gradients, sequence: &Sequence, head
     let padded = sequence.keys.next_multiple_of(PANEL);
     let panels = padded * saved.ragged.head_dim;
     let hidden = saved.ragged.hidden(sequence);
-    with_scratch(Slot::Work, 2 * panels + 2 * BLOCK * padded, |scratch| {
-        let (key_panels, scratch) = scratch.split_at_mut(panels);
-        let (value_panels, scratch) = scratch.split_at_mut(panels);
-        let (weights, slopes) = scratch.split_at_mut(BLOCK * padded);
-        let hidden = hidden.as_deref();
-        let work = Run {
-            saved,
-            gradients,
-            sequence,
-            head,
-            hidden,
-            key_panels,
-            value_panels,
-            weights,
-            slopes,
-        };
-        with_isa(isa, work);
-    });
+    let mut scratch = scratch(Slot::Work, 2 * panels + 2 * BLOCK * padded);
+    let (key_panels, rest) = scratch.split_at_mut(panels);
+    let (value_panels, rest) = rest.split_at_mut(panels);
+    let (weights, slopes) = rest.split_at_mut(BLOCK * padded);
+    let hidden = hidden.as_deref();
+    let work =
+        Run { saved, gradients, sequence, head, hidden, key_panels, value_panels, weights, slopes };
+    with_isa(isa, work);
 }
 
 struct Run<'a> {

@@ -5,7 +5,7 @@ use super::super::disjoint::Disjoint;
 use super::super::dropout::{DRAWN, Dropout};
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
-use super::super::memory::{Slot, with_scratch};
+use super::super::memory::{Slot, scratch};
 use super::tile::{Left, Output, Right, product};
 use super::{Inputs, NO_KEY, NoKey, PANEL, Part, Ragged, dropout_index};
 
@@ -235,10 +235,9 @@ pub(super) fn run(isa: Isa, part: ForwardPart) {
     let padded = sequence.keys.next_multiple_of(PANEL);
     let hidden = part.ragged.hidden(sequence);
     let len = padded * (part.ragged.head_dim + MOST_ROWS);
-    with_scratch(Slot::Work, len, |scratch| {
-        let (panels, scores) = scratch.split_at_mut(padded * part.ragged.head_dim);
-        with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, scores });
-    });
+    let mut scratch = scratch(Slot::Work, len);
+    let (panels, scores) = scratch.split_at_mut(padded * part.ragged.head_dim);
+    with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, scores });
 }
 
 /// A [`ForwardPart`] with its scratch space.
