@@ -161,6 +161,7 @@ _UNWANTED = re.compile(
     r"\b(?:[Aa]n|[Tt]h|o|i|wi|[Tt]ha|[A-Za-z]+in)'(?=[\s,.])|"  # dialect: an' th' goin'
     r"\(\d{4}\):|&c\b|\bpp?\. \d|\bVol\.|\bed\. |\b(?:Press|Books|Publishers|Publishing), \d{4}|"
     r"[A-Z][\w. ]+: [A-Z][^:]{2,60}, (?:1[789]|20)\d\d\.$|"
+    r"\s[.,;:!?]|\w- (?!and\b|or\b|to\b)|^[A-Z]\w+(?:, [A-Z]\w+)?: [A-Z]\S*(?: [A-Z&]\S*)*$|"
     r"^(?:Figure|Table|Step|Exercise|Chapter|Source)\b [\dA-Z]"
 )
 # "Huggins, Nathan. Slave and Citizen. Boston: Little Brown, 1980." A whole paragraph of it.
