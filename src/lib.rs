@@ -3,13 +3,17 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod config;
 pub mod error;
 pub mod generation;
 #[allow(unsafe_code)] // The only place that may: see docs/design.md.
 pub mod kernels;
+pub mod model;
+pub mod ops;
 pub mod random;
 pub mod text;
 pub mod training;
+pub mod weights;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,5 +1,99 @@
-"""Fast BART sequence-to-sequence models, with the names of keras-hub."""
+"""Fast BART sequence-to-sequence models, with the names of keras-hub.
+
+Every public name can be taken from here (`bart_fast.BartSeq2SeqLM`) or from the submodule where
+keras-hub has it (`bart_fast.models.BartSeq2SeqLM`). Names are imported when they are first used,
+so that `import bart_fast` costs little more than numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from bart_fast._core import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers
+    from bart_fast._core import get_num_threads, set_num_threads
+    from bart_fast._random import set_random_seed
+    from bart_fast.models import (
+        BartBackbone,
+        BartSeq2SeqLM,
+        BartSeq2SeqLMPreprocessor,
+        BartTokenizer,
+        Seq2SeqLM,
+    )
+    from bart_fast.samplers import (
+        BeamSampler,
+        GreedySampler,
+        RandomSampler,
+        Sampler,
+        TopKSampler,
+        TopPSampler,
+    )
+
+__all__ = [
+    "BartBackbone",
+    "BartSeq2SeqLM",
+    "BartSeq2SeqLMPreprocessor",
+    "BartTokenizer",
+    "BeamSampler",
+    "GreedySampler",
+    "RandomSampler",
+    "Sampler",
+    "Seq2SeqLM",
+    "TopKSampler",
+    "TopPSampler",
+    "__version__",
+    "callbacks",
+    "get_num_threads",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "samplers",
+    "set_num_threads",
+    "set_random_seed",
+    "tokenizers",
+]
+
+# Submodule -> names of `__all__` that it defines.
+_HOMES = {
+    "models": (
+        "BartBackbone",
+        "BartSeq2SeqLM",
+        "BartSeq2SeqLMPreprocessor",
+        "BartTokenizer",
+        "Seq2SeqLM",
+    ),
+    "samplers": (
+        "BeamSampler",
+        "GreedySampler",
+        "RandomSampler",
+        "Sampler",
+        "TopKSampler",
+        "TopPSampler",
+    ),
+    "_core": ("get_num_threads", "set_num_threads"),
+    "_random": ("set_random_seed",),
+}
+
+# Their classes can be had from here too, though they are not in `__all__`.
+_KERAS_SUBMODULES = ("optimizers", "losses", "metrics", "callbacks")
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("models", "samplers", "tokenizers", *_KERAS_SUBMODULES):
+        return import_module(f"bart_fast.{name}")
+    for submodule, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"bart_fast.{submodule}"), name)
+    # Classes only: `get`, `serialize` and the like are in several submodules.
+    if name[:1].isupper():
+        for submodule in _KERAS_SUBMODULES:
+            module = import_module(f"bart_fast.{submodule}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'bart_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,28 @@
-//! The decoding loop, beams, constraints and samplers.
+//! Decoding: from the prompts of a batch to finished sequences of token ids.
+//!
+//! [`generate`] runs a [`StepModel`] token by token: constraints change the scores of the next
+//! token, a sampler (or a beam search) chooses, finished rows leave the batch. Which of these are
+//! known by name is written in [`samplers`] and [`constraints`].
+//!
+//! A sequence never depends on its batch-mates: every row's scores are handled alone, and each row
+//! draws from a random stream of its own. The one exception is `compat="keras"` beam search, which
+//! reproduces a rule that looks at the whole batch.
+
+mod arguments;
+pub mod bart;
+mod beams;
+pub mod constraints;
+mod generate;
+mod input;
+mod model;
+mod options;
+pub mod samplers;
+mod scores;
+#[cfg(test)]
+mod testing;
+
+pub use beams::{BeamRule, BeamSettings, EarlyStopping};
+pub use generate::generate;
+pub use input::{Input, Sequence};
+pub use model::{PromptRow, StepModel, StepRow};
+pub use options::Options;

@@ -15,11 +15,13 @@
 //! has one order, fixed by the instruction set alone.
 
 pub mod arch;
+pub mod attention;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
 pub mod elementwise;
 pub mod gelu;
+pub mod gemm;
 pub mod isa;
 mod lanes;
 pub mod layer_norm;

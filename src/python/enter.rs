@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Runs `work` with the interpreter released. An error becomes its exception
 /// (see `errors.rs`), a panic a `RuntimeError`.
@@ -22,6 +24,35 @@ pub(super) fn enter<T: Send>(
             "internal error in bart_fast: {}\nhint: this is a bug; please report it with the call that led here",
             panic_text(panic.as_ref())
         ))),
+    }
+}
+
+/// How often a running call looks for Ctrl-C: taking the interpreter may cost a switch interval
+/// (5 ms) when other Python threads are busy.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// [`enter`] for long work: `work` calls its argument between steps, which fails when Python has a
+/// pending signal (Ctrl-C); the exception of its handler is then raised.
+pub(super) fn enter_interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<T> + Send,
+) -> PyResult<T> {
+    let pending = Mutex::new(None);
+    let mut looked = Instant::now();
+    let mut stop = || {
+        if looked.elapsed() < SIGNAL_INTERVAL {
+            return Ok(());
+        }
+        looked = Instant::now();
+        Python::attach(|py| py.check_signals()).map_err(|exception| {
+            *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(exception);
+            Error::Interrupted
+        })
+    };
+    let result = enter(py, || work(&mut stop));
+    match pending.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(exception) => Err(exception),
+        None => result,
     }
 }
 

@@ -2,9 +2,12 @@
 
 use pyo3::prelude::*;
 
+mod arrays;
 mod enter;
 mod errors;
+mod model;
 mod optimizer;
+mod runtime;
 mod tokenizer;
 
 #[pymodule]
@@ -12,12 +15,22 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
+    use super::model::PyModel;
+    #[pymodule_export]
     use super::optimizer::PyOptimizer;
+    #[pymodule_export]
+    use super::runtime::{
+        get_num_threads, parse_hf_config, runtime_info, set_num_threads, set_portable,
+    };
     #[pymodule_export]
     use super::tokenizer::PyTokenizer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::kernels::configure()?;
+        // candle's own pool is sized once, at first use: `_runtime.py` sees to it that this is here,
+        // with one thread, so that it neither fights our team nor outlives a fork.
+        candle_core::utils::barrier_pool();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

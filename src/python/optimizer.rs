@@ -7,10 +7,10 @@ use numpy::{
     IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArrayDyn,
     PyUntypedArrayMethods,
 };
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::enter::enter;
 use crate::error::{Error, Result};
 use crate::training::optimizer::{Optimizer, OptimizerConfig, Parameter, StepReport};
 
@@ -36,7 +36,7 @@ impl PyOptimizer {
 impl PyOptimizer {
     #[new]
     fn new(config: &str) -> PyResult<Self> {
-        let config = OptimizerConfig::from_json(config).map_err(to_python)?;
+        let config = OptimizerConfig::from_json(config)?;
         Ok(Self { inner: Mutex::new(Optimizer::new(config)) })
     }
 
@@ -76,9 +76,9 @@ impl PyOptimizer {
             }
         }
         let iterations = iterations.ok_or_else(|| {
-            to_python(Error::argument("state", "the entry `iterations` is missing"))
+            PyErr::from(Error::argument("state", "the entry `iterations` is missing"))
         })?;
-        py.detach(|| self.lock().set_state(iterations, slots)).map_err(to_python)
+        enter(py, || self.lock().set_state(iterations, slots))
     }
 
     /// One step on arrays: returns the new values, the norm of all gradients, and whether the step
@@ -94,7 +94,7 @@ impl PyOptimizer {
         for (key, value) in parameters {
             let name: String = key.extract()?;
             let gradient = gradients.get_item(&key)?.ok_or_else(|| {
-                to_python(Error::argument(
+                PyErr::from(Error::argument(
                     "gradients",
                     format!("no gradient for parameter `{name}`"),
                 ))
@@ -107,7 +107,7 @@ impl PyOptimizer {
                 shape,
             });
         }
-        let report = py.detach(|| self.apply_all(learning_rate, &mut steps)).map_err(to_python)?;
+        let report = enter(py, || self.apply_all(learning_rate, &mut steps))?;
         let updated = PyDict::new(py);
         for step in steps {
             let array = PyArray1::from_vec(py, step.value).reshape(step.shape)?;
@@ -146,7 +146,7 @@ fn read_iterations(value: &Bound<'_, PyAny>) -> PyResult<u64> {
         _ => None,
     });
     single.ok_or_else(|| {
-        to_python(Error::argument(
+        PyErr::from(Error::argument(
             "state",
             "the entry `iterations` must be one int64 that is not negative",
         ))
@@ -169,9 +169,5 @@ fn not_float32(argument: &str, name: &str, value: &Bound<'_, PyAny>) -> PyErr {
     let kind =
         value.get_type().name().map_or_else(|_| "object".to_owned(), |kind| kind.to_string());
     let message = format!("entry `{name}` must be a float32 numpy array; received {kind}");
-    to_python(Error::argument(argument, message))
-}
-
-fn to_python(error: Error) -> PyErr {
-    PyValueError::new_err(error.to_string())
+    PyErr::from(Error::argument(argument, message))
 }

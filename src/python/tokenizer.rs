@@ -1,13 +1,12 @@
 //! `_core.Tokenizer`: the byte-level BPE of `src/text`.
 
-use std::thread::available_parallelism;
-
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyDict;
 
 use super::enter::enter;
 use crate::error::{Error, Result};
+use crate::kernels::team;
 use crate::text::{Tokenizer, TokenizerOptions};
 
 /// Byte-level BPE. Adds no start or end tokens and pads nothing; safe from several threads.
@@ -40,8 +39,7 @@ impl PyTokenizer {
 
     /// Token ids of each text, in order.
     fn encode_batch(&self, py: Python<'_>, texts: Vec<PyBackedStr>) -> PyResult<Vec<Vec<u32>>> {
-        let threads = available_parallelism().map_or(1, usize::from);
-        enter(py, || self.inner.encode_batch(&texts, threads))
+        enter(py, || self.inner.encode_batch(&texts, team::num_threads()))
     }
 
     /// The text of token ids, leaving out those in `skip`.

@@ -1,3 +1,4 @@
 //! Loss, optimizers and the training step.
 
 pub mod optimizer;
+pub mod step;

@@ -1,0 +1,82 @@
+"""Presets saved while training."""
+
+from pathlib import Path
+
+from bart_fast.callbacks.monitor_callback import MonitorCallback
+
+
+class ModelCheckpoint(MonitorCallback):
+    """Saves the model with `save_to_preset` while it trains.
+
+    Args:
+        filepath: str or path. Directory of the preset. It may name values of the logs, as in
+            `"checkpoints/{epoch:02d}-{val_loss:.3f}"`; else the last save stays.
+        monitor: str. What `save_best_only` looks at. Defaults to `"val_loss"`.
+        verbose: int. 1 prints when it acts.
+        save_best_only: bool. Save only when the value improved. Defaults to False.
+        save_weights_only: must be False; a preset holds everything.
+        mode: str. `"min"`, `"max"` or `"auto"`.
+        save_freq: `"epoch"` (default) or int, the number of batches between saves.
+        initial_value_threshold: float. The value to beat first.
+    """
+
+    def __init__(
+        self,
+        filepath,
+        monitor="val_loss",
+        verbose=0,
+        save_best_only=False,
+        save_weights_only=False,
+        mode="auto",
+        save_freq="epoch",
+        initial_value_threshold=None,
+    ):
+        super().__init__(monitor, mode, baseline=initial_value_threshold)
+        if save_weights_only:
+            raise ValueError(
+                "`save_weights_only` must be False: the model is saved as a preset directory"
+            )
+        is_count = isinstance(save_freq, int) and not isinstance(save_freq, bool)
+        if save_freq != "epoch" and not (is_count and save_freq > 0):
+            raise ValueError(
+                f"`save_freq` must be 'epoch' or a positive int; received: {save_freq!r}"
+            )
+        self.filepath = str(filepath)
+        self.verbose = verbose
+        self.save_best_only = save_best_only
+        self.save_freq = save_freq
+        self._epoch = 0
+        self._unsaved_batches = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.save_freq == "epoch":
+            return
+        self._unsaved_batches += 1
+        if self._unsaved_batches >= self.save_freq:
+            self._unsaved_batches = 0
+            self._save(self._epoch, {"batch": batch + 1, **(logs or {})})
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.save_freq == "epoch":
+            self._save(epoch, logs or {})
+
+    def _save(self, epoch, logs):
+        if self.save_best_only:
+            current = self._monitored(logs)
+            if current is not None and not self._is_improvement(current, self.best):
+                return
+            self.best = current if current is not None else self.best
+        try:
+            path = self.filepath.format(epoch=epoch + 1, **logs)
+        except KeyError as error:
+            raise ValueError(
+                f"`filepath`: {self.filepath!r} names {error}, which is not among: "
+                f"epoch, {', '.join(logs)}"
+            ) from None
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.model.save_to_preset(path)
+        if self.verbose:
+            print(f"Epoch {epoch + 1}: saved model to {path}")

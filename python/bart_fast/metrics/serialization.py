@@ -1,0 +1,39 @@
+"""The registry of metrics: a new one is one line here."""
+
+from bart_fast._registry import Registry
+from bart_fast.metrics.mean import Mean
+from bart_fast.metrics.metric import Metric
+from bart_fast.metrics.sparse_categorical_accuracy import SparseCategoricalAccuracy
+
+_REGISTRY = Registry(
+    "metric",
+    "keras.metrics",
+    Metric,
+    {
+        "Mean": Mean,
+        "SparseCategoricalAccuracy": SparseCategoricalAccuracy,
+        "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+    },
+)
+
+
+def get(identifier):
+    """A metric from its name (with Keras' defaults), its configuration, or itself.
+
+    Args:
+        identifier: str, dict or `Metric`.
+
+    Raises:
+        ValueError: nothing of that name.
+    """
+    return _REGISTRY.get(identifier)
+
+
+def serialize(metric):
+    """dict. Class name and configuration of a metric, as Keras writes them."""
+    return _REGISTRY.serialize(metric)
+
+
+def deserialize(config):
+    """The metric that `serialize` described."""
+    return _REGISTRY.deserialize(config)

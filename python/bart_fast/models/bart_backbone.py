@@ -1,0 +1,331 @@
+"""The BART encoder-decoder without its language-model head."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bart_fast import _core
+from bart_fast._random import draw_seed
+from bart_fast._validation import (
+    DECODER_IDS,
+    DECODER_MASK,
+    ENCODER_IDS,
+    ENCODER_MASK,
+    argument_error,
+    check_finite_float,
+    check_positive_int,
+    check_token_arrays,
+    check_token_ids,
+)
+from bart_fast.models.bart_presets import presets_property
+from bart_fast.models.generation import SpecialTokens
+
+# Constructor arguments, and the fields of the core's configuration (Hugging Face's names) that the
+# encoder's sizes have there.
+_FIELDS = {
+    "vocabulary_size": "vocab_size",
+    "num_layers": "encoder_layers",
+    "num_heads": "encoder_attention_heads",
+    "hidden_dim": "d_model",
+    "intermediate_dim": "encoder_ffn_dim",
+    "dropout": "dropout",
+    "max_sequence_length": "max_position_embeddings",
+}
+
+
+class BartBackbone:
+    """BART encoder-decoder network: token ids in, hidden states out.
+
+    Post-norm transformer with learned positions and exact GELU. A new backbone has random weights;
+    `from_preset()` gives trained ones.
+
+    Args:
+        vocabulary_size: int. Size of the token vocabulary.
+        num_layers: int. Transformer layers in the encoder, and as many in the decoder.
+        num_heads: int. Attention heads of each layer; divides `hidden_dim`.
+        hidden_dim: int. Width of the hidden states.
+        intermediate_dim: int. Inner width of the feed-forward blocks.
+        dropout: float from 0 to below 1. Used when training. Defaults to 0.1.
+        max_sequence_length: int. Size of the position tables: the longest sequence, in tokens,
+            that encoder and decoder take. Defaults to 1024.
+        dtype: `None` or `"float32"`. Defaults to `None`.
+        name: str. Shown by `summary()`. Defaults to `"bart_backbone"`.
+        trainable: bool. Kept for Keras' configs. Defaults to `True`.
+        core_config: dict or `None`. What the arguments above cannot say, such as a decoder of
+            another depth than the encoder; `get_config()` of a loaded model has it where it is
+            needed. Defaults to `None`.
+
+    Call arguments:
+        x: dict of four arrays, [batch, length] each: `encoder_token_ids`, `encoder_padding_mask`,
+            `decoder_token_ids`, `decoder_padding_mask`. Masks are `True` at real tokens.
+
+    Raises:
+        ValueError: an argument is out of range, or `hidden_dim` is not a multiple of `num_heads`.
+
+    Example:
+
+    ```python
+    backbone = bart_fast.models.BartBackbone(
+        vocabulary_size=50265,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=64,
+        intermediate_dim=128,
+        max_sequence_length=12,
+    )
+    ids, mask = np.array([[0, 133, 2119, 2, 1]]), np.array([[1, 1, 1, 1, 0]])
+    hidden = backbone({
+        "encoder_token_ids": ids,
+        "encoder_padding_mask": mask,
+        "decoder_token_ids": ids,
+        "decoder_padding_mask": mask,
+    })
+    assert hidden["decoder_sequence_output"].shape == (1, 5, 64)
+    ```
+
+    Reference:
+        Lewis et al., 2019, "BART: Denoising Sequence-to-Sequence Pre-training for Natural Language
+        Generation, Translation, and Comprehension".
+    """
+
+    presets = presets_property
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 1024,
+        dtype: str | None = None,
+        *,
+        name: str = "bart_backbone",
+        trainable: bool = True,
+        core_config: Mapping[str, Any] | None = None,
+    ):
+        self.vocabulary_size = check_positive_int("vocabulary_size", vocabulary_size)
+        self.num_layers = check_positive_int("num_layers", num_layers)
+        self.num_heads = check_positive_int("num_heads", num_heads)
+        self.hidden_dim = check_positive_int("hidden_dim", hidden_dim)
+        self.intermediate_dim = check_positive_int("intermediate_dim", intermediate_dim)
+        self.dropout = _check_dropout(dropout)
+        self.max_sequence_length = check_positive_int("max_sequence_length", max_sequence_length)
+        if self.hidden_dim % self.num_heads:
+            raise argument_error(
+                "hidden_dim", f"must be a multiple of `num_heads`, {self.num_heads}", hidden_dim
+            )
+        self.dtype = _check_dtype(dtype)
+        self.name = name
+        self.trainable = bool(trainable)
+        self._core_config = {**self._implied_config(), **(core_config or {})}
+        self._model = _core.Model(json.dumps(self._core_config), draw_seed())
+        # What the preset names, if the backbone comes from one: see `loading.py`.
+        self._special_tokens = SpecialTokens()
+        self._generation_config: dict[str, Any] = {}
+
+    @classmethod
+    def _from_core_config(cls, config: Mapping[str, Any], **kwargs: Any) -> "BartBackbone":
+        """A backbone from the core's configuration; its encoder gives the public sizes.
+
+        `kwargs` are constructor arguments that take precedence over `config`.
+        """
+        arguments = {argument: config[field] for argument, field in _FIELDS.items()}
+        implied = _implied_config(**arguments)
+        beyond = {field: value for field, value in config.items() if implied.get(field) != value}
+        return cls(**{**arguments, **kwargs}, core_config=beyond)
+
+    def _implied_config(self) -> dict[str, Any]:
+        return _implied_config(**{argument: getattr(self, argument) for argument in _FIELDS})
+
+    def __call__(self, x: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Hidden states of encoder and decoder.
+
+        Args:
+            x: the four token arrays, [batch, length] each.
+
+        Returns:
+            dict of float32 arrays: `encoder_sequence_output` [batch, encoder length, hidden_dim]
+            and `decoder_sequence_output` [batch, decoder length, hidden_dim]. Padded positions
+            hold what keras-hub computes there: they attend to the real tokens like any other.
+
+        Raises:
+            ValueError: an array is missing or misshapen, an id is out of range, or a sequence is
+                longer than `max_sequence_length`.
+        """
+        arrays = check_token_arrays(x, self.vocabulary_size, self.max_sequence_length)
+        encoder, decoder = self._hidden_states(arrays)
+        return {"encoder_sequence_output": encoder, "decoder_sequence_output": decoder}
+
+    def _hidden_states(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Hidden states of encoder and decoder for arrays that have been checked."""
+        if len(arrays[ENCODER_IDS]) == 0:
+            widths = arrays[ENCODER_IDS].shape[1], arrays[DECODER_IDS].shape[1]
+            return tuple(np.zeros((0, width, self.hidden_dim), np.float32) for width in widths)
+        return self._model.forward(
+            arrays[ENCODER_IDS],
+            arrays[ENCODER_MASK],
+            arrays[DECODER_IDS],
+            arrays[DECODER_MASK],
+        )
+
+    def predict(
+        self, x: Mapping[str, Any], batch_size: int = 32, verbose: Any = "auto"
+    ) -> dict[str, np.ndarray]:
+        """What calling returns, computed `batch_size` rows at a time. `verbose` changes nothing."""
+        arrays = check_token_arrays(x, self.vocabulary_size, self.max_sequence_length)
+        parts = [self._hidden_states(part) for part in batches(arrays, batch_size)]
+        encoder, decoder = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return {"encoder_sequence_output": encoder, "decoder_sequence_output": decoder}
+
+    @property
+    def token_embedding(self) -> "TokenEmbedding":
+        """The table of token embeddings: a function of ids, or of hidden states in reverse."""
+        return TokenEmbedding(self)
+
+    def count_params(self) -> int:
+        """The number of weights, shared ones counted once."""
+        return self._model.count_parameters()
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain values."""
+        config = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": self.dtype,
+            "vocabulary_size": self.vocabulary_size,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "max_sequence_length": self.max_sequence_length,
+        }
+        implied = self._implied_config()
+        beyond = {k: v for k, v in self._core_config.items() if implied.get(k) != v}
+        return {**config, "core_config": beyond} if beyond else config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "BartBackbone":
+        """A backbone, with random weights, from what `get_config()` returned."""
+        return cls(**config)
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> "BartBackbone":
+        """A backbone from a preset.
+
+        Args:
+            preset: a name in `BartBackbone.presets`, a handle such as `hf://user/model`, or the
+                path of a directory written by keras-hub, Hugging Face or us.
+            load_weights: bool. `False` leaves the weights random. Defaults to `True`.
+            **kwargs: constructor arguments that override those of the preset.
+
+        Raises:
+            ValueError: the preset is unknown, or its files do not fit together.
+            FileNotFoundError: a file of the preset is missing.
+        """
+        from bart_fast.models.loading import load_backbone
+        from bart_fast.presets import load_preset
+
+        return load_backbone(cls, load_preset(preset), load_weights, **kwargs)
+
+    def save_to_preset(self, preset_dir: str, max_shard_size: float | None = 10) -> None:
+        """Writes a preset directory that keras-hub reads too: config and weights.
+
+        Args:
+            preset_dir: the directory. Of files that exist there, those of a backbone are replaced.
+            max_shard_size: int or float, in GB. Weights larger than that go into several files.
+                `None`: always one. Defaults to 10.
+
+        Raises:
+            ValueError: the format cannot hold the model (encoder and decoder of unlike sizes).
+        """
+        from bart_fast.presets import save_keras_preset
+
+        save_keras_preset(preset_dir, backbone=self, max_shard_size=max_shard_size)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name} parameters={self.count_params():,}>"
+
+
+class TokenEmbedding:
+    """The token embeddings of a backbone, tied to its language-model head.
+
+    Call arguments:
+        inputs: int array of token ids, any shape; with `reverse=True` hidden states
+            [..., hidden_dim].
+        reverse: bool. `False`: ids to embeddings [..., hidden_dim]. `True`: hidden states to
+            logits [..., vocabulary_size]. Defaults to `False`.
+    """
+
+    def __init__(self, backbone: BartBackbone):
+        self._backbone = backbone
+
+    def __call__(self, inputs: Any, reverse: bool = False) -> np.ndarray:
+        backbone = self._backbone
+        if not reverse:
+            ids = np.asarray(inputs)
+            flat = check_token_ids("inputs", ids.reshape(1, -1), backbone.vocabulary_size)
+            return backbone._model.embed(flat).reshape(*ids.shape, backbone.hidden_dim)
+        hidden = np.asarray(inputs, dtype=np.float32)
+        if hidden.ndim == 0 or hidden.shape[-1] != backbone.hidden_dim:
+            raise argument_error(
+                "inputs", f"must have a last axis of {backbone.hidden_dim}", hidden.shape
+            )
+        flat = np.ascontiguousarray(hidden.reshape(-1, backbone.hidden_dim))
+        logits = backbone._model.logits(flat)
+        return logits.reshape(*hidden.shape[:-1], backbone.vocabulary_size)
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """A copy of the table, float32 [vocabulary_size, hidden_dim]."""
+        return self._backbone._model.get_parameter("shared.weight")
+
+
+def _implied_config(**arguments: Any) -> dict[str, Any]:
+    """The core's configuration that the constructor's arguments stand for."""
+    config = {field: arguments[argument] for argument, field in _FIELDS.items()}
+    for size in ("layers", "attention_heads", "ffn_dim"):
+        config[f"decoder_{size}"] = config[f"encoder_{size}"]
+    return {
+        **config,
+        # keras-hub drops attention probabilities too, and nothing after the activation.
+        "attention_dropout": config["dropout"],
+        "activation_dropout": 0.0,
+        "scale_embedding": False,
+        "final_logits_bias": False,
+        "init_std": 0.02,
+    }
+
+
+def batches(arrays: Mapping[str, np.ndarray], batch_size: int) -> list[dict[str, np.ndarray]]:
+    """`arrays` cut into runs of at most `batch_size` rows; at least one run, if of no rows."""
+    size = check_positive_int("batch_size", batch_size)
+    rows = len(next(iter(arrays.values())))
+    starts = range(0, max(rows, 1), size)
+    return [{key: each[start : start + size] for key, each in arrays.items()} for start in starts]
+
+
+def _check_dropout(dropout: Any) -> float:
+    number = check_finite_float("dropout", dropout)
+    if not 0.0 <= number < 1.0:
+        raise argument_error("dropout", "must be from 0 to below 1", dropout)
+    return number
+
+
+def _check_dtype(dtype: Any) -> str:
+    """`"float32"` from a name or from the dict that Keras writes into its configs."""
+    name = dtype
+    if isinstance(dtype, Mapping):
+        name = (dtype.get("config") or {}).get("name")
+    if name not in (None, "float32"):
+        raise argument_error(
+            "dtype",
+            'must be `None` or "float32"; other precisions are not implemented',
+            dtype,
+            "leave `dtype` out",
+        )
+    return "float32"

@@ -1,0 +1,383 @@
+"""What goes into a `generate()` call and what comes out, as token arrays.
+
+Letters in shapes: b rows, n beams a row, s source positions, w decoder positions.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bart_fast._validation import (
+    DECODER_IDS,
+    DECODER_MASK,
+    ENCODER_IDS,
+    ENCODER_MASK,
+    argument_error,
+    check_int,
+    check_keys,
+    check_length,
+    check_mask,
+    check_positive_int,
+    check_same_rows,
+    check_token_ids,
+)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Special ids that a preset names, for models without a tokenizer. Empty or `None`: unknown."""
+
+    start_ids: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated sequence: prompt and answer up to and including the stop token."""
+
+    ids: list[int]
+    score: float
+
+
+@dataclass
+class Request:
+    """A checked batch of inputs.
+
+    Attributes:
+        sources: int64 [b, s] and `source_mask` bool [b, s]: what the encoder reads where `True`.
+        given: int64 [b, w], what the decoder starts from where `given_mask` [b, w] is `True`.
+        limit: the longest answer, prompt included.
+        fixed_width: whether answers come back as wide as `given`; else as the longest of them.
+        pad_id: fills what no answer covers, where nothing was given.
+    """
+
+    sources: np.ndarray
+    source_mask: np.ndarray
+    given: np.ndarray
+    given_mask: np.ndarray
+    limit: int
+    fixed_width: bool
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def real_sources(self) -> tuple[list[list[int]], list[list[int]]]:
+        """The real tokens of each source, and their positions."""
+        positions = [np.flatnonzero(mask).tolist() for mask in self.source_mask]
+        rows = zip(self.sources, self.source_mask, strict=True)
+        return [ids[mask].tolist() for ids, mask in rows], positions
+
+
+def request_from_arrays(
+    arrays: Mapping[str, Any], max_length: int | None, backbone: Any, special: SpecialTokens
+) -> Request:
+    """Checks the token arrays of a `generate()` call.
+
+    Args:
+        arrays: `encoder_token_ids` and `encoder_padding_mask`, with or without
+            `decoder_token_ids` and `decoder_padding_mask`; [batch, length] each.
+        max_length: the longest answer; the width of the decoder arrays limits it too.
+        backbone: the model's backbone, for the sizes.
+        special: start and pad ids, used without decoder arrays.
+
+    Raises:
+        ValueError: see the messages; each names the argument.
+    """
+    check_keys("inputs", arrays, (ENCODER_IDS, ENCODER_MASK), (DECODER_IDS, DECODER_MASK))
+    sources, source_mask = _check_pair(arrays, ENCODER_IDS, ENCODER_MASK, backbone)
+    _check_sources(source_mask, backbone.max_sequence_length)
+    if max_length is not None:
+        check_positive_int("max_length", max_length)
+    table = backbone.max_sequence_length
+    if DECODER_IDS not in arrays and DECODER_MASK not in arrays:
+        limit = table if max_length is None else max_length
+        check_limit("max_length", limit, table)
+        start = _start_ids(special)
+        given = np.tile(np.array(start, dtype=np.int64), (len(sources), 1))
+        mask = np.ones(given.shape, dtype=bool)
+        return Request(sources, source_mask, given, mask, limit, False, _pad_id(special))
+    check_keys("inputs", arrays, (ENCODER_IDS, ENCODER_MASK, DECODER_IDS, DECODER_MASK))
+    given, given_mask = _check_pair(arrays, DECODER_IDS, DECODER_MASK, backbone)
+    check_same_rows(sources, given)
+    _check_prompts(given_mask)
+    limit = given.shape[1] if max_length is None else min(max_length, given.shape[1])
+    check_limit(DECODER_IDS, limit, table)
+    # Every position has a given value, so that no pad id is ever needed.
+    return Request(sources, source_mask, given, given_mask, limit, True, 0)
+
+
+def _check_pair(
+    arrays: Mapping[str, Any], ids_name: str, mask_name: str, backbone: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    ids = check_token_ids(ids_name, arrays[ids_name], backbone.vocabulary_size)
+    mask = check_mask(mask_name, arrays[mask_name], ids_name, ids.shape, allow_short=True)
+    return ids, mask
+
+
+def _check_sources(mask: np.ndarray, table: int) -> None:
+    if len(mask) == 0:
+        return
+    empty = np.flatnonzero(~mask.any(axis=1))
+    if empty.size:
+        raise ValueError(
+            f"`{ENCODER_MASK}` must be True at one position of each row at least. "
+            f"Received: row {empty[0]} without any.\n"
+            "hint: an empty source is start and end token, `<s> </s>`, both real"
+        )
+    check_length(ENCODER_IDS, int(np.flatnonzero(mask.any(axis=0))[-1]) + 1, table)
+
+
+def _check_prompts(mask: np.ndarray) -> None:
+    empty = np.flatnonzero(~mask.any(axis=1))
+    if empty.size:
+        raise ValueError(
+            f"`{DECODER_MASK}` must be True at one position of each row at least: the decoder "
+            f"needs a token to start from. Received: row {empty[0]} without any.\n"
+            "hint: begin the row with the model's start token and set its mask to True"
+        )
+
+
+def check_limit(name: str, limit: int, table: int) -> None:
+    """An answer may not be longer than the position table."""
+    if limit > table:
+        raise ValueError(
+            f"`{name}` asks for answers of {limit} tokens, but the position table of the model "
+            f"(`max_sequence_length`) has {table}.\nhint: use a `max_length` of at most {table}"
+        )
+
+
+def _start_ids(special: SpecialTokens) -> tuple[int, ...]:
+    if not special.start_ids:
+        raise ValueError(
+            f"`inputs` has no `{DECODER_IDS}`, and which token starts an answer is not known: the "
+            "model has no preprocessor and does not come from a preset.\n"
+            f"hint: pass `{DECODER_IDS}` and `{DECODER_MASK}` with the start token"
+        )
+    return special.start_ids
+
+
+def _pad_id(special: SpecialTokens) -> int:
+    if special.pad_id is None:
+        raise ValueError(
+            "`inputs`: the pad id is not known, since the preset does not name one.\n"
+            f"hint: pass `{DECODER_IDS}` and `{DECODER_MASK}`; their width is then the limit"
+        )
+    return special.pad_id
+
+
+def resolve_stop_ids(
+    stop_token_ids: Any, automatic: Iterable[int], vocabulary_size: int
+) -> list[int]:
+    """The ids that end an answer; none means that only the length does.
+
+    Args:
+        stop_token_ids: `"auto"`, `None`, one id, or several.
+        automatic: what `"auto"` stands for; empty if it is not known.
+        vocabulary_size: ids must be below it.
+    """
+    if stop_token_ids is None:
+        return []
+    if isinstance(stop_token_ids, str):
+        if stop_token_ids != "auto":
+            raise argument_error(
+                "stop_token_ids", 'must be "auto", `None`, or token ids', stop_token_ids
+            )
+        if not (known := list(automatic)):
+            raise ValueError(
+                '`stop_token_ids="auto"` is the end id of the tokenizer or of the preset, and this '
+                "model has neither.\nhint: pass the ids that end an answer, or `None` to generate "
+                "up to the limit"
+            )
+        return known
+    try:
+        ids = np.atleast_1d(np.asarray(stop_token_ids)).tolist()
+        if isinstance(stop_token_ids, (set, frozenset)):
+            ids = sorted(stop_token_ids)
+    except (TypeError, ValueError):
+        ids = [None]
+    for each in ids:
+        if not isinstance(each, int) or isinstance(each, bool) or not 0 <= each < vocabulary_size:
+            raise argument_error(
+                "stop_token_ids",
+                f"must be ids from 0 to {vocabulary_size - 1} (sequences of several tokens are "
+                "not supported)",
+                stop_token_ids,
+            )
+    return ids
+
+
+def resolve_lengths(
+    request: Request, max_new_tokens: int | None, min_new_tokens: int | None, min_length: int | None
+) -> dict[str, int]:
+    """Options for the least length; narrows `request.limit` by `max_new_tokens`.
+
+    With `max_new_tokens` rows of a batch may have different limits; see `row_limits`.
+    """
+    if max_new_tokens is not None:
+        check_int("max_new_tokens", max_new_tokens, 0)
+    options = {}
+    if min_length is not None:
+        options["min_length"] = check_int("min_length", min_length, 0)
+        if min_length > request.limit:
+            raise argument_error(
+                "min_length", f"must be at most the limit of {request.limit} tokens", min_length
+            )
+    if min_new_tokens is not None:
+        options["min_new_tokens"] = check_int("min_new_tokens", min_new_tokens, 0)
+        if max_new_tokens is not None and min_new_tokens > max_new_tokens:
+            raise argument_error(
+                "min_new_tokens",
+                f"must be at most `max_new_tokens`, {max_new_tokens}",
+                min_new_tokens,
+            )
+    return options
+
+
+def row_limits(request: Request, max_new_tokens: int | None) -> list[int]:
+    """The longest answer of each row, prompt included."""
+    prompts = request.given_mask.sum(axis=1)
+    if max_new_tokens is None:
+        return [request.limit] * len(prompts)
+    return np.minimum(prompts + max_new_tokens, request.limit).tolist()
+
+
+def answer_arrays(request: Request, answers: list[list[Answer]]) -> dict[str, np.ndarray]:
+    """Rectangular arrays of the answers, several beams a row.
+
+    Returns:
+        `decoder_token_ids` int32 [b, n, w], `decoder_padding_mask` bool [b, n, w] (`True` up to
+        and including the stop token) and `scores` float32 [b, n].
+    """
+    beams = len(answers[0]) if answers else 1
+    if request.fixed_width:
+        width = request.given.shape[1]
+    else:
+        width = max((len(each.ids) for row in answers for each in row), default=0)
+    ids = np.full((len(request), beams, width), request.pad_id, dtype=np.int32)
+    shared = min(width, request.given.shape[1])
+    ids[:, :, :shared] = request.given[:, None, :shared]
+    mask = np.zeros(ids.shape, dtype=bool)
+    scores = np.zeros(ids.shape[:2], dtype=np.float32)
+    for row, beams_of_row in enumerate(answers):
+        for beam, answer in enumerate(beams_of_row):
+            ids[row, beam, : len(answer.ids)] = answer.ids
+            mask[row, beam, : len(answer.ids)] = True
+            scores[row, beam] = answer.score
+    return {DECODER_IDS: ids, DECODER_MASK: mask, "scores": scores}
+
+
+def strip_prompts(request: Request, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The answers of `answer_arrays` moved to the left by their prompts, which are masked."""
+    ids, mask = arrays[DECODER_IDS].copy(), arrays[DECODER_MASK].copy()
+    width = ids.shape[-1]
+    prompt = np.zeros((len(request), width), dtype=bool)
+    shared = min(width, request.given_mask.shape[1])
+    prompt[:, :shared] = request.given_mask[:, :shared]
+    mask &= ~prompt[:, None, :]
+    for row, shift in enumerate(request.given_mask.sum(axis=1)):
+        ids[row] = np.roll(ids[row], -shift, axis=-1)
+        mask[row] = np.roll(mask[row], -shift, axis=-1)
+    return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
+
+
+def generate_in_core(
+    backbone: Any, request: Request, limits: list[int], options: Mapping[str, Any]
+) -> list[list[Answer]]:
+    """Generates with a sampler of the core; padding is left out of everything it computes.
+
+    Args:
+        backbone: the model's backbone.
+        request: the inputs.
+        limits: the longest answer of each row.
+        options: the sampler's name and arguments, stop ids, least lengths.
+    """
+    sources, positions = request.real_sources()
+    output = backbone._model.generate(
+        sources,
+        positions,
+        request.given.tolist(),
+        {**options, "prompt_masks": request.given_mask.tolist(), "max_length": limits},
+    )
+    return [[Answer(each.ids, each.score) for each in row] for row in output]
+
+
+def generate_in_python(
+    sampler: Callable[..., Any],
+    backbone: Any,
+    request: Request,
+    limits: list[int],
+    stop_ids: list[int],
+    lengths: Mapping[str, int],
+) -> list[list[Answer]]:
+    """Generates with a sampler that the core does not know: one forward pass a token.
+
+    Args:
+        sampler: called as `Sampler.__call__` is.
+        backbone: the model's backbone.
+        request: the inputs.
+        limits: the longest answer of each row.
+        stop_ids: ids that end an answer.
+        lengths: `min_length` and `min_new_tokens`, where given.
+    """
+    prompt, mask = _prompt_rectangle(request, max(limits))
+    prompt_lengths = request.given_mask.sum(axis=1)
+    start = int(prompt_lengths.min())
+    least = np.maximum(
+        lengths.get("min_length", 0), prompt_lengths + lengths.get("min_new_tokens", 0)
+    )
+
+    def next_token(prompt: Any, cache: Any, index: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        # The cache carries the sources, so that a beam sampler repeats them with its beams.
+        sources, source_mask, row_least = cache
+        history = np.asarray(prompt)[:, :index].astype(np.int64)
+        every = np.ones(history.shape, dtype=bool)
+        hidden = backbone._model.forward(sources, source_mask, history, every)[1][:, -1]
+        hidden = np.ascontiguousarray(hidden)
+        logits = np.array(backbone._model.logits(hidden))
+        too_short = np.flatnonzero(index < row_least)
+        logits[np.ix_(too_short, stop_ids)] = -np.inf
+        return logits, hidden, cache
+
+    outputs = sampler(
+        next=next_token,
+        prompt=prompt,
+        cache=(request.sources, request.source_mask, least),
+        index=start,
+        mask=mask,
+        stop_token_ids=stop_ids or None,
+        hidden_states=None,
+        model=backbone,
+    )
+    sequences, scores = outputs if isinstance(outputs, tuple) else (outputs, None)
+    sequences = np.asarray(sequences)
+    if sequences.ndim == 2:
+        sequences = sequences[:, None]
+    scores = np.zeros(sequences.shape[:2]) if scores is None else np.asarray(scores)
+    return [
+        [
+            Answer(_cut(ids[: limits[row]], mask[row], start, stop_ids), float(score))
+            for ids, score in zip(beams, scores[row], strict=True)
+        ]
+        for row, beams in enumerate(sequences)
+    ]
+
+
+def _prompt_rectangle(request: Request, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The prompts and their mask, [b, width]."""
+    shape = (len(request), width)
+    prompt, mask = np.full(shape, request.pad_id, dtype=np.int64), np.zeros(shape, dtype=bool)
+    shared = min(width, request.given.shape[1])
+    prompt[:, :shared] = request.given[:, :shared]
+    mask[:, :shared] = request.given_mask[:, :shared]
+    return prompt, mask
+
+
+def _cut(ids: np.ndarray, mask: np.ndarray, start: int, stop_ids: list[int]) -> list[int]:
+    """`ids` up to and including the first stop token that was generated."""
+    generated = ~mask[: len(ids)] & (np.arange(len(ids)) >= start)
+    ends = np.flatnonzero(np.isin(ids, stop_ids) & generated)
+    return ids[: ends[0] + 1 if ends.size else None].tolist()

@@ -1,0 +1,93 @@
+"""The text that `summary()` prints, in the form of Keras' summaries."""
+
+from typing import Any
+
+# Bytes a weight takes in memory.
+_BYTES = 4
+
+
+def summary_text(model: Any, line_length: int) -> str:
+    """Tables of the tokenizer and of the layers, then the totals.
+
+    Args:
+        model: a `Seq2SeqLM`.
+        line_length: int. Characters a line.
+    """
+    blocks = []
+    preprocessor = model.preprocessor
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tokenizer is not None:
+        rows = [(_title(tokenizer), f"Vocab size: {tokenizer.vocabulary_size():,}")]
+        blocks.append(f'Preprocessor: "{_name(preprocessor)}"')
+        blocks.append(_table(("Layer (type)", "Config"), rows, (0.6, 0.4), line_length))
+    backbone = model.backbone
+    total = backbone.count_params()
+    width, vocabulary = backbone.hidden_dim, backbone.vocabulary_size
+    rows = [
+        ("encoder_padding_mask (InputLayer)", "(None, None)", "0"),
+        ("encoder_token_ids (InputLayer)", "(None, None)", "0"),
+        ("decoder_padding_mask (InputLayer)", "(None, None)", "0"),
+        ("decoder_token_ids (InputLayer)", "(None, None)", "0"),
+        (_title(backbone), f"(None, None, {width:,})", f"{total:,}"),
+        # The head shares the embedding's weights, so it shows them without adding to the total.
+        (
+            "token_embedding (ReversibleEmbedding)",
+            f"(None, None, {vocabulary:,})",
+            f"{vocabulary * width:,}",
+        ),
+    ]
+    trainable = total if backbone.trainable else 0
+    blocks.append(f'Model: "{model.name}"')
+    blocks.append(
+        _table(("Layer (type)", "Output Shape", "Param #"), rows, (0.5, 0.3, 0.2), line_length)
+    )
+    blocks.append(f" Total params: {_amount(total)}")
+    blocks.append(f" Trainable params: {_amount(trainable)}")
+    blocks.append(f" Non-trainable params: {_amount(total - trainable)}")
+    return "\n".join(blocks)
+
+
+def _name(layer: Any) -> str:
+    return getattr(layer, "name", type(layer).__name__)
+
+
+def _title(layer: Any) -> str:
+    return f"{_name(layer)} ({type(layer).__name__})"
+
+
+def _amount(count: int) -> str:
+    """`139,420,416 (531.85 MB)`."""
+    size, unit = float(count * _BYTES), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{count:,} ({size:.2f} {unit})"
+
+
+def _table(
+    head: tuple[str, ...], rows: list[tuple[str, ...]], shares: tuple[float, ...], length: int
+) -> str:
+    """A table with ruled lines, `length` characters wide; the first column stands to the left."""
+    usable = length - 3 * len(head) - 1
+    widths = [int(share * usable) for share in shares]
+    widths[0] += usable - sum(widths)
+
+    def line(cells: tuple[str, ...]) -> str:
+        fitted = [
+            f"{_fit(cell, width):<{width}}" if column == 0 else f"{_fit(cell, width):>{width}}"
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "│ " + " │ ".join(fitted) + " │"
+
+    def rule(left: str, middle: str, right: str) -> str:
+        return left + middle.join("─" * (width + 2) for width in widths) + right
+
+    body = [line(head)]
+    for row in rows:
+        body += [rule("├", "┼", "┤"), line(row)]
+    return "\n".join([rule("┌", "┬", "┐"), *body, rule("└", "┴", "┘")])
+
+
+def _fit(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else cell[: width - 1] + "…"

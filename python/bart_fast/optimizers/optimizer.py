@@ -1,0 +1,287 @@
+"""What all optimizers share: learning rate, weight decay, clipping, state."""
+
+import json
+import math
+import numbers
+import re
+
+from bart_fast import _core
+from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
+from bart_fast.optimizers.schedules.serialization import deserialize as deserialize_schedule
+from bart_fast.optimizers.schedules.serialization import serialize as serialize_schedule
+
+
+class Optimizer:
+    """Base class of the optimizers, with the arguments of Keras' base class.
+
+    The formulas run in the compiled core, on the weights of the model that was compiled with the
+    optimizer. Weight decay works as in Keras: before its update each step takes
+    `weight * weight_decay * learning_rate` away from a weight.
+
+    Args:
+        learning_rate: float, a `schedules.LearningRateSchedule`, or a function without arguments
+            that returns a float.
+        weight_decay: float. None (default) for no decay.
+        clipnorm: float. Largest norm of the gradient of each parameter.
+        clipvalue: float. Largest size of each element of a gradient.
+        global_clipnorm: float. Largest norm of all gradients together. Only one of the three can
+            be set.
+        use_ema: must be False; averaged weights are not supported.
+        ema_momentum: has no effect without `use_ema`.
+        ema_overwrite_frequency: has no effect without `use_ema`.
+        loss_scale_factor: float. Accepted; sums are kept in float32, where scaling the loss and
+            unscaling the gradient changes nothing.
+        gradient_accumulation_steps: int, at least 2. Updates are made every so many batches, from
+            the mean of their gradients. Not together with `global_clipnorm`.
+        name: str.
+
+    Raises:
+        ValueError: an argument is unknown or has a value that cannot be used.
+    """
+
+    _rule: str  # Name of the formulas in the core; given by each subclass.
+
+    def __init__(
+        self,
+        learning_rate,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
+        loss_scale_factor=None,
+        gradient_accumulation_steps=None,
+        name=None,
+        **kwargs,
+    ):
+        if kwargs:
+            raise ValueError(f"unknown argument(s) of {type(self).__name__}: {sorted(kwargs)}")
+        if use_ema:
+            raise ValueError("`use_ema`: received True; averaged weights are not supported")
+        self.name = name or type(self).__name__.lower()
+        self.weight_decay = weight_decay
+        self.clipnorm = clipnorm
+        self.clipvalue = clipvalue
+        self.global_clipnorm = global_clipnorm
+        self.use_ema = False
+        self.ema_momentum = ema_momentum
+        self.ema_overwrite_frequency = ema_overwrite_frequency
+        self.loss_scale_factor = loss_scale_factor
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self._learning_rate = _check_learning_rate(learning_rate)
+        self._excluded_names = frozenset()
+        self._excluded_pattern = None
+        self._core = None
+        self._owner = None
+        self._pending_state = None
+
+    def _check_constants(self):
+        """Lets the core check every value now, where the caller sees which one is wrong."""
+        _core.Optimizer(self._core_config(()))
+
+    def _rule_config(self):
+        """Constants of the rule, by their names in Keras and in the core."""
+        raise NotImplementedError
+
+    def _core_config(self, excluded):
+        config = {
+            "class_name": self._rule,
+            **self._rule_config(),
+            "weight_decay": self.weight_decay,
+            "clipnorm": self.clipnorm,
+            "clipvalue": self.clipvalue,
+            "global_clipnorm": self.global_clipnorm,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "exclude_from_weight_decay": sorted(excluded),
+        }
+        return json.dumps(config, default=float)
+
+    @property
+    def built(self):
+        """bool. Whether the optimizer belongs to the parameters of a model."""
+        return self._core is not None
+
+    @property
+    def iterations(self):
+        """int. Updates made so far."""
+        return self._batches // (self.gradient_accumulation_steps or 1)
+
+    @property
+    def _batches(self):
+        """Gradients seen so far: what schedules count."""
+        if self._core is not None:
+            return self._core.iterations
+        return int(self._pending_state["iterations"][0]) if self._pending_state else 0
+
+    @property
+    def learning_rate(self):
+        """float. The learning rate of the next step. Can be set, unless it is a schedule."""
+        rate = self._learning_rate
+        if isinstance(rate, LearningRateSchedule):
+            return float(rate(self._batches))
+        return float(rate()) if callable(rate) else rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        new = _check_learning_rate(learning_rate)
+        if isinstance(self._learning_rate, LearningRateSchedule) and not callable(new):
+            raise TypeError(
+                "`learning_rate` cannot be set: this optimizer was made with a "
+                "`LearningRateSchedule`\nhint: make the optimizer with a float learning rate"
+            )
+        self._learning_rate = new
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Keeps some parameters from decaying. Call it before the first training step.
+
+        Args:
+            var_list: list of str. Full names of parameters, e.g. `"shared.weight"`.
+            var_names: list of str. Patterns (regular expressions); a parameter with one of them in
+                its name does not decay. Names end as in Keras: `kernel` and `bias` of a dense
+                layer, `gamma` and `beta` of a layer norm, `embeddings`; before that stands the
+                path, as in `encoder.layers.0.self_attn_layer_norm.gamma`.
+
+        Raises:
+            ValueError: the optimizer has already been used.
+        """
+        if self.built:
+            raise ValueError(
+                "`exclude_from_weight_decay()` must be called before the first training step"
+            )
+        self._excluded_names = frozenset(var_list or ())
+        self._excluded_pattern = re.compile("|".join(var_names)) if var_names else None
+
+    def _is_excluded(self, name):
+        if name in self._excluded_names:
+            return True
+        pattern = self._excluded_pattern
+        return pattern is not None and pattern.search(keras_style_name(name)) is not None
+
+    def build(self, names, owner=None):
+        """Takes the parameters of a model. Called by the first training step.
+
+        Args:
+            names: iterable of str. Names of all parameters.
+            owner: what the parameters belong to. The optimizer serves one owner only, because its
+                state belongs to the values of the parameters.
+
+        Raises:
+            ValueError: the optimizer already serves another model.
+        """
+        if self.built:
+            if owner is not self._owner:
+                raise ValueError(
+                    f"this {type(self).__name__} already trains another model\n"
+                    "hint: make a new optimizer for each model"
+                )
+            return
+        excluded = [name for name in names if self._is_excluded(name)]
+        core = _core.Optimizer(self._core_config(excluded))
+        if self._pending_state is not None:
+            core.set_state(self._pending_state)
+        self._core, self._owner, self._pending_state = core, owner, None
+
+    def apply(self, gradients, parameters):
+        """One step on arrays, for use without a model.
+
+        Args:
+            gradients: dict of str to float32 array.
+            parameters: dict of str to float32 array, with the same names and shapes.
+
+        Returns:
+            dict of str to float32 array. The new values.
+
+        Raises:
+            ValueError: names or shapes differ.
+            FloatingPointError: a gradient is not finite; nothing was changed.
+        """
+        if not self.built:
+            self.build(parameters)
+        values, norm, applied = self._core.apply(parameters, gradients, self.learning_rate)
+        if not applied:
+            raise FloatingPointError(f"gradients are not finite (their norm is {norm})")
+        return values
+
+    def state(self):
+        """The state of the optimizer, to go on later with `set_state`.
+
+        Returns:
+            dict of str to array: `iterations` and some arrays for each parameter, in the core's
+            own layout. `numpy.savez(path, **state)` keeps it.
+        """
+        if self._core is not None:
+            return self._core.state()
+        return dict(self._pending_state or {})
+
+    def set_state(self, state):
+        """Replaces the state by what `state()` of an optimizer with the same arguments returned.
+
+        Args:
+            state: dict of str to array, or what `numpy.load` gives for a saved one.
+
+        Raises:
+            ValueError: the state belongs to an optimizer of another kind.
+        """
+        state = {name: state[name] for name in state}
+        # The core checks; without a model yet, one that is thrown away does.
+        checker = self._core if self._core is not None else _core.Optimizer(self._core_config(()))
+        checker.set_state(state)
+        if self._core is None:
+            self._pending_state = state
+
+    def get_config(self):
+        """dict. The arguments that make an equal optimizer, without its state."""
+        rate = self._learning_rate
+        if isinstance(rate, LearningRateSchedule):
+            rate = serialize_schedule(rate)
+        elif callable(rate):
+            raise ValueError("`learning_rate`: a function cannot be saved; use a schedule")
+        return {
+            "name": self.name,
+            "learning_rate": rate,
+            "weight_decay": self.weight_decay,
+            "clipnorm": self.clipnorm,
+            "global_clipnorm": self.global_clipnorm,
+            "clipvalue": self.clipvalue,
+            "use_ema": self.use_ema,
+            "ema_momentum": self.ema_momentum,
+            "ema_overwrite_frequency": self.ema_overwrite_frequency,
+            "loss_scale_factor": self.loss_scale_factor,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            **self._rule_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the optimizer that `get_config` describes."""
+        config = dict(config)
+        if isinstance(config.get("learning_rate"), dict):
+            config["learning_rate"] = deserialize_schedule(config["learning_rate"])
+        return cls(**config)
+
+
+def keras_style_name(name):
+    """`path.kernel`, `.bias`, `.gamma`, `.beta` or `.embeddings` for a parameter's own name."""
+    path, _, leaf = name.rpartition(".")
+    if "norm" in path.rpartition(".")[2]:
+        leaf = {"weight": "gamma", "bias": "beta"}.get(leaf, leaf)
+    elif path in ("shared", "encoder.embed_positions", "decoder.embed_positions"):
+        leaf = "embeddings"
+    else:
+        leaf = {"weight": "kernel"}.get(leaf, leaf)
+    return f"{path}.{leaf}" if path else leaf
+
+
+def _check_learning_rate(learning_rate):
+    if callable(learning_rate):
+        return learning_rate
+    is_number = isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool)
+    if not is_number or not math.isfinite(learning_rate) or learning_rate < 0:
+        raise ValueError(
+            "`learning_rate` must be a finite float that is not negative, a "
+            "`LearningRateSchedule`, or a function without arguments; "
+            f"received: {learning_rate!r}"
+        )
+    return float(learning_rate)

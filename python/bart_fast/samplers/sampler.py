@@ -1,0 +1,145 @@
+"""The base of all samplers: temperature, softmax, stop tokens and prompt masks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bart_fast._validation import check_positive_float
+
+
+class Sampler:
+    """Chooses one next token after another.
+
+    A subclass overrides `get_next_token(probabilities)`; everything else is done here. The
+    built-in samplers run inside the core when a model generates; a subclass of your own is asked
+    for each token from Python, which is slower.
+
+    Args:
+        temperature: float above 0. Logits are divided by it before the softmax: above 1 the
+            choice is more varied, below 1 less. Defaults to 1.0.
+
+    Call arguments:
+        next: function `(prompt, cache, index) -> (logits, hidden_states, cache)`, in numpy.
+            `logits` [batch, vocabulary] are those of the token at position `index`.
+        prompt: int array [batch, length]. Its width is the longest answer.
+        cache: anything; handed from one call of `next` to the following.
+        index: int. The first position to fill.
+        mask: bool array [batch, length], `True` where the prompt must stay. Defaults to nowhere.
+        stop_token_ids: ids that end a row. The loop ends when every row has produced one.
+        hidden_states: accepted for keras-hub's signature, not used here.
+        model: accepted for keras-hub's signature, not used here.
+
+    Example:
+
+    ```python
+    class NoSeven(bart_fast.samplers.Sampler):
+        def get_next_token(self, probabilities):
+            probabilities[:, 7] = 0.0
+            return probabilities.argmax(axis=-1)
+
+    bart_lm.compile(sampler=NoSeven())
+    ```
+    """
+
+    def __init__(self, temperature: float = 1.0):
+        self.temperature = check_positive_float(
+            "temperature", temperature, hint="use `GreedySampler()` for the most probable token"
+        )
+
+    def __call__(
+        self,
+        next: Callable[..., tuple[Any, Any, Any]],
+        prompt: Any,
+        cache: Any = None,
+        index: int = 0,
+        mask: Any = None,
+        stop_token_ids: Sequence[int] | None = None,
+        hidden_states: Any = None,
+        model: Any = None,
+    ) -> Any:
+        """Fills `prompt` from position `index` on. Returns int array [batch, length]."""
+        prompt, mask = _prepare(prompt, mask)
+        done = np.zeros(prompt.shape[0], dtype=bool)
+        for position in range(int(index), prompt.shape[1]):
+            if stop_token_ids is not None and done.all():
+                break
+            logits, _, cache = next(prompt, cache, position)
+            chosen = np.asarray(self.get_next_token(self.compute_probabilities(logits)))
+            given = mask[:, position]
+            prompt[:, position] = np.where(given, prompt[:, position], chosen)
+            if stop_token_ids is not None:
+                done |= ~given & np.isin(prompt[:, position], list(stop_token_ids))
+        return prompt
+
+    def compute_probabilities(self, logits: Any) -> np.ndarray:
+        """Softmax of `logits / temperature` in float32, shape unchanged."""
+        scaled = np.asarray(logits, dtype=np.float32) / np.float32(self.temperature)
+        scaled = scaled - scaled.max(axis=-1, keepdims=True)
+        exponentials = np.exp(scaled)
+        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+    def get_next_token(self, probabilities: np.ndarray) -> np.ndarray:
+        """The next token of each row.
+
+        Args:
+            probabilities: float32 array [batch, vocabulary].
+
+        Returns:
+            int array [batch].
+        """
+        raise NotImplementedError(
+            f"`{type(self).__name__}.get_next_token(probabilities)` must be overridden."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain values."""
+        return {"temperature": self.temperature}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Sampler":
+        """A sampler from what `get_config()` returned."""
+        return cls(**config)
+
+    # Name and options for the core; `None` in a class that the core does not know.
+    _core_name: str | None = None
+
+    def _core_options(self) -> dict[str, Any]:
+        return {"sampler": self._core_name, "temperature": self.temperature}
+
+
+_OVERRIDABLE = ("__call__", "compute_probabilities", "get_next_token", "_core_options")
+
+
+def core_options(sampler: Any) -> dict[str, Any] | None:
+    """Options that make the core sample as `sampler` does, or `None` if only Python can.
+
+    A subclass of a built-in sampler that changes how tokens are chosen must be asked in Python;
+    one that changes, say, only its constructor need not.
+    """
+    if not isinstance(sampler, Sampler):
+        return None
+    for known in type(sampler).__mro__:
+        if known.__dict__.get("_core_name") is not None:
+            break
+    else:
+        return None
+    if any(getattr(type(sampler), name) is not getattr(known, name) for name in _OVERRIDABLE):
+        return None
+    return sampler._core_options()
+
+
+def _prepare(prompt: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Copies of `prompt` and `mask` as arrays of one shape [batch, length]."""
+    prompt = np.array(prompt)
+    if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
+        raise ValueError(
+            "`prompt` must be an integer array [batch, length]. "
+            f"Received: dtype {prompt.dtype}, shape {prompt.shape}."
+        )
+    mask = np.zeros(prompt.shape, dtype=bool) if mask is None else np.array(mask, dtype=bool)
+    if mask.shape != prompt.shape:
+        raise ValueError(
+            f"`mask` must have the shape of `prompt`, {prompt.shape}. Received: {mask.shape}."
+        )
+    return prompt, mask

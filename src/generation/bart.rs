@@ -1,0 +1,97 @@
+//! The real model behind [`StepModel`]: BART over its caches.
+
+use candle_core::Tensor;
+
+use super::model::{PromptRow, StepModel, StepRow};
+use crate::error::{Error, Result};
+use crate::model::{BartModel, Batch, DecoderCache, Pass};
+use crate::ops::with_floats;
+
+/// One generation of a BART model over encoded sources.
+#[derive(Debug)]
+pub struct BartDecoder<'a> {
+    model: &'a BartModel,
+    source: Batch,
+    memory: Tensor,
+    cache: Option<DecoderCache>,
+}
+
+impl<'a> BartDecoder<'a> {
+    /// Encodes the sources, once for the whole generation.
+    ///
+    /// # Errors
+    /// `Argument` for ids or positions outside the model's tables.
+    pub fn new(model: &'a BartModel, source: Batch) -> Result<Self> {
+        source.check("encoder_token_ids", model.config())?;
+        let memory = model.encode(&source, &Pass::inference())?;
+        Ok(BartDecoder { model, source, memory, cache: None })
+    }
+
+    /// Feeds rows to the cache and leaves the scores of the rows `wanted` (all if `None`).
+    fn feed(
+        &mut self,
+        rows: &Batch,
+        slots: &[usize],
+        wanted: Option<&[u32]>,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        rows.check("decoder_token_ids", self.model.config())?;
+        let cache = self.cache.as_mut().ok_or_else(|| {
+            Error::argument("prompts", "a step was asked for before any prompt was fed")
+        })?;
+        let places = cache.place(slots);
+        let mut hidden = self.model.decode_step(rows, &places, cache)?;
+        if let Some(wanted) = wanted {
+            hidden = hidden.index_select(&Tensor::new(wanted, hidden.device())?, 0)?;
+        }
+        let scores = self.model.logits(&hidden, &Pass::inference())?.contiguous()?;
+        logits.clear();
+        Ok(with_floats([&scores], |[scores]| logits.extend_from_slice(scores))?)
+    }
+}
+
+impl StepModel for BartDecoder<'_> {
+    fn vocabulary_size(&self) -> usize {
+        self.model.config().vocab_size
+    }
+
+    fn prefill(
+        &mut self,
+        prompts: &[PromptRow<'_>],
+        slots_per_source: usize,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let sources = self.source.sequences();
+        let slot_sources: Vec<usize> =
+            (0..sources * slots_per_source).map(|slot| slot / slots_per_source).collect();
+        let mut capacities = vec![0; slot_sources.len()];
+        for prompt in prompts {
+            let first = prompt.source * slots_per_source;
+            capacities[first..first + slots_per_source].fill(prompt.capacity);
+        }
+        let cache =
+            self.model.start_decoding(&self.memory, &self.source, &capacities, slot_sources)?;
+        self.cache = Some(cache);
+        let rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
+        let slots: Vec<usize> = prompts
+            .iter()
+            .flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()))
+            .collect();
+        let last: Vec<u32> = rows.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
+        self.feed(&rows, &slots, Some(&last), logits)
+    }
+
+    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
+        let tokens = rows.iter().map(|row| row.token).collect();
+        let positions = rows.iter().map(|row| row.position as u32).collect();
+        let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
+        self.feed(&Batch::single_rows(tokens, positions), &slots, None, logits)
+    }
+
+    fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
+        match &mut self.cache {
+            Some(cache) => cache.reorder(moves),
+            None => Ok(()),
+        }
+    }
+}

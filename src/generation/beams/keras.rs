@@ -1,0 +1,94 @@
+//! keras-hub's beam search (`BeamSampler.__call__`), for one input.
+//!
+//! Beams are the `num_beams` best of all extensions, ended or not, ranked by summed log
+//! probability. A call goes on until every beam of every input holds a generated stop token: what
+//! follows a stop token is cut off, but it was scored, so the answer depends on batch-mates. A
+//! given token replaces the one chosen, yet the chosen one's probability counts.
+
+use std::mem;
+
+use super::standard::first_beams;
+use super::{Beam, BeamSettings, Candidate, Search};
+use crate::generation::input::{Input, Sequence};
+use crate::generation::options::Options;
+use crate::generation::scores;
+
+pub(super) struct Keras<'a> {
+    input: &'a Input,
+    stop_token_ids: &'a [u32],
+    settings: &'a BeamSettings,
+    running: Vec<Beam>,
+    next: Vec<Beam>,
+    parents: Vec<usize>,
+}
+
+impl<'a> Search<'a> for Keras<'a> {
+    fn begin(
+        input: &'a Input,
+        start: usize,
+        options: &'a Options,
+        settings: &'a BeamSettings,
+    ) -> Self {
+        let running = first_beams(input.prompt(start), settings.num_beams);
+        Self {
+            input,
+            stop_token_ids: &options.stop_token_ids,
+            settings,
+            next: running.clone(),
+            running,
+            parents: vec![0; settings.num_beams],
+        }
+    }
+
+    fn beams(&self) -> &[Beam] {
+        &self.running
+    }
+
+    fn parents(&self) -> &[usize] {
+        &self.parents
+    }
+
+    fn candidates(&self) -> usize {
+        self.settings.num_beams
+    }
+
+    fn score(&self, row: &mut [f32], _: Option<u32>) {
+        // Not a log softmax: a probability that underflows is lost there, so it is here.
+        scores::softmax(row, self.settings.temperature);
+        row.iter_mut().for_each(|x| *x = x.ln());
+    }
+
+    fn advance(&mut self, candidates: &[Candidate]) {
+        let position = self.running[0].ids.len();
+        let forced = self.input.forced(position);
+        let places = self.next.iter_mut().zip(&mut self.parents);
+        for ((beam, parent), candidate) in places.zip(candidates) {
+            let origin = &self.running[candidate.beam];
+            beam.ids.clone_from(&origin.ids);
+            beam.ids.push(forced.unwrap_or(candidate.id));
+            beam.score = candidate.score;
+            let stopped = forced.is_none() && self.stop_token_ids.contains(&candidate.id);
+            beam.end = origin.end.or(stopped.then_some(position + 1));
+            *parent = candidate.beam;
+        }
+        mem::swap(&mut self.running, &mut self.next);
+    }
+
+    fn is_over(&self) -> bool {
+        self.running[0].ids.len() >= self.input.max_length()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.is_over() || self.running.iter().all(|beam| beam.end.is_some())
+    }
+
+    fn finish(mut self) -> Vec<Sequence> {
+        self.running.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.running.truncate(self.settings.returned);
+        let answer = |mut beam: Beam| {
+            beam.ids.truncate(beam.end.unwrap_or(usize::MAX));
+            Sequence { ids: beam.ids, score: beam.score, stopped: beam.end.is_some() }
+        };
+        self.running.into_iter().map(answer).collect()
+    }
+}

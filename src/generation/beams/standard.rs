@@ -1,0 +1,196 @@
+//! Hugging Face's beam search (transformers 5, `GenerationMixin._beam_search`), for one input.
+//!
+//! Of the `(1 + stop tokens) * num_beams` best candidates, those that end *and* are among the first
+//! `num_beams` compete for the `num_beams` places of finished sequences by their length-penalised
+//! score; of those that do not end, the first `num_beams` are extended. The reference handles a
+//! batch as one array; there a finished input is frozen by large negative scores, here it leaves.
+
+use std::mem;
+
+use super::settings::EarlyStopping;
+use super::{Beam, BeamSettings, Candidate, NO_SCORE, Search};
+use crate::generation::input::{Input, Sequence};
+use crate::generation::options::Options;
+use crate::generation::scores;
+
+/// A place for a finished sequence.
+#[derive(Debug)]
+struct Place {
+    sequence: Sequence,
+    taken: bool,
+}
+
+pub(super) struct Standard<'a> {
+    input: &'a Input,
+    stop_token_ids: &'a [u32],
+    settings: &'a BeamSettings,
+    start: usize,
+    running: Vec<Beam>,
+    next: Vec<Beam>,
+    parents: Vec<usize>,
+    /// Best first; places that are not taken come last.
+    finished: Vec<Place>,
+    early_stopping: EarlyStopping,
+    over: bool,
+}
+
+impl<'a> Search<'a> for Standard<'a> {
+    fn begin(
+        input: &'a Input,
+        start: usize,
+        options: &'a Options,
+        settings: &'a BeamSettings,
+    ) -> Self {
+        let prompt = input.prompt(start);
+        let running = first_beams(prompt, settings.num_beams);
+        let place = |_| Place {
+            sequence: Sequence { ids: prompt.to_vec(), score: NO_SCORE, stopped: false },
+            taken: false,
+        };
+        Self {
+            input,
+            stop_token_ids: &options.stop_token_ids,
+            settings,
+            start,
+            next: running.clone(),
+            running,
+            parents: vec![0; settings.num_beams],
+            finished: (0..settings.num_beams).map(place).collect(),
+            // The reference answers one beam by greedy search, which ends at the first stop token.
+            early_stopping: match settings.num_beams {
+                1 => EarlyStopping::AtOnce,
+                _ => settings.early_stopping,
+            },
+            over: start >= input.max_length(),
+        }
+    }
+
+    fn beams(&self) -> &[Beam] {
+        &self.running
+    }
+
+    fn parents(&self) -> &[usize] {
+        &self.parents
+    }
+
+    fn candidates(&self) -> usize {
+        // Even if every stop token of every beam came first, enough would be left to go on with.
+        (1 + self.stop_token_ids.len()).max(2) * self.settings.num_beams
+    }
+
+    fn score(&self, row: &mut [f32], forced: Option<u32>) {
+        match forced {
+            None => scores::log_softmax(row, self.settings.temperature),
+            // A given token is certain: it costs nothing, and the others are out.
+            Some(token) => {
+                for (id, score) in row.iter_mut().enumerate() {
+                    *score = if id == token as usize { 0.0 } else { f32::NEG_INFINITY };
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, candidates: &[Candidate]) {
+        let length = self.running[0].ids.len() + 1;
+        let full = length >= self.input.max_length();
+        let stops = self.input.forced(length - 1).is_none();
+        let stopped = |id: u32| stops && self.stop_token_ids.contains(&id);
+        let ended: Vec<bool> = candidates.iter().map(|c| full || stopped(c.id)).collect();
+
+        for (candidate, _) in
+            candidates.iter().zip(&ended).take(self.settings.num_beams).filter(|(_, ended)| **ended)
+        {
+            let stopped = stopped(candidate.id);
+            self.set_aside(candidate, length, stopped);
+        }
+        self.extend(candidates, &ended);
+        self.over = !self.can_improve(length)
+            || (self.early_stopping == EarlyStopping::AtOnce && self.is_complete())
+            || ended.iter().all(|&ended| ended);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn is_settled(&self) -> bool {
+        self.over
+    }
+
+    fn finish(mut self) -> Vec<Sequence> {
+        self.finished.truncate(self.settings.returned);
+        self.finished.into_iter().map(|place| place.sequence).collect()
+    }
+}
+
+impl Standard<'_> {
+    /// Lets an ended candidate compete for a place.
+    fn set_aside(&mut self, candidate: &Candidate, length: usize, stopped: bool) {
+        let score = candidate.score / self.penalty(length - self.start);
+        // Among equals the sequence that was there first stays first.
+        let place = self.finished.partition_point(|held| held.sequence.score >= score);
+        if place == self.finished.len() {
+            return;
+        }
+        let Some(mut last) = self.finished.pop() else { return };
+        let ids = &mut last.sequence.ids;
+        ids.clone_from(&self.running[candidate.beam].ids);
+        ids.push(candidate.id);
+        last.sequence.score = score;
+        last.sequence.stopped = stopped;
+        last.taken = true;
+        self.finished.insert(place, last);
+    }
+
+    /// Keeps the best candidates that have not ended as the running beams.
+    fn extend(&mut self, candidates: &[Candidate], ended: &[bool]) {
+        // Ended ones stay behind all others instead of being dropped, so that there are always
+        // `num_beams` (a vocabulary of little more than stop tokens may have no others).
+        let mut order: Vec<(f32, &Candidate)> = candidates
+            .iter()
+            .zip(ended)
+            .map(|(candidate, &ended)| {
+                (candidate.score + if ended { NO_SCORE } else { 0.0 }, candidate)
+            })
+            .collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let places = self.next.iter_mut().zip(&mut self.parents);
+        for ((beam, parent), (score, candidate)) in places.zip(order) {
+            beam.ids.clone_from(&self.running[candidate.beam].ids);
+            beam.ids.push(candidate.id);
+            beam.score = score;
+            *parent = candidate.beam;
+        }
+        mem::swap(&mut self.running, &mut self.next);
+    }
+
+    /// Whether the best running beam, judged at the length that the setting supposes for it, is
+    /// better than the worst finished sequence.
+    fn can_improve(&self, length: usize) -> bool {
+        let supposed = match self.early_stopping {
+            EarlyStopping::WhenBeaten if self.settings.length_penalty > 0.0 => {
+                self.input.max_length() - self.start
+            }
+            _ => length - self.start,
+        };
+        let best = self.running[0].score / self.penalty(supposed);
+        let worst = self.finished.last().map_or(NO_SCORE, |place| place.sequence.score);
+        self.finished.iter().any(|place| best > if place.taken { worst } else { NO_SCORE })
+    }
+
+    /// Whether every place is taken.
+    fn is_complete(&self) -> bool {
+        self.finished.iter().all(|place| place.taken)
+    }
+
+    fn penalty(&self, generated: usize) -> f32 {
+        (generated as f64).powf(f64::from(self.settings.length_penalty)) as f32
+    }
+}
+
+/// The first beam, and copies of it that no candidate will be taken from while there are others.
+pub(super) fn first_beams(prompt: &[u32], num_beams: usize) -> Vec<Beam> {
+    let score = |beam| if beam == 0 { 0.0 } else { NO_SCORE };
+    let beam = |beam| Beam { ids: prompt.to_vec(), score: score(beam), end: None };
+    (0..num_beams).map(beam).collect()
+}

@@ -1,0 +1,66 @@
+//! How to decode: everything that is the same for all inputs of a call.
+
+use serde_json::{Map, Value};
+
+use super::arguments::{Arguments, refusal};
+use super::constraints::{self, Constraint};
+use super::samplers::{self, Method};
+use crate::error::{Error, Result};
+
+/// The settings of a call of [`super::generate`].
+#[derive(Debug)]
+pub struct Options {
+    /// How the next token is chosen.
+    pub method: Method,
+    /// Tokens that end a sequence; none: every sequence grows to its maximum length.
+    pub stop_token_ids: Vec<u32>,
+    /// Seed of all random draws.
+    pub seed: u64,
+    /// What changes the scores before the choice.
+    pub constraints: Vec<Box<dyn Constraint>>,
+    /// Only ids below this are generated (a model's table may be larger than its vocabulary).
+    pub vocabulary_limit: Option<usize>,
+}
+
+impl Options {
+    /// The given method, and nothing else set.
+    pub fn new(method: Method) -> Self {
+        Self {
+            method,
+            stop_token_ids: Vec::new(),
+            seed: 0,
+            constraints: Vec::new(),
+            vocabulary_limit: None,
+        }
+    }
+
+    /// Reads a flat object: `sampler` (a name of [`samplers::names`]) and that sampler's arguments
+    /// as its `get_config()` gives them, `stop_token_ids`, `seed`, `vocabulary_limit`, and the
+    /// arguments of the constraints (`min_length`, `min_new_tokens`).
+    ///
+    /// # Errors
+    /// `Argument` for an unknown name or a value that cannot be used.
+    pub fn from_json(options: Map<String, Value>) -> Result<Self> {
+        let mut arguments = Arguments::new(options);
+        let name = match arguments.any("sampler") {
+            Some(Value::String(name)) => name,
+            Some(other) => return Err(refusal("sampler", &other, "the name of a sampler")),
+            None => return Err(Error::argument("sampler", "missing")),
+        };
+        let stop_token_ids = arguments.token_ids("stop_token_ids")?;
+        let seed = arguments.seed("seed")?;
+        let vocabulary_limit = arguments.optional_count("vocabulary_limit", 1)?;
+        let constraints = constraints::from_arguments(&mut arguments, &stop_token_ids)?;
+        let method = samplers::from_arguments(&name, &mut arguments)?;
+        arguments.finish(&format!("sampler {name:?}"))?;
+        Ok(Self { method, stop_token_ids, seed, constraints, vocabulary_limit })
+    }
+
+    /// How many cache slots each input needs.
+    pub fn slots_per_source(&self) -> usize {
+        match &self.method {
+            Method::Sample(_) => 1,
+            Method::Beam(settings) => settings.num_beams,
+        }
+    }
+}

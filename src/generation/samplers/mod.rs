@@ -1,0 +1,202 @@
+//! Samplers: how one token is chosen from the scores of the next position.
+//!
+//! A new one is a file with its struct and its `build`, and a line in [`REGISTRY`].
+
+mod greedy;
+mod random;
+mod top_k;
+mod top_p;
+
+use std::fmt::Debug;
+
+use super::arguments::Arguments;
+use super::beams::{self, BeamSettings};
+use super::scores::{self, Scored};
+use crate::error::{Error, Result};
+use crate::random::Stream;
+
+pub use greedy::Greedy;
+pub use random::Random;
+pub use top_k::TopK;
+pub use top_p::TopP;
+
+/// A choice of one token, made for one row at a time.
+pub trait Sampler: Debug + Send + Sync {
+    /// Chooses from logits `[vocabulary]`, none of which is NaN and at least one of which is
+    /// finite; ruled-out tokens hold negative infinity and are never chosen. May overwrite them.
+    /// Every random number comes from `draws`, which belongs to this sequence and position alone.
+    fn choose(&self, logits: &mut [f32], work: &mut Workspace, draws: &mut Stream) -> u32;
+}
+
+/// Memory that samplers reuse from token to token.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    candidates: Vec<Scored>,
+}
+
+/// How the tokens of a sequence are chosen.
+#[derive(Debug)]
+pub enum Method {
+    /// One sequence for each input, token by token.
+    Sample(Box<dyn Sampler>),
+    /// Several sequences for each input, compared by their scores.
+    Beam(BeamSettings),
+}
+
+type Build = fn(&mut Arguments) -> Result<Method>;
+
+/// Every sampler by its name.
+const REGISTRY: [(&str, Build); 5] = [
+    ("greedy", greedy::build),
+    ("random", random::build),
+    ("top_k", top_k::build),
+    ("top_p", top_p::build),
+    ("beam", beams::build),
+];
+
+/// The names that [`super::Options::from_json`] knows.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().map(|(name, _)| *name)
+}
+
+/// The sampler called `name`, from the arguments of its `get_config()`.
+pub(super) fn from_arguments(name: &str, arguments: &mut Arguments) -> Result<Method> {
+    match REGISTRY.iter().find(|(known, _)| *known == name) {
+        Some((_, build)) => build(arguments),
+        None => Err(Error::argument(
+            "sampler",
+            format!("received {name:?}, known are {}", names().collect::<Vec<_>>().join(", ")),
+        )),
+    }
+}
+
+/// Refuses a temperature that is not a finite number above 0.
+pub(super) fn check_temperature(temperature: f32) -> Result<f32> {
+    if temperature.is_finite() && temperature > 0.0 {
+        return Ok(temperature);
+    }
+    Err(Error::argument(
+        "temperature",
+        format!(
+            "received {temperature}, expected a finite number above 0\n\
+             hint: the limit for small temperatures is the greedy sampler"
+        ),
+    ))
+}
+
+/// Refuses a number of candidates below one.
+fn check_k(k: usize) -> Result<usize> {
+    if k > 0 {
+        return Ok(k);
+    }
+    Err(Error::argument("k", "received 0, expected an integer, at least 1"))
+}
+
+/// Draws an index with probability in proportion to its weight; weights are not negative and not
+/// all zero.
+fn draw(weights: impl Iterator<Item = f32> + Clone, draws: &mut Stream) -> usize {
+    // The sum is taken in f64 and the draw has 53 bits: with 24, a rare token of a large
+    // vocabulary could never be reached.
+    let total: f64 = weights.clone().map(f64::from).sum();
+    let target = draws.next_f64() * total;
+    let mut sum = 0.0;
+    let mut chosen = 0;
+    for (index, weight) in weights.enumerate() {
+        if weight > 0.0 {
+            // Kept for the case that rounding leaves the target at the very end.
+            chosen = index;
+        }
+        sum += f64::from(weight);
+        if sum > target {
+            break;
+        }
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(options: serde_json::Value) -> Result<super::super::Options> {
+        super::super::Options::from_json(options.as_object().unwrap().clone())
+    }
+
+    /// Counts of each token over many steps, with the same logits every time.
+    pub(super) fn frequencies(sampler: &dyn Sampler, logits: &[f32], draws: u64) -> Vec<u64> {
+        let mut counts = vec![0; logits.len()];
+        let mut work = Workspace::default();
+        for step in 0..draws {
+            let mut stream = Stream::new(20, 1, step);
+            counts[sampler.choose(&mut logits.to_vec(), &mut work, &mut stream) as usize] += 1;
+        }
+        counts
+    }
+
+    /// Asserts that counts fit the distribution: chi-square below the value exceeded once in a
+    /// thousand seeds, and nothing drawn that has no probability.
+    pub(super) fn assert_distribution(counts: &[u64], weights: &[f64]) {
+        let (draws, total) = (counts.iter().sum::<u64>() as f64, weights.iter().sum::<f64>());
+        let mut chi_square = 0.0;
+        for (&count, weight) in counts.iter().zip(weights) {
+            let expected = draws * weight / total;
+            if expected == 0.0 {
+                assert_eq!(count, 0, "drew a token without probability: {counts:?}");
+            } else {
+                assert!(expected > 5.0, "too few draws for the test");
+                chi_square += (count as f64 - expected).powi(2) / expected;
+            }
+        }
+        let freedom = weights.iter().filter(|&&weight| weight > 0.0).count() - 1;
+        let critical = [0.0, 10.8, 13.8, 16.3, 18.5, 20.5, 22.5, 24.3][freedom];
+        assert!(chi_square <= critical, "chi-square {chi_square} over {critical}: {counts:?}");
+    }
+
+    #[test]
+    fn every_name_builds_from_its_defaults() {
+        for name in names() {
+            let options = read(json!({"sampler": name})).unwrap();
+            assert_eq!(matches!(options.method, Method::Beam(_)), name == "beam");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_used_name_their_argument() {
+        for (options, name) in [
+            (json!({"sampler": "best"}), "sampler"),
+            (json!({"sampler": 3}), "sampler"),
+            (json!({}), "sampler"),
+            (json!({"sampler": "top_k", "k": 0}), "k"),
+            (json!({"sampler": "top_p", "p": 0.0}), "p"),
+            (json!({"sampler": "top_p", "p": 1.5}), "p"),
+            (json!({"sampler": "top_p", "p": null}), "p"),
+            (json!({"sampler": "top_p", "k": 0}), "k"),
+            (json!({"sampler": "random", "temperature": 0}), "temperature"),
+            (json!({"sampler": "random", "temperature": null}), "temperature"),
+            (json!({"sampler": "greedy", "temperature": -1}), "temperature"),
+            (json!({"sampler": "greedy", "k": 3}), "k"),
+            (json!({"sampler": "greedy", "stop_token_ids": 3}), "stop_token_ids"),
+            (json!({"sampler": "beam", "num_beams": 0}), "num_beams"),
+            (json!({"sampler": "beam", "early_stopping": "soon"}), "early_stopping"),
+            (json!({"sampler": "beam", "length_penalty": null}), "length_penalty"),
+            (json!({"sampler": "beam", "compat": "tf"}), "compat"),
+            (json!({"sampler": "beam", "num_return_sequences": 6}), "num_return_sequences"),
+        ] {
+            let message = read(options.clone()).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("`{name}`: ")), "{options}: {message}");
+        }
+        for temperature in [0.0, -0.5, f32::NAN, f32::INFINITY] {
+            assert!(check_temperature(temperature).is_err());
+        }
+    }
+
+    #[test]
+    fn a_draw_never_returns_a_weight_of_zero() {
+        for step in 0..200 {
+            let weights = [0.0f32, 1.0, 0.0, 1e-30, 0.0];
+            let chosen = draw(weights.iter().copied(), &mut Stream::new(0, 0, step));
+            assert!(weights[chosen] > 0.0);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Top-k sampling (Fan, Lewis and Dauphin, 2018): random among the `k` most probable tokens.
+
+use super::{Method, Sampler, Workspace, check_k, check_temperature, draw, scores};
+use crate::error::Result;
+use crate::generation::arguments::Arguments;
+use crate::random::Stream;
+
+/// Draws among the `k` most probable tokens in proportion to their probabilities at
+/// `temperature`. A `k` beyond the vocabulary means all of it.
+#[derive(Clone, Copy, Debug)]
+pub struct TopK {
+    k: usize,
+    temperature: f32,
+}
+
+impl TopK {
+    /// # Errors
+    /// `Argument` unless `k` is at least 1 and `temperature` a finite number above 0.
+    pub fn new(k: usize, temperature: f32) -> Result<Self> {
+        Ok(Self { k: check_k(k)?, temperature: check_temperature(temperature)? })
+    }
+}
+
+impl Sampler for TopK {
+    fn choose(&self, logits: &mut [f32], work: &mut Workspace, draws: &mut Stream) -> u32 {
+        // The k highest logits are the k highest probabilities, and what the others add to the
+        // softmax's sum cancels: only k exponentials are needed.
+        scores::top_k(logits, self.k, &mut work.candidates);
+        let largest = work.candidates[0].score;
+        for candidate in &mut work.candidates {
+            candidate.score = ((candidate.score - largest) / self.temperature).exp();
+        }
+        let chosen = draw(work.candidates.iter().map(|candidate| candidate.score), draws);
+        work.candidates[chosen].id
+    }
+}
+
+/// From the arguments `k` and `temperature`.
+pub(super) fn build(arguments: &mut Arguments) -> Result<Method> {
+    let sampler = TopK::new(arguments.count("k", 5, 1)?, arguments.number("temperature", 1.0)?)?;
+    Ok(Method::Sample(Box::new(sampler)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{assert_distribution, frequencies};
+    use super::*;
+
+    #[test]
+    fn frequencies_are_the_softmax_of_the_k_highest() {
+        // Ids 2 and 4 are equal: with k = 3 the lower of them is in, the other out.
+        let logits = [0.9, -1.0, 0.2, 1.5, 0.2, f32::NEG_INFINITY];
+        for (k, kept) in [(1, vec![3]), (3, vec![0, 2, 3]), (4, vec![0, 2, 3, 4])] {
+            for temperature in [0.6f32, 1.0, 2.0] {
+                let counts = frequencies(&TopK::new(k, temperature).unwrap(), &logits, 10_000);
+                let mut weights = [0.0; 6];
+                kept.iter().for_each(|&id| weights[id] = f64::from(logits[id] / temperature).exp());
+                assert_distribution(&counts, &weights);
+            }
+        }
+    }
+
+    #[test]
+    fn more_candidates_than_tokens_are_all_of_them() {
+        let logits = [0.3, -1.0, f32::NEG_INFINITY, 1.5];
+        let counts = frequencies(&TopK::new(50, 1.0).unwrap(), &logits, 10_000);
+        assert_distribution(&counts, &logits.map(|x| f64::from(x).exp()));
+    }
+}

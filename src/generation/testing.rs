@@ -1,0 +1,113 @@
+//! A model for tests: its logits are a function of the history, so the expected output is exact.
+//! It checks that the loop keeps to the contract of [`StepModel`].
+
+use super::{Input, Options, PromptRow, Sequence, StepModel, StepRow, generate};
+use crate::error::Result;
+
+type Logits = Box<dyn Fn(usize, &[u32]) -> Vec<f32>>;
+
+/// Keeps a history for each slot and computes logits from (source, history).
+pub(super) struct FakeModel {
+    vocabulary: usize,
+    logits: Logits,
+    slots_per_source: usize,
+    slots: Vec<Option<(Vec<u32>, usize)>>,
+    /// How many rows each pass of the model had.
+    pub passes: Vec<usize>,
+}
+
+impl FakeModel {
+    pub fn new(vocabulary: usize, logits: impl Fn(usize, &[u32]) -> Vec<f32> + 'static) -> Self {
+        let logits = Box::new(logits);
+        Self { vocabulary, logits, slots_per_source: 0, slots: Vec::new(), passes: Vec::new() }
+    }
+
+    fn score(&self, slot: usize) -> Vec<f32> {
+        let (history, _) = self.slots[slot].as_ref().expect("the slot has a history");
+        let row = (self.logits)(slot / self.slots_per_source, history);
+        assert_eq!(row.len(), self.vocabulary);
+        row
+    }
+}
+
+impl StepModel for FakeModel {
+    fn vocabulary_size(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn prefill(
+        &mut self,
+        prompts: &[PromptRow<'_>],
+        slots_per_source: usize,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        assert!(self.passes.is_empty(), "prompts come first and once");
+        self.passes.push(prompts.len());
+        self.slots_per_source = slots_per_source;
+        logits.clear();
+        for row in prompts {
+            assert!(!row.tokens.is_empty() && row.tokens.len() < row.capacity);
+            assert_eq!(row.slot / slots_per_source, row.source);
+            self.slots.resize(self.slots.len().max((row.source + 1) * slots_per_source), None);
+            self.slots[row.slot] = Some((row.tokens.to_vec(), row.capacity));
+            logits.extend(self.score(row.slot));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
+        self.passes.push(rows.len());
+        assert!(rows.windows(2).all(|pair| pair[0].slot < pair[1].slot), "one token a slot");
+        logits.clear();
+        for row in rows {
+            let (history, capacity) = self.slots[row.slot].as_mut().expect("a prompt came first");
+            assert_eq!(row.position, history.len());
+            history.push(row.token);
+            assert!(history.len() < *capacity, "a token was fed that nothing follows");
+            logits.extend(self.score(row.slot));
+        }
+        Ok(())
+    }
+
+    fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
+        let before = self.slots.clone();
+        for &(destination, origin) in moves {
+            assert_ne!(destination, origin);
+            assert_eq!(destination / self.slots_per_source, origin / self.slots_per_source);
+            self.slots[destination].clone_from(&before[origin]);
+        }
+        Ok(())
+    }
+}
+
+/// Logits that hash the history: multiples of 1/8192 in [0, 8), `favoured` ids higher by 2. The
+/// same in `tests/golden/make_decoding_cases.py`.
+pub(super) fn toy_logits(history: &[u32], vocabulary: usize, favoured: &[u32]) -> Vec<f32> {
+    let state = history.iter().fold(2_166_136_261u32, |state, &token| {
+        let state = (state ^ token).wrapping_mul(16_777_619);
+        state ^ (state >> 15)
+    });
+    let logit = |token: u32| {
+        let mut mixed = state.wrapping_add(token.wrapping_mul(0x9E37_79B9));
+        mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85EB_CA6B);
+        mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xC2B2_AE35);
+        mixed ^= mixed >> 16;
+        (mixed >> 16) as f32 / 8192.0 + if favoured.contains(&token) { 2.0 } else { 0.0 }
+    };
+    (0..vocabulary as u32).map(logit).collect()
+}
+
+/// Options from a JSON object.
+pub(super) fn options(json: serde_json::Value) -> Options {
+    let serde_json::Value::Object(map) = json else { panic!("options are an object") };
+    Options::from_json(map).expect("options can be used")
+}
+
+/// Decodes without being stopped.
+pub(super) fn decode(
+    model: &mut FakeModel,
+    inputs: &[Input],
+    options: &Options,
+) -> Result<Vec<Vec<Sequence>>> {
+    generate(model, inputs, options, &mut || Ok(()))
+}

@@ -1,0 +1,78 @@
+//! Multi-head attention: four projections around `softmax(q k^T / sqrt(d)) v`.
+
+use candle_core::Tensor;
+
+use super::layers::Linear;
+use super::parameter::Parameters;
+use super::pass::Pass;
+use crate::error::Result;
+use crate::ops;
+use crate::ops::attention::{Heads, Spans};
+
+/// The projections and head sizes of one attention block.
+#[derive(Debug)]
+pub struct MultiHeadAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: Heads,
+    dropout: f64,
+}
+
+impl MultiHeadAttention {
+    /// A block named `name` with `heads` heads over `width` features.
+    pub fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        width: usize,
+        heads: usize,
+        dropout: f64,
+    ) -> Result<Self> {
+        let mut projection =
+            |part: &str| Linear::new(parameters, &format!("{name}.{part}_proj"), width, width);
+        Ok(MultiHeadAttention {
+            k_proj: projection("k")?,
+            v_proj: projection("v")?,
+            q_proj: projection("q")?,
+            out_proj: projection("out")?,
+            heads: Heads { count: heads, width: width / heads },
+            dropout,
+        })
+    }
+
+    /// Attention of `x [query rows, width]` to `memory [key rows, width]`.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        memory: &Tensor,
+        spans: &Spans,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let q = self.queries(x, pass)?;
+        let (k, v) = self.keys_values(memory, pass)?;
+        let draw = pass.draw(self.dropout);
+        let context = ops::attention::attention(&q, &k, &v, spans, self.heads, draw)?;
+        self.output(&context, pass)
+    }
+
+    /// Queries of `x`, `[rows, width]`.
+    pub fn queries(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        self.q_proj.forward(x, pass)
+    }
+
+    /// Keys and values of `memory`, each `[rows, width]`.
+    pub fn keys_values(&self, memory: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        Ok((self.k_proj.forward(memory, pass)?, self.v_proj.forward(memory, pass)?))
+    }
+
+    /// The output projection of attended values.
+    pub fn output(&self, context: &Tensor, pass: &Pass) -> Result<Tensor> {
+        self.out_proj.forward(context, pass)
+    }
+
+    /// Sizes of the heads.
+    pub fn heads(&self) -> Heads {
+        self.heads
+    }
+}

@@ -1,0 +1,121 @@
+//! The whole model: two stacks over one token table, and the language-model head tied to it.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::batch::Batch;
+use super::cache::{CachedRows, DecoderCache};
+use super::decoder::Decoder;
+use super::encoder::Encoder;
+use super::parameter::{Initialisation, Parameter, Parameters};
+use super::pass::Pass;
+use crate::config::BartConfig;
+use crate::error::Result;
+use crate::ops;
+
+/// BART with its tied language-model head.
+#[derive(Debug)]
+pub struct BartModel {
+    config: BartConfig,
+    shared: Arc<Parameter>,
+    encoder: Encoder,
+    decoder: Decoder,
+    final_logits_bias: Option<Arc<Parameter>>,
+    parameters: Vec<Arc<Parameter>>,
+}
+
+impl BartModel {
+    /// A model of the given sizes.
+    ///
+    /// # Errors
+    /// `Config` if the sizes cannot be a model.
+    pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
+        config.validate()?;
+        let mut parameters = Parameters::new(initialisation);
+        let shared = parameters.matrix("shared.weight", config.vocab_size, config.d_model)?;
+        let encoder = Encoder::new(&mut parameters, &config, &shared)?;
+        let decoder = Decoder::new(&mut parameters, &config, &shared)?;
+        let final_logits_bias = config
+            .final_logits_bias
+            .then(|| parameters.vector("final_logits_bias", config.vocab_size, 0.0))
+            .transpose()?;
+        let parameters = parameters.into_list();
+        Ok(BartModel { config, shared, encoder, decoder, final_logits_bias, parameters })
+    }
+
+    /// Its sizes and switches.
+    pub fn config(&self) -> &BartConfig {
+        &self.config
+    }
+
+    /// All parameters, in the order of the checkpoint.
+    pub fn parameters(&self) -> &[Arc<Parameter>] {
+        &self.parameters
+    }
+
+    /// Those that training changes: all but the stored logits bias, which BART keeps fixed.
+    pub fn trainable(&self) -> impl Iterator<Item = &Arc<Parameter>> {
+        self.parameters.iter().filter(|parameter| parameter.name() != "final_logits_bias")
+    }
+
+    /// The encoder's output `[source rows, width]`.
+    pub fn encode(&self, source: &Batch, pass: &Pass) -> Result<Tensor> {
+        self.encoder.forward(source, pass)
+    }
+
+    /// The decoder's output `[target rows, width]` for whole targets.
+    pub fn decode(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        self.decoder.forward(target, memory, source, pass)
+    }
+
+    /// Caches for a generation: one slot for each of `slot_capacities`, slot `i` reading source
+    /// `slot_sources[i]`, with the sources' keys and values computed.
+    pub fn start_decoding(
+        &self,
+        memory: &Tensor,
+        source: &Batch,
+        slot_capacities: &[usize],
+        slot_sources: Vec<usize>,
+    ) -> Result<DecoderCache> {
+        let lengths = source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
+        let mut cache = DecoderCache::new(&self.config, slot_capacities, slot_sources, lengths);
+        self.decoder.remember_sources(memory, source, &mut cache)?;
+        Ok(cache)
+    }
+
+    /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`.
+    pub fn decode_step(
+        &self,
+        rows: &Batch,
+        slots: &CachedRows,
+        cache: &mut DecoderCache,
+    ) -> Result<Tensor> {
+        self.decoder.step(rows, slots, cache)
+    }
+
+    /// Scores of every token `[rows, vocabulary]` after hidden states `[rows, width]`.
+    pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let bias =
+            self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
+        Ok(ops::linear::linear(hidden, &self.shared.weight(pass), bias.as_ref())?)
+    }
+
+    /// Rows of the token table `[tokens, width]`, not scaled.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let nowhere = Tensor::zeros(
+            (1, self.config.d_model),
+            candle_core::DType::F32,
+            &candle_core::Device::Cpu,
+        )?;
+        let places = vec![0; tokens.len()];
+        let table = self.shared.weight(&Pass::inference());
+        Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)
+    }
+}

@@ -1,0 +1,139 @@
+//! What decoding remembers: keys and values of every token fed so far, by slot and layer, and of
+//! every source. Owns layout, growth and reordering.
+
+use candle_core::Tensor;
+
+use crate::config::BartConfig;
+use crate::error::Result;
+use crate::ops::attention::Heads;
+use crate::ops::kv_store::{KvRow, KvStore};
+
+/// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
+/// may share a source.
+#[derive(Debug)]
+pub struct DecoderCache {
+    layers: Vec<LayerCache>,
+    lengths: Vec<usize>,
+    slot_sources: Vec<usize>,
+    source_lengths: Vec<usize>,
+}
+
+/// The caches of one layer.
+#[derive(Debug)]
+pub struct LayerCache {
+    target: KvStore,
+    source: KvStore,
+}
+
+/// Where the rows of one step stand: their slots and sources, and how much each row sees of them.
+#[derive(Debug)]
+pub struct CachedRows {
+    target: Vec<KvRow>,
+    source: Vec<KvRow>,
+}
+
+impl DecoderCache {
+    /// Room for `slot_capacities.len()` slots; slot `i` holds up to `slot_capacities[i]` tokens and
+    /// reads source `slot_sources[i]`, which has `source_lengths[slot_sources[i]]` rows.
+    pub fn new(
+        config: &BartConfig,
+        slot_capacities: &[usize],
+        slot_sources: Vec<usize>,
+        source_lengths: Vec<usize>,
+    ) -> Self {
+        let count = config.decoder_attention_heads;
+        let heads = Heads { count, width: config.d_model / count };
+        let layer = || LayerCache {
+            target: KvStore::new(heads, slot_capacities),
+            source: KvStore::new(heads, &source_lengths),
+        };
+        DecoderCache {
+            layers: (0..config.decoder_layers).map(|_| layer()).collect(),
+            lengths: vec![0; slot_capacities.len()],
+            slot_sources,
+            source_lengths,
+        }
+    }
+
+    /// The places of new rows, given the slot of each (in order; a slot may take several).
+    pub fn place(&self, slots: &[usize]) -> CachedRows {
+        let mut lengths = self.lengths.clone();
+        let target = slots
+            .iter()
+            .map(|&slot| {
+                lengths[slot] += 1;
+                KvRow { slot, length: lengths[slot] }
+            })
+            .collect();
+        let source = slots
+            .iter()
+            .map(|&slot| {
+                let slot = self.slot_sources[slot];
+                KvRow { slot, length: self.source_lengths[slot] }
+            })
+            .collect();
+        CachedRows { target, source }
+    }
+
+    /// Counts rows that every layer has now stored.
+    pub(super) fn advance(&mut self, rows: &CachedRows) {
+        for row in &rows.target {
+            self.lengths[row.slot] = row.length;
+        }
+    }
+
+    pub(super) fn layers_mut(&mut self) -> impl Iterator<Item = &mut LayerCache> {
+        self.layers.iter_mut()
+    }
+
+    /// For each (destination, origin): the destination continues the origin's history, all at once.
+    ///
+    /// # Errors
+    /// Only what the tensor library reports.
+    pub fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
+        let before = self.lengths.clone();
+        for layer in &mut self.layers {
+            layer.target.reorder(moves, &before)?;
+        }
+        for &(destination, origin) in moves {
+            self.lengths[destination] = before[origin];
+        }
+        Ok(())
+    }
+}
+
+impl LayerCache {
+    /// Stores the sources' keys and values `[rows, width]`, cut at `offsets`.
+    pub(super) fn store_sources(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        offsets: &[usize],
+    ) -> Result<()> {
+        let rows: Vec<KvRow> = offsets
+            .windows(2)
+            .enumerate()
+            .flat_map(|(slot, ends)| {
+                (1..=ends[1] - ends[0]).map(move |length| KvRow { slot, length })
+            })
+            .collect();
+        Ok(self.source.append(k, v, &rows)?)
+    }
+
+    /// Stores the rows' keys and values, then attends to what each row sees of its own sequence.
+    pub(super) fn attend_to_target(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        rows: &CachedRows,
+    ) -> Result<Tensor> {
+        self.target.append(k, v, &rows.target)?;
+        Ok(self.target.attend(q, &rows.target)?)
+    }
+
+    /// Attends to each row's source.
+    pub(super) fn attend_to_source(&self, q: &Tensor, rows: &CachedRows) -> Result<Tensor> {
+        Ok(self.source.attend(q, &rows.source)?)
+    }
+}

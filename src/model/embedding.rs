@@ -1,0 +1,56 @@
+//! Token and position embeddings with their norm: the bottom of both stacks.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::batch::Batch;
+use super::layers::LayerNorm;
+use super::parameter::{Parameter, Parameters};
+use super::pass::Pass;
+use crate::config::BartConfig;
+use crate::error::Result;
+use crate::ops;
+
+/// `dropout(LN(scale * E[token] + P[position]))`.
+#[derive(Debug)]
+pub struct Embedding {
+    tokens: Arc<Parameter>,
+    scale: f32,
+    positions: Arc<Parameter>,
+    layernorm: LayerNorm,
+    dropout: f64,
+}
+
+impl Embedding {
+    /// The embedding of the stack `name` ("encoder" or "decoder") over the shared token table.
+    pub fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        config: &BartConfig,
+        tokens: &Arc<Parameter>,
+    ) -> Result<Self> {
+        let (places, width) = (config.max_position_embeddings, config.d_model);
+        Ok(Embedding {
+            tokens: tokens.clone(),
+            scale: config.embedding_scale(),
+            positions: parameters.table(
+                &format!("{name}.embed_positions.weight"),
+                places,
+                width,
+            )?,
+            layernorm: LayerNorm::new(parameters, &format!("{name}.layernorm_embedding"), width)?,
+            dropout: config.dropout,
+        })
+    }
+
+    /// The batch's tokens as `[rows, width]`.
+    pub fn forward(&self, batch: &Batch, pass: &Pass) -> Result<Tensor> {
+        let table = self.tokens.weight(pass);
+        let positions = self.positions.tensor(pass);
+        let x =
+            ops::embed::embed(&table, batch.tokens(), self.scale, positions, batch.positions())?;
+        let x = self.layernorm.forward(&x, None, pass)?;
+        pass.dropout(x, self.dropout)
+    }
+}

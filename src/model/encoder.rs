@@ -1,0 +1,131 @@
+//! The encoder: bidirectional self-attention and feed-forward blocks, each followed by
+//! `LN(x + block(x))` (post-norm).
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::attention::MultiHeadAttention;
+use super::batch::Batch;
+use super::embedding::Embedding;
+use super::layers::{LayerNorm, Linear};
+use super::parameter::{Parameter, Parameters};
+use super::pass::Pass;
+use crate::config::BartConfig;
+use crate::error::Result;
+use crate::ops::attention::Spans;
+
+/// `FFN(x) = W2 dropout(GELU(W1 x))`, shared by both stacks.
+#[derive(Debug)]
+pub struct FeedForward {
+    fc1: Linear,
+    fc2: Linear,
+    activation_dropout: f64,
+}
+
+impl FeedForward {
+    /// The block of layer `name`, `inner` wide inside.
+    pub fn new(
+        parameters: &mut Parameters,
+        name: &str,
+        config: &BartConfig,
+        inner: usize,
+    ) -> Result<Self> {
+        Ok(FeedForward {
+            fc1: Linear::new(parameters, &format!("{name}.fc1"), config.d_model, inner)?,
+            fc2: Linear::new(parameters, &format!("{name}.fc2"), inner, config.d_model)?,
+            activation_dropout: config.activation_dropout,
+        })
+    }
+
+    /// `[rows, width]` to `[rows, width]`.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let inner = pass.dropout(self.fc1.forward_gelu(x, pass)?, self.activation_dropout)?;
+        self.fc2.forward(&inner, pass)
+    }
+}
+
+/// One encoder layer.
+#[derive(Debug)]
+pub struct EncoderLayer {
+    self_attn: MultiHeadAttention,
+    self_attn_layer_norm: LayerNorm,
+    feed_forward: FeedForward,
+    final_layer_norm: LayerNorm,
+    dropout: f64,
+}
+
+impl EncoderLayer {
+    fn new(parameters: &mut Parameters, name: &str, config: &BartConfig) -> Result<Self> {
+        let (width, heads) = (config.d_model, config.encoder_attention_heads);
+        let attention = format!("{name}.self_attn");
+        Ok(EncoderLayer {
+            self_attn: MultiHeadAttention::new(
+                parameters,
+                &attention,
+                width,
+                heads,
+                config.attention_dropout,
+            )?,
+            self_attn_layer_norm: LayerNorm::new(
+                parameters,
+                &format!("{attention}_layer_norm"),
+                width,
+            )?,
+            feed_forward: FeedForward::new(parameters, name, config, config.encoder_ffn_dim)?,
+            final_layer_norm: LayerNorm::new(
+                parameters,
+                &format!("{name}.final_layer_norm"),
+                width,
+            )?,
+            dropout: config.dropout,
+        })
+    }
+
+    /// `[rows, width]` to `[rows, width]`; `spans` says which rows see which.
+    pub fn forward(&self, x: &Tensor, spans: &Spans, pass: &Pass) -> Result<Tensor> {
+        let attended = self.self_attn.forward(x, x, spans, pass)?;
+        let attended = pass.dropout(attended, self.dropout)?;
+        let x = self.self_attn_layer_norm.forward(&attended, Some(x), pass)?;
+
+        let fed = pass.dropout(self.feed_forward.forward(&x, pass)?, self.dropout)?;
+        self.final_layer_norm.forward(&fed, Some(&x), pass)
+    }
+}
+
+/// The encoder stack.
+#[derive(Debug)]
+pub struct Encoder {
+    embedding: Embedding,
+    layers: Vec<EncoderLayer>,
+    layerdrop: f64,
+}
+
+impl Encoder {
+    /// The stack over the shared token table.
+    pub fn new(
+        parameters: &mut Parameters,
+        config: &BartConfig,
+        tokens: &Arc<Parameter>,
+    ) -> Result<Self> {
+        Ok(Encoder {
+            embedding: Embedding::new(parameters, "encoder", config, tokens)?,
+            layers: (0..config.encoder_layers)
+                .map(|i| EncoderLayer::new(parameters, &format!("encoder.layers.{i}"), config))
+                .collect::<Result<_>>()?,
+            layerdrop: config.encoder_layerdrop,
+        })
+    }
+
+    /// The source's hidden states `[rows, width]`: the decoder's memory.
+    pub fn forward(&self, source: &Batch, pass: &Pass) -> Result<Tensor> {
+        let spans = source.attending_to(source, false);
+        let mut x = self.embedding.forward(source, pass)?;
+        for layer in &self.layers {
+            if !pass.skips_layer(self.layerdrop) {
+                x = layer.forward(&x, &spans, pass)?;
+            }
+        }
+        Ok(x)
+    }
+}

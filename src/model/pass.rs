@@ -1,0 +1,61 @@
+//! What a pass through the model is for: inference, or training with its random draws.
+
+use std::cell::Cell;
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::ops::dropout::{self, Dropout};
+use crate::random;
+
+/// One pass through the model. Numbers its dropouts in the order in which the model meets them, so
+/// that the same seed gives the same masks on every device.
+#[derive(Debug)]
+pub struct Pass {
+    seed: Option<u64>,
+    next_stream: Cell<u64>,
+}
+
+impl Pass {
+    /// No gradients, no dropout.
+    pub fn inference() -> Self {
+        Pass { seed: None, next_stream: Cell::new(0) }
+    }
+
+    /// Gradients, and dropout drawn from `seed` (a new seed for every step).
+    pub fn training(seed: u64) -> Self {
+        Pass { seed: Some(seed), next_stream: Cell::new(0) }
+    }
+
+    /// Whether gradients are wanted.
+    pub fn is_training(&self) -> bool {
+        self.seed.is_some()
+    }
+
+    /// Applies dropout in training; otherwise gives `x` back.
+    pub fn dropout(&self, x: Tensor, probability: f64) -> Result<Tensor> {
+        match self.draw(probability) {
+            Some(draw) => Ok(dropout::dropout(&x, draw)?),
+            None => Ok(x),
+        }
+    }
+
+    /// The next draw of dropout, for an operation that applies it itself.
+    pub fn draw(&self, probability: f64) -> Option<Dropout> {
+        let seed = self.seed.filter(|_| probability > 0.0)?;
+        Some(Dropout { probability: probability as f32, seed, stream: self.number() })
+    }
+
+    /// Whether training skips a layer this time (LayerDrop, Fan et al. 2019, arXiv:1909.11556).
+    pub fn skips_layer(&self, probability: f64) -> bool {
+        let Some(seed) = self.seed.filter(|_| probability > 0.0) else { return false };
+        let draw = random::uniform_u32(seed, self.number(), 0);
+        f64::from(draw) < probability * 4_294_967_296.0
+    }
+
+    fn number(&self) -> u64 {
+        let stream = self.next_stream.get();
+        self.next_stream.set(stream + 1);
+        stream
+    }
+}

@@ -1,0 +1,47 @@
+//! Dropout (Srivastava et al. 2014) with a mask that depends on seed, stream and element only, so
+//! that every device, thread count and way of computing draws the same one.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::{floats, tensor, use_kernels, with_floats};
+use crate::kernels::dropout as kernel;
+
+pub use crate::kernels::dropout::Dropout;
+
+/// Sets elements to zero with the draw's probability and divides the rest by its complement.
+pub fn dropout(x: &Tensor, draw: Dropout) -> Result<Tensor> {
+    if draw.probability == 0.0 {
+        return Ok(x.clone());
+    }
+    if use_kernels(x) {
+        return x.contiguous()?.apply_op1(Drop(draw));
+    }
+    let factors: Vec<f32> = (0..x.elem_count() as u64).map(|i| draw.factor(i)).collect();
+    x * Tensor::from_vec(factors, x.shape().clone(), x.device())?.to_dtype(x.dtype())?
+}
+
+struct Drop(Dropout);
+
+impl Drop {
+    fn apply(&self, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; x.len()];
+        kernel::apply(&self.0, x, &mut out);
+        out
+    }
+}
+
+impl CustomOp1 for Drop {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(self.apply(floats(x, layout)?)), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        let dout = dout.contiguous()?;
+        let dx = with_floats([&dout], |[dout]| self.apply(dout))?;
+        tensor(dx, x.shape().clone()).map(Some)
+    }
+}

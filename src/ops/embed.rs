@@ -1,0 +1,87 @@
+//! Token plus position embeddings: rows of two tables, added.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::weight::Weight;
+use super::{floats, tensor, use_kernels, with_floats};
+use crate::kernels::pack;
+
+/// `scale * table[token] + positions[position]` for each row; `table` is a [`Weight`]
+/// `[vocabulary, width]`, `positions` a plain tensor `[positions, width]`.
+///
+/// The caller has checked that all ids are within their tables.
+pub fn embed(
+    table: &Weight,
+    tokens: &[u32],
+    scale: f32,
+    positions: &Tensor,
+    places: &[u32],
+) -> Result<Tensor> {
+    if use_kernels(table.stored()) && table.is_packed() {
+        let op =
+            Embed { rows: table.rows(), tokens: tokens.to_vec(), scale, places: places.to_vec() };
+        return table.stored().apply_op2(positions, op);
+    }
+    let device = positions.device();
+    let tokens = Tensor::new(tokens, device)?;
+    let places = Tensor::new(places, device)?;
+    let embedded = (table.dense()?.index_select(&tokens, 0)? * f64::from(scale))?;
+    embedded + positions.index_select(&places, 0)?
+}
+
+struct Embed {
+    rows: usize,
+    tokens: Vec<u32>,
+    scale: f32,
+    places: Vec<u32>,
+}
+
+impl CustomOp2 for Embed {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+
+    fn cpu_fwd(
+        &self,
+        table: &CpuStorage,
+        table_layout: &Layout,
+        positions: &CpuStorage,
+        positions_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let width = positions_layout.shape().dims2()?.1;
+        let table = floats(table, table_layout)?;
+        let positions = floats(positions, positions_layout)?;
+        let mut out = vec![0.0; self.tokens.len() * width];
+        pack::gather_rows(table, self.rows, width, &self.tokens, self.scale, &mut out);
+        for (row, &place) in out.chunks_exact_mut(width).zip(&self.places) {
+            let position = &positions[place as usize * width..][..width];
+            row.iter_mut().zip(position).for_each(|(x, p)| *x += p);
+        }
+        Ok((CpuStorage::F32(out), Shape::from((self.tokens.len(), width))))
+    }
+
+    fn bwd(
+        &self,
+        table: &Tensor,
+        positions: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dout = dout.contiguous()?;
+        let (dtable, dpositions) = with_floats([&dout], |[dout]| {
+            let width = dout.len() / self.tokens.len().max(1);
+            let mut dtable = vec![0.0; table.elem_count()];
+            pack::scatter_add_rows(dout, &self.tokens, self.scale, self.rows, width, &mut dtable);
+            let mut dpositions = vec![0.0; positions.elem_count()];
+            for (row, &place) in dout.chunks_exact(width.max(1)).zip(&self.places) {
+                let position = &mut dpositions[place as usize * width..][..width];
+                position.iter_mut().zip(row).for_each(|(p, x)| *p += x);
+            }
+            (dtable, dpositions)
+        })?;
+        Ok((
+            Some(tensor(dtable, table.shape().clone())?),
+            Some(tensor(dpositions, positions.shape().clone())?),
+        ))
+    }
+}

@@ -1,0 +1,92 @@
+//! The operations of the paper, one file each: our CPU kernel, candle's portable way (the
+//! reference, and what CUDA and Metal run) and the backward of both.
+//!
+//! Which way is taken depends on where the tensors live and on one switch; the model never asks.
+
+pub mod add_layer_norm;
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embed;
+pub mod gelu;
+pub mod kv_store;
+pub mod linear;
+pub mod weight;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
+
+/// How operations on CPU tensors are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Our fused kernels (the default on the CPU).
+    Kernel,
+    /// candle's own operations only: what CUDA and Metal run, and the reference in tests.
+    Portable,
+}
+
+const UNSET: u8 = 0;
+const KERNEL: u8 = 1;
+const PORTABLE: u8 = 2;
+static WAY: AtomicU8 = AtomicU8::new(UNSET);
+
+/// Chooses how operations on CPU tensors are computed, for the whole process.
+pub fn set_way(way: Way) {
+    let code = if way == Way::Portable { PORTABLE } else { KERNEL };
+    WAY.store(code, Ordering::Relaxed);
+}
+
+/// The way in force: what [`set_way`] said, else `BART_FAST_WAY=portable`, else kernels.
+pub fn way() -> Way {
+    match WAY.load(Ordering::Relaxed) {
+        KERNEL => Way::Kernel,
+        PORTABLE => Way::Portable,
+        _ => {
+            let asked = std::env::var("BART_FAST_WAY").is_ok_and(|value| value == "portable");
+            let way = if asked { Way::Portable } else { Way::Kernel };
+            set_way(way);
+            way
+        }
+    }
+}
+
+/// Whether our CPU kernels take this operation.
+pub(crate) fn use_kernels(x: &Tensor) -> bool {
+    way() == Way::Kernel && x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// The floats of a contiguous CPU operand.
+pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let all: &[f32] = storage.as_slice()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&all[start..end]),
+        None => candle_core::bail!("a kernel was given a tensor that is not contiguous"),
+    }
+}
+
+/// Calls `work` with the floats of contiguous CPU tensors.
+pub(crate) fn with_floats<const N: usize, R>(
+    tensors: [&Tensor; N],
+    work: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let guards = tensors.map(|tensor| tensor.storage_and_layout());
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slot, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            candle_core::bail!("a CPU kernel was given a tensor of another device");
+        };
+        *slot = floats(storage, layout)?;
+    }
+    Ok(work(slices))
+}
+
+/// Whether a backward pass will come through here.
+pub(crate) fn wants_gradient(tensors: &[&Tensor]) -> bool {
+    tensors.iter().any(|tensor| tensor.track_op())
+}
+
+/// A CPU tensor of fresh floats.
+pub(crate) fn tensor(data: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    Tensor::from_vec(data, shape.into(), &candle_core::Device::Cpu)
+}

@@ -1,0 +1,391 @@
+//! `_core.Model`: the backbone with its head, and the passes through it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyKeyError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::arrays::{self, Rectangle};
+use super::enter::{enter, enter_interruptible};
+use super::optimizer::PyOptimizer;
+use crate::config::BartConfig;
+use crate::error::{Error, Result};
+use crate::generation::bart::BartDecoder;
+use crate::generation::{self, Input, Options};
+use crate::model::batch::Rows;
+use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass};
+use crate::ops::with_floats;
+use crate::training::step::{self, Examples, Padded, StepResult};
+use crate::weights::safetensors::{self, FloatFormat};
+
+/// Answers of a generation: for each input its sequences, best first, each as (ids, score, stopped).
+type Answers = Vec<Vec<(Vec<u32>, f32, bool)>>;
+
+/// A BART model. Frozen: several Python threads may use one at the same time.
+#[pyclass(frozen, name = "Model", module = "bart_fast._core")]
+pub struct PyModel {
+    model: BartModel,
+}
+
+#[pymethods]
+impl PyModel {
+    /// A model of the sizes in `config` (JSON), weights drawn from `seed`, or zero without one.
+    #[new]
+    #[pyo3(signature = (config, seed = None))]
+    fn new(py: Python<'_>, config: &str, seed: Option<u64>) -> PyResult<Self> {
+        let config = BartConfig::from_json(config)?;
+        let initialisation = match seed {
+            Some(seed) => Initialisation::Random { seed, deviation: config.init_std },
+            None => Initialisation::Zeros,
+        };
+        enter(py, move || Ok(PyModel { model: BartModel::new(config, initialisation)? }))
+    }
+
+    /// The sizes and switches as JSON.
+    #[getter]
+    fn config(&self) -> String {
+        self.model.config().to_json()
+    }
+
+    /// Name and shape of every parameter, in the order of the checkpoint.
+    fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let entry = |p: &Arc<Parameter>| (p.name().to_string(), p.shape().to_vec());
+        self.model.parameters().iter().map(entry).collect()
+    }
+
+    /// Number of trained values.
+    fn count_parameters(&self) -> usize {
+        self.model.trainable().map(|parameter| parameter.count()).sum()
+    }
+
+    /// A copy of a parameter (float32).
+    fn get_parameter<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let parameter = self.parameter(name)?;
+        let values = enter(py, || parameter.values())?;
+        values.into_pyarray(py).reshape(parameter.shape().to_vec())
+    }
+
+    /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.
+    fn set_parameters(&self, py: Python<'_>, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        let mut plan = Vec::new();
+        for (name, array) in values.iter() {
+            let name: String = name.extract()?;
+            let array: PyReadonlyArrayDyn<'_, f32> = array.extract().map_err(|_| {
+                PyValueError::new_err(format!("`{name}` must be an array of float32"))
+            })?;
+            let parameter = self.parameter(&name)?;
+            if array.shape() != parameter.shape() {
+                let (want, got) = (parameter.shape(), array.shape());
+                return Err(Error::Weights(format!(
+                    "`{name}` has shape {want:?}, received {got:?}"
+                ))
+                .into());
+            }
+            plan.push((parameter, array.as_array().iter().copied().collect::<Vec<f32>>()));
+        }
+        enter(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
+    }
+
+    /// Fills all parameters from a Hugging Face `.safetensors` file.
+    fn load_safetensors(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        enter(py, || safetensors::load(&self.model, &path))
+    }
+
+    /// Writes all parameters under Hugging Face's names; `dtype` float32, float16 or bfloat16.
+    #[pyo3(signature = (path, dtype = "float32"))]
+    fn save_safetensors(&self, py: Python<'_>, path: PathBuf, dtype: &str) -> PyResult<()> {
+        let format = FloatFormat::from_name(dtype)?;
+        enter(py, || safetensors::save(&self.model, &path, format))
+    }
+
+    /// The encoder's output `[batch, length, width]`, at masked positions too.
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        encoder_token_ids: &Bound<'py, PyAny>,
+        encoder_padding_mask: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let (source, shape) = self.rectangle(
+            ("encoder_token_ids", encoder_token_ids),
+            ("encoder_padding_mask", encoder_padding_mask),
+        )?;
+        let hidden = enter(py, || floats(&self.model.encode(&source, &Pass::inference())?))?;
+        self.hidden_array(py, hidden, &shape)
+    }
+
+    /// Both stacks' outputs `[batch, length, width]`, at masked positions too.
+    fn forward<'py>(
+        &self,
+        py: Python<'py>,
+        encoder_token_ids: &Bound<'py, PyAny>,
+        encoder_padding_mask: &Bound<'py, PyAny>,
+        decoder_token_ids: &Bound<'py, PyAny>,
+        decoder_padding_mask: &Bound<'py, PyAny>,
+    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArrayDyn<f32>>)> {
+        let (source, source_shape) = self.rectangle(
+            ("encoder_token_ids", encoder_token_ids),
+            ("encoder_padding_mask", encoder_padding_mask),
+        )?;
+        let (target, target_shape) = self.rectangle(
+            ("decoder_token_ids", decoder_token_ids),
+            ("decoder_padding_mask", decoder_padding_mask),
+        )?;
+        same_rows(source_shape.rows, &target_shape)?;
+        let (memory, hidden) = enter(py, || {
+            let pass = Pass::inference();
+            let memory = self.model.encode(&source, &pass)?;
+            let hidden = self.model.decode(&target, &memory, &source, &pass)?;
+            Ok((floats(&memory)?, floats(&hidden)?))
+        })?;
+        Ok((
+            self.hidden_array(py, memory, &source_shape)?,
+            self.hidden_array(py, hidden, &target_shape)?,
+        ))
+    }
+
+    /// Scores of every token `[..., vocabulary]` after hidden states `[..., width]` (float32).
+    fn logits<'py>(
+        &self,
+        py: Python<'py>,
+        hidden: PyReadonlyArrayDyn<'py, f32>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let config = self.model.config();
+        let mut shape = hidden.shape().to_vec();
+        if shape.last() != Some(&config.d_model) {
+            let message =
+                format!("the last dimension must be {}, received {shape:?}", config.d_model);
+            return Err(Error::argument("hidden", message).into());
+        }
+        let values: Vec<f32> = hidden.as_array().iter().copied().collect();
+        let logits = enter(py, || {
+            let rows = values.len() / config.d_model;
+            let hidden = Tensor::from_vec(values, (rows, config.d_model), &Device::Cpu)?;
+            floats(&self.model.logits(&hidden, &Pass::inference())?)
+        })?;
+        *shape.last_mut().expect("checked above") = config.vocab_size;
+        logits.into_pyarray(py).reshape(shape)
+    }
+
+    /// Rows of the token table `[batch, length, width]`, not scaled.
+    fn embed<'py>(
+        &self,
+        py: Python<'py>,
+        token_ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let ids = arrays::ids("token_ids", token_ids)?;
+        let rows = enter(py, || {
+            Batch::single_rows(ids.values.clone(), vec![0; ids.values.len()])
+                .check("token_ids", self.model.config())?;
+            floats(&self.model.embed(&ids.values)?)
+        })?;
+        self.hidden_array(py, rows, &ids)
+    }
+
+    /// Decodes: sources as ragged ids (with their positions, if masks had holes), decoder rows as
+    /// ragged ids with masks (`None`: all given) and the most tokens each may have, and `options`
+    /// as JSON. For each input its sequences, best first, as (ids, score, stopped).
+    #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_masks, max_lengths, options))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn generate(
+        &self,
+        py: Python<'_>,
+        encoder_token_ids: Vec<Vec<u32>>,
+        encoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_token_ids: Vec<Vec<u32>>,
+        decoder_masks: Option<Vec<Vec<bool>>>,
+        max_lengths: Vec<usize>,
+        options: &str,
+    ) -> PyResult<Answers> {
+        let options = options_from(options)?;
+        let rows = encoder_token_ids.len();
+        if decoder_token_ids.len() != rows || max_lengths.len() != rows {
+            let message = format!("{rows} sources, but {} decoder rows", decoder_token_ids.len());
+            return Err(Error::argument("decoder_token_ids", message).into());
+        }
+        let masks = decoder_masks
+            .unwrap_or_else(|| decoder_token_ids.iter().map(|ids| vec![true; ids.len()]).collect());
+        let inputs = decoder_token_ids
+            .into_iter()
+            .zip(masks)
+            .zip(max_lengths)
+            .enumerate()
+            .map(|(i, ((ids, mask), limit))| Input::masked(ids, mask, limit, i as u64))
+            .collect::<Result<Vec<_>>>()?;
+        let source = Batch::from_sequences(encoder_token_ids.iter().enumerate().map(|(i, ids)| {
+            let positions = encoder_positions.as_ref().map(|positions| positions[i].as_slice());
+            (ids.as_slice(), positions)
+        }));
+        let answers = enter_interruptible(py, |stop| {
+            let mut decoder = BartDecoder::new(&self.model, source)?;
+            generation::generate(&mut decoder, &inputs, &options, stop)
+        })?;
+        let tuple =
+            |sequence: generation::Sequence| (sequence.ids, sequence.score, sequence.stopped);
+        Ok(answers.into_iter().map(|best| best.into_iter().map(tuple).collect()).collect())
+    }
+
+    /// One training step with `optimizer`; see `StepResult` in the stub for the answer's keys.
+    #[pyo3(signature = (optimizer, encoder_token_ids, encoder_padding_mask, decoder_token_ids,
+        decoder_padding_mask, targets, sample_weight, learning_rate, seed, normalizer = None))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn train_step<'py>(
+        &self,
+        py: Python<'py>,
+        optimizer: &PyOptimizer,
+        encoder_token_ids: &Bound<'py, PyAny>,
+        encoder_padding_mask: &Bound<'py, PyAny>,
+        decoder_token_ids: &Bound<'py, PyAny>,
+        decoder_padding_mask: &Bound<'py, PyAny>,
+        targets: &Bound<'py, PyAny>,
+        sample_weight: Option<&Bound<'py, PyAny>>,
+        learning_rate: f64,
+        seed: u64,
+        normalizer: Option<f64>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let source = padded(encoder_token_ids, encoder_padding_mask, "encoder")?;
+        let target = padded(decoder_token_ids, decoder_padding_mask, "decoder")?;
+        let (labels, weights) = labels(targets, sample_weight, &source, &target)?;
+        let result = enter(py, || {
+            let examples = Examples::new(
+                &self.model,
+                &source,
+                &target,
+                &labels,
+                weights.as_deref(),
+                normalizer,
+            )?;
+            step::train(&self.model, &mut optimizer.lock(), &examples, learning_rate, seed)
+        })?;
+        step_dict(py, result)
+    }
+
+    /// Loss and accuracy of a batch; nothing is changed.
+    #[pyo3(signature = (encoder_token_ids, encoder_padding_mask, decoder_token_ids,
+        decoder_padding_mask, targets, sample_weight, normalizer = None))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn evaluate_step<'py>(
+        &self,
+        py: Python<'py>,
+        encoder_token_ids: &Bound<'py, PyAny>,
+        encoder_padding_mask: &Bound<'py, PyAny>,
+        decoder_token_ids: &Bound<'py, PyAny>,
+        decoder_padding_mask: &Bound<'py, PyAny>,
+        targets: &Bound<'py, PyAny>,
+        sample_weight: Option<&Bound<'py, PyAny>>,
+        normalizer: Option<f64>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let source = padded(encoder_token_ids, encoder_padding_mask, "encoder")?;
+        let target = padded(decoder_token_ids, decoder_padding_mask, "decoder")?;
+        let (labels, weights) = labels(targets, sample_weight, &source, &target)?;
+        let result = enter(py, || {
+            let examples = Examples::new(
+                &self.model,
+                &source,
+                &target,
+                &labels,
+                weights.as_deref(),
+                normalizer,
+            )?;
+            step::evaluate(&self.model, &examples)
+        })?;
+        step_dict(py, result)
+    }
+}
+
+impl PyModel {
+    fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
+        let found = self.model.parameters().iter().find(|parameter| parameter.name() == name);
+        found
+            .cloned()
+            .ok_or_else(|| PyKeyError::new_err(format!("the model has no parameter `{name}`")))
+    }
+
+    fn rectangle(
+        &self,
+        (name, ids): (&str, &Bound<'_, PyAny>),
+        (mask_name, mask): (&str, &Bound<'_, PyAny>),
+    ) -> Result<(Batch, Rectangle<u32>)> {
+        let ids = arrays::ids(name, ids)?;
+        let mask = arrays::mask(mask_name, mask, &ids)?;
+        let batch = Batch::from_padded(&ids.values, &mask, ids.width, Rows::All);
+        batch.check(name, self.model.config())?;
+        Ok((batch, ids))
+    }
+
+    fn hidden_array<'py>(
+        &self,
+        py: Python<'py>,
+        values: Vec<f32>,
+        shape: &Rectangle<u32>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let shape = vec![shape.rows, shape.width, self.model.config().d_model];
+        values.into_pyarray(py).reshape(shape)
+    }
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(with_floats([&tensor.contiguous()?], |[values]| values.to_vec())?)
+}
+
+fn options_from(text: &str) -> Result<Options> {
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(fields)) => Options::from_json(fields),
+        _ => Err(Error::argument("options", "must be a JSON object")),
+    }
+}
+
+fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Result<Padded> {
+    let ids = arrays::ids(&format!("{stack}_token_ids"), ids)?;
+    let mask = arrays::mask(&format!("{stack}_padding_mask"), mask, &ids)?;
+    Ok(Padded { ids: ids.values, mask, width: ids.width })
+}
+
+fn labels(
+    targets: &Bound<'_, PyAny>,
+    sample_weight: Option<&Bound<'_, PyAny>>,
+    source: &Padded,
+    target: &Padded,
+) -> Result<(Vec<u32>, Option<Vec<f32>>)> {
+    let rows = target.ids.len() / target.width;
+    let labels = arrays::ids("y", targets)?;
+    if (labels.rows, labels.width) != (rows, target.width) {
+        let message = format!(
+            "must have the shape of `decoder_token_ids` [{rows}, {}], received [{}, {}]",
+            target.width, labels.rows, labels.width
+        );
+        return Err(Error::argument("y", message));
+    }
+    same_rows(source.ids.len() / source.width, &labels)?;
+    let weights = sample_weight
+        .map(|weights| arrays::weights("sample_weight", weights, &labels))
+        .transpose()?;
+    Ok((labels.values, weights))
+}
+
+fn same_rows<T>(source_rows: usize, target: &Rectangle<T>) -> Result<()> {
+    if source_rows == target.rows {
+        return Ok(());
+    }
+    let message = format!("{source_rows} sources, but {} rows here", target.rows);
+    Err(Error::argument("decoder_token_ids", message))
+}
+
+fn step_dict(py: Python<'_>, result: StepResult) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("loss", result.loss)?;
+    dict.set_item("weighted_nll_sum", result.weighted_nll_sum)?;
+    dict.set_item("weight_sum", result.weight_sum)?;
+    dict.set_item("correct_weight_sum", result.correct_weight_sum)?;
+    dict.set_item("tokens", result.tokens)?;
+    dict.set_item("gradient_norm", result.gradient_norm)?;
+    dict.set_item("applied", result.applied)?;
+    Ok(dict)
+}

@@ -1,0 +1,218 @@
+//! One training step: forward, loss, backward and the optimizer; and the same without the last two.
+
+use candle_core::Tensor;
+
+use super::optimizer::{Optimizer, global_norm};
+use crate::error::{Error, Result};
+use crate::model::batch::Rows;
+use crate::model::{BartModel, Batch, Pass};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::with_floats;
+
+/// A padded rectangle of token ids with its mask, row-major.
+#[derive(Debug, Clone)]
+pub struct Padded {
+    /// Token ids `[sequences, width]`.
+    pub ids: Vec<u32>,
+    /// Which of them are real.
+    pub mask: Vec<bool>,
+    /// Width of the rectangle.
+    pub width: usize,
+}
+
+/// Sources, targets and what the decoder should say at each position.
+#[derive(Debug)]
+pub struct Examples {
+    source: Batch,
+    target: Batch,
+    /// Rows of `target` that count, what each should predict, and its weight in the loss.
+    loss_rows: Vec<u32>,
+    labels: Vec<u32>,
+    weights: Vec<f32>,
+    normalizer: f64,
+}
+
+/// What a step computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepResult {
+    /// `sum(weight * nll) / normalizer`.
+    pub loss: f64,
+    /// `sum(weight * nll)`, in nats.
+    pub weighted_nll_sum: f64,
+    /// Sum of the weights.
+    pub weight_sum: f64,
+    /// Sum of the weights of rows whose label had the largest logit.
+    pub correct_weight_sum: f64,
+    /// Rows that counted.
+    pub tokens: usize,
+    /// Norm of all gradients together, before clipping; `None` in evaluation.
+    pub gradient_norm: Option<f64>,
+    /// Whether parameters were changed: not in evaluation, nor when loss or gradient is not finite.
+    pub applied: bool,
+}
+
+impl Examples {
+    /// Reads padded rectangles; `labels` and `weights` have the target's shape. Without weights
+    /// every position weighs 1, also masked ones, as in Keras. The loss is divided by `normalizer`,
+    /// by default the number of positions.
+    ///
+    /// A position is computed if its mask is true or its weight is not zero.
+    ///
+    /// # Errors
+    /// `Argument` for ids outside the model's tables, or labels outside the vocabulary.
+    pub fn new(
+        model: &BartModel,
+        source: &Padded,
+        target: &Padded,
+        labels: &[u32],
+        weights: Option<&[f32]>,
+        normalizer: Option<f64>,
+    ) -> Result<Self> {
+        let counts = |i: usize| weights.is_none_or(|weights| weights[i] != 0.0);
+        let wanted: Vec<bool> = (0..target.ids.len()).map(counts).collect();
+        let examples = Examples {
+            source: Batch::from_padded(&source.ids, &source.mask, source.width, Rows::Visible),
+            target: Batch::from_padded(
+                &target.ids,
+                &target.mask,
+                target.width,
+                Rows::VisibleOr(&wanted),
+            ),
+            loss_rows: rows_of(&wanted, &target.mask),
+            labels: select(labels, &wanted),
+            weights: weights.map_or_else(|| vec![1.0; labels.len()], |w| select(w, &wanted)),
+            normalizer: normalizer.unwrap_or(labels.len() as f64),
+        };
+        examples.source.check("encoder_token_ids", model.config())?;
+        examples.target.check("decoder_token_ids", model.config())?;
+        let vocabulary = model.config().vocab_size;
+        if let Some(label) = examples.labels.iter().find(|&&label| label as usize >= vocabulary) {
+            let message = format!("labels must be 0 to {}, received {label}", vocabulary - 1);
+            return Err(Error::argument("y", message));
+        }
+        Ok(examples)
+    }
+
+    /// The loss tensor, and what is reported of it.
+    fn loss(&self, model: &BartModel, pass: &Pass) -> Result<(Option<Tensor>, StepResult)> {
+        let weight_sum = self.weights.iter().map(|&w| f64::from(w)).sum();
+        let mut result = StepResult {
+            loss: 0.0,
+            weighted_nll_sum: 0.0,
+            weight_sum,
+            correct_weight_sum: 0.0,
+            tokens: self.loss_rows.len(),
+            gradient_norm: None,
+            applied: false,
+        };
+        if self.loss_rows.is_empty() {
+            return Ok((None, result));
+        }
+        let memory = model.encode(&self.source, pass)?;
+        let mut hidden = model.decode(&self.target, &memory, &self.source, pass)?;
+        if self.loss_rows.len() < self.target.rows() {
+            let rows = Tensor::new(self.loss_rows.as_slice(), hidden.device())?;
+            hidden = hidden.index_select(&rows, 0)?;
+        }
+        let logits = model.logits(&hidden, pass)?;
+        let scale: Vec<f32> =
+            self.weights.iter().map(|&w| (f64::from(w) / self.normalizer) as f32).collect();
+        let (loss, rows) = cross_entropy(&logits, &self.labels, &scale)?;
+        for (i, &weight) in self.weights.iter().enumerate() {
+            let weight = f64::from(weight);
+            result.weighted_nll_sum += weight * f64::from(rows.nll[i]);
+            result.correct_weight_sum += if rows.correct[i] { weight } else { 0.0 };
+        }
+        result.loss = result.weighted_nll_sum / self.normalizer;
+        Ok((Some(loss), result))
+    }
+}
+
+/// Where the wanted positions lie among the rows that exist (wanted or visible).
+fn rows_of(wanted: &[bool], mask: &[bool]) -> Vec<u32> {
+    let mut row = 0;
+    let mut rows = Vec::new();
+    for (&wanted, &visible) in wanted.iter().zip(mask) {
+        if wanted {
+            rows.push(row);
+        }
+        row += u32::from(wanted || visible);
+    }
+    rows
+}
+
+fn select<T: Copy>(values: &[T], wanted: &[bool]) -> Vec<T> {
+    values.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(value, _)| *value).collect()
+}
+
+/// Loss and accuracy of a batch, without dropout; nothing is changed.
+///
+/// # Errors
+/// Only what the tensor library reports.
+pub fn evaluate(model: &BartModel, examples: &Examples) -> Result<StepResult> {
+    Ok(examples.loss(model, &Pass::inference())?.1)
+}
+
+/// One step of training. A loss or gradient that is not finite changes nothing: see
+/// [`StepResult::applied`].
+///
+/// # Errors
+/// What the optimizer or the tensor library reports.
+pub fn train(
+    model: &BartModel,
+    optimizer: &mut Optimizer,
+    examples: &Examples,
+    learning_rate: f64,
+    seed: u64,
+) -> Result<StepResult> {
+    let (loss, mut result) = examples.loss(model, &Pass::training(seed))?;
+    if !result.loss.is_finite() {
+        return Ok(result);
+    }
+    let gradients = gradients(model, loss.as_ref())?;
+    let norm = norm_of(&gradients)?;
+    result.gradient_norm = Some(norm);
+    if !norm.is_finite() {
+        return Ok(result);
+    }
+    optimizer.begin_step(learning_rate);
+    optimizer.clip_to_global_norm(norm);
+    for (parameter, gradient) in model.trainable().zip(&gradients) {
+        let mut outcome = Ok(());
+        with_floats([gradient], |[gradient]| {
+            parameter.update(|value| {
+                outcome = optimizer.update(parameter.name(), value, gradient);
+            })
+        })??;
+        outcome?;
+    }
+    result.applied = true;
+    Ok(result)
+}
+
+/// The gradient of every trainable parameter, zero where the loss does not depend on it.
+///
+/// # Errors
+/// Only what the tensor library reports.
+pub fn gradients(model: &BartModel, loss: Option<&Tensor>) -> Result<Vec<Tensor>> {
+    let store = loss.map(Tensor::backward).transpose()?;
+    model
+        .trainable()
+        .map(|parameter| {
+            let var = parameter.var().as_tensor();
+            match store.as_ref().and_then(|store| store.get(var)) {
+                Some(gradient) => Ok(gradient.contiguous()?),
+                None => Ok(var.zeros_like()?.detach()),
+            }
+        })
+        .collect()
+}
+
+fn norm_of(gradients: &[Tensor]) -> Result<f64> {
+    let mut squares: f64 = 0.0;
+    for gradient in gradients {
+        let norm = with_floats([gradient], |gradient| global_norm(&gradient))?;
+        squares += norm * norm;
+    }
+    Ok(squares.sqrt())
+}
