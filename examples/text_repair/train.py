@@ -23,7 +23,7 @@ from bart_fast.callbacks import Callback
 from checkpoint import latest_checkpoint, save_checkpoint
 from corpus import default_data, load_corpus
 from evaluate import evaluate, model_repair, table
-from pairs import SHARD_PAIRS, PairStream, Position
+from pairs import PairStream, Position
 from vocabulary import has_vocabulary, texts_to_learn_from, train_vocabulary
 
 SEQUENCE_LENGTH = 256
@@ -213,7 +213,7 @@ def train(options: argparse.Namespace, model, stream: PairStream, validate) -> b
     step, pairs, start = 0, 0, Position()
     if begun is not None:
         step, pairs, start = begun.step, begun.pairs, begun.next_batch
-    total_steps = round(options.pairs / SHARD_PAIRS * len(stream.shard(0, 0)))
+    total_steps = stream.steps_for(options.pairs)
     compile_model(model, options, total_steps)
     if begun is not None:
         model.optimizer.set_state(begun.optimizer_state())
