@@ -5,7 +5,7 @@ use super::constraints::Context;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
-use super::samplers::{Method, Sampler, Workspace};
+use super::samplers::{Method, Sampler};
 use super::scores;
 use crate::error::{Error, Result};
 use crate::random::Stream;
@@ -38,7 +38,6 @@ struct Sampling<'a> {
     sampler: &'a dyn Sampler,
     sequences: Vec<Sequence>,
     live: Vec<usize>,
-    work: Workspace,
 }
 
 impl<'a> Sampling<'a> {
@@ -52,7 +51,7 @@ impl<'a> Sampling<'a> {
         let live = (0..inputs.len())
             .filter(|&row| sequences[row].ids.len() < inputs[row].max_length())
             .collect();
-        Self { inputs, options, sampler, sequences, live, work: Workspace::default() }
+        Self { inputs, options, sampler, sequences, live }
     }
 
     fn run(
@@ -115,9 +114,9 @@ impl<'a> Sampling<'a> {
             for constraint in &self.options.constraints {
                 constraint.apply(&context, logits);
             }
-            scores::check_choice(scores::argmax(logits).score, position)?;
+            scores::check_choice(logits[scores::argmax(logits) as usize], position)?;
             let mut draws = Stream::new(self.options.seed, input.sequence(), position as u64);
-            let token = self.sampler.choose(logits, &mut self.work, &mut draws);
+            let token = self.sampler.choose(logits, &mut draws);
             self.sequences[row].ids.push(token);
             self.sequences[row].stopped = self.options.stop_token_ids.contains(&token);
         }

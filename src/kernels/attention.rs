@@ -14,6 +14,30 @@ pub struct Ragged<'a> {
 pub fn dropout_keep(d: &Dropout, h: usize, q: usize, head: usize, k: usize) -> bool {
     d.keeps(((q * h + head) * 4096 + k) as u64)
 }
-pub fn forward(_r: &Ragged<'_>, _q: &[f32], _k: &[f32], _v: &[f32], _o: &mut [f32]) { unimplemented!() }
-pub fn forward_save(_r: &Ragged<'_>, _q: &[f32], _k: &[f32], _v: &[f32], _o: &mut [f32], _l: &mut [f32]) { unimplemented!() }
-pub fn backward(_r: &Ragged<'_>, _q: &[f32], _k: &[f32], _v: &[f32], _o: &[f32], _do: &[f32], _l: &[f32], _dq: &mut [f32], _dk: &mut [f32], _dv: &mut [f32]) { unimplemented!() }
+pub fn forward(_r: &Ragged<'_>, _q: &[f32], _k: &[f32], _v: &[f32], _o: &mut [f32]) {
+    unimplemented!()
+}
+pub fn forward_save(
+    _r: &Ragged<'_>,
+    _q: &[f32],
+    _k: &[f32],
+    _v: &[f32],
+    _o: &mut [f32],
+    _l: &mut [f32],
+) {
+    unimplemented!()
+}
+pub fn backward(
+    _r: &Ragged<'_>,
+    _q: &[f32],
+    _k: &[f32],
+    _v: &[f32],
+    _o: &[f32],
+    _do: &[f32],
+    _l: &[f32],
+    _dq: &mut [f32],
+    _dk: &mut [f32],
+    _dv: &mut [f32],
+) {
+    unimplemented!()
+}

@@ -13,6 +13,9 @@ pub mod kv_store;
 pub mod linear;
 pub mod weight;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
@@ -39,6 +42,10 @@ pub fn set_way(way: Way) {
 
 /// The way in force: what [`set_way`] said, else `BART_FAST_WAY=portable`, else kernels.
 pub fn way() -> Way {
+    #[cfg(test)]
+    if let Some(way) = testing::forced() {
+        return way;
+    }
     match WAY.load(Ordering::Relaxed) {
         KERNEL => Way::Kernel,
         PORTABLE => Way::Portable,

@@ -216,3 +216,7 @@ fn norm_of(gradients: &[Tensor]) -> Result<f64> {
     }
     Ok(squares.sqrt())
 }
+
+#[cfg(test)]
+#[path = "step_tests.rs"]
+mod tests;

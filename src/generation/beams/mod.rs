@@ -15,7 +15,7 @@ use super::generate::check_shape;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
-use super::scores::{self, Scored};
+use super::scores;
 use crate::error::Result;
 
 pub(super) use settings::build;
@@ -109,7 +109,6 @@ struct Driver<'a, S> {
     /// Rows of logits that each live input has: one after the prompt, which all beams share, then
     /// one for each beam.
     rows_each: usize,
-    top: Vec<Scored>,
     candidates: Vec<Candidate>,
     moves: Vec<(usize, usize)>,
     steps: Vec<StepRow>,
@@ -130,7 +129,6 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             searches,
             live,
             rows_each: 1,
-            top: Vec::new(),
             candidates: Vec::new(),
             moves: Vec::new(),
             steps: Vec::new(),
@@ -184,13 +182,16 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
         let limit = self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary);
         for place in 0..self.live.len() {
             let source = self.live[place];
+            let position = self.searches[source].beams()[0].ids.len();
+            // A given token may lie beyond the limit on generated ones.
+            let given = self.inputs[source].forced(position).is_some();
+            let limit = if given { vocabulary } else { limit };
             let size = self.rows_each * vocabulary;
             let rows = &mut logits[place * size..][..size];
             for (beam, row) in rows.chunks_exact_mut(vocabulary).enumerate() {
                 self.score(source, beam, &mut row[..limit])?;
             }
             self.collect(source, rows, vocabulary, limit);
-            let position = self.searches[source].beams()[0].ids.len();
             let best = self.candidates.first().map_or(f32::NEG_INFINITY, |first| first.score);
             scores::check_choice(best, position)?;
             self.searches[source].advance(&self.candidates);
@@ -220,16 +221,13 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
     fn collect(&mut self, source: usize, rows: &[f32], vocabulary: usize, limit: usize) {
         let wanted = self.searches[source].candidates();
         self.candidates.clear();
+        let mut top = Vec::new();
         for (beam, state) in self.searches[source].beams().iter().enumerate() {
-            let row = if self.rows_each == 1 { 0 } else { beam };
-            if beam == 0 || self.rows_each > 1 {
-                scores::top_k(&rows[row * vocabulary..][..limit], wanted, &mut self.top);
+            if beam < self.rows_each {
+                top = scores::top_k(&rows[beam * vocabulary..][..limit], wanted);
             }
-            self.candidates.extend(self.top.iter().map(|&Scored { score, id }| Candidate {
-                score: score + state.score,
-                beam,
-                id,
-            }));
+            let candidate = |&(id, score)| Candidate { score: score + state.score, beam, id };
+            self.candidates.extend(top.iter().map(candidate));
         }
         self.candidates.sort_by(|a, b| {
             b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))

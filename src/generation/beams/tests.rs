@@ -150,21 +150,22 @@ fn enough_beams_find_the_best_sequence_of_all() {
 
 #[test]
 fn given_tokens_inside_the_answer_are_kept_and_cost_nothing() {
-    // Position 1 is free, position 2 is given, and the stop token there does not end the row.
-    let mask = vec![true, false, false, true];
-    let input = Input::masked(vec![5, 2, 2, 1], mask, 5, 0).unwrap();
+    // Three are given by count. Position 3 holds a stop token, which does not end the row, and
+    // position 5 an id beyond the limit; 4 and 6 are free.
+    let mask = vec![true, false, false, true, false, true];
+    let input = Input::masked(vec![5, 2, 2, 1, 2, 7], mask, 7, 0).unwrap();
     let settings = json!({
         "sampler": "beam", "num_beams": 2, "return_all_beams": true, "length_penalty": 0.0,
-        "stop_token_ids": [1], "min_new_tokens": 9
+        "stop_token_ids": [1], "min_new_tokens": 9, "vocabulary_limit": 6
     });
-    let mut model = FakeModel::new(6, |_, _| (0..6).map(|id| id as f32).collect());
+    let mut model = FakeModel::new(8, |_, _| (0..8).map(|id| id as f32).collect());
     let answers = decode(&mut model, &[input], &options(settings)).unwrap();
     let normal: f32 = (0..6).map(|id| (id as f32).exp()).sum::<f32>().ln();
-    // Two free positions after the start at 2: one of them (3) is given.
-    assert_eq!(answers[0][0].ids, [5, 2, 5, 1, 5]);
+    let sequences: Vec<_> = answers[0].iter().map(|sequence| &sequence.ids[..]).collect();
+    // Second comes an equal pair: one 4 early or late; the better beam's child is first.
+    assert_eq!(sequences, [[5, 2, 2, 1, 5, 7, 5], [5, 2, 2, 1, 5, 7, 4]]);
     assert!((answers[0][0].score - 2.0 * (5.0 - normal)).abs() < 1e-5);
-    assert_eq!(answers[0][1].ids[..2], [5, 2]);
-    assert_eq!(answers[0][1].ids[3], 1);
+    assert!((answers[0][1].score - (9.0 - 2.0 * normal)).abs() < 1e-5);
     assert!(!answers[0][0].stopped);
 }
 

@@ -11,7 +11,7 @@ use std::fmt::Debug;
 
 use super::arguments::Arguments;
 use super::beams::{self, BeamSettings};
-use super::scores::{self, Scored};
+use super::scores;
 use crate::error::{Error, Result};
 use crate::random::Stream;
 
@@ -25,13 +25,7 @@ pub trait Sampler: Debug + Send + Sync {
     /// Chooses from logits `[vocabulary]`, none of which is NaN and at least one of which is
     /// finite; ruled-out tokens hold negative infinity and are never chosen. May overwrite them.
     /// Every random number comes from `draws`, which belongs to this sequence and position alone.
-    fn choose(&self, logits: &mut [f32], work: &mut Workspace, draws: &mut Stream) -> u32;
-}
-
-/// Memory that samplers reuse from token to token.
-#[derive(Debug, Default)]
-pub struct Workspace {
-    candidates: Vec<Scored>,
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32;
 }
 
 /// How the tokens of a sequence are chosen.
@@ -126,10 +120,9 @@ mod tests {
     /// Counts of each token over many steps, with the same logits every time.
     pub(super) fn frequencies(sampler: &dyn Sampler, logits: &[f32], draws: u64) -> Vec<u64> {
         let mut counts = vec![0; logits.len()];
-        let mut work = Workspace::default();
         for step in 0..draws {
             let mut stream = Stream::new(20, 1, step);
-            counts[sampler.choose(&mut logits.to_vec(), &mut work, &mut stream) as usize] += 1;
+            counts[sampler.choose(&mut logits.to_vec(), &mut stream) as usize] += 1;
         }
         counts
     }

@@ -1,6 +1,6 @@
 //! Random sampling from the whole distribution.
 
-use super::{Method, Sampler, Workspace, check_temperature, draw, scores};
+use super::{Method, Sampler, check_temperature, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -20,7 +20,7 @@ impl Random {
 }
 
 impl Sampler for Random {
-    fn choose(&self, logits: &mut [f32], _: &mut Workspace, draws: &mut Stream) -> u32 {
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32 {
         scores::softmax(logits, self.temperature);
         draw(logits.iter().copied(), draws) as u32
     }

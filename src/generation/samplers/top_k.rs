@@ -1,6 +1,6 @@
 //! Top-k sampling (Fan, Lewis and Dauphin, 2018): random among the `k` most probable tokens.
 
-use super::{Method, Sampler, Workspace, check_k, check_temperature, draw, scores};
+use super::{Method, Sampler, check_k, check_temperature, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -22,16 +22,13 @@ impl TopK {
 }
 
 impl Sampler for TopK {
-    fn choose(&self, logits: &mut [f32], work: &mut Workspace, draws: &mut Stream) -> u32 {
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32 {
         // The k highest logits are the k highest probabilities, and what the others add to the
         // softmax's sum cancels: only k exponentials are needed.
-        scores::top_k(logits, self.k, &mut work.candidates);
-        let largest = work.candidates[0].score;
-        for candidate in &mut work.candidates {
-            candidate.score = ((candidate.score - largest) / self.temperature).exp();
-        }
-        let chosen = draw(work.candidates.iter().map(|candidate| candidate.score), draws);
-        work.candidates[chosen].id
+        let candidates = scores::top_k(logits, self.k);
+        let largest = candidates[0].1;
+        let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / self.temperature).exp();
+        candidates[draw(candidates.iter().map(weight), draws)].0
     }
 }
 

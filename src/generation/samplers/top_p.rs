@@ -1,7 +1,7 @@
 //! Top-p or nucleus sampling (Holtzman et al., 2020): random among the most probable tokens that
 //! together reach the probability `p`.
 
-use super::{Method, Sampler, Workspace, check_k, check_temperature, draw, scores};
+use super::{Method, Sampler, check_k, check_temperature, draw, scores};
 use crate::error::{Error, Result};
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -30,10 +30,10 @@ impl TopP {
     }
 
     /// How many of the sorted candidates are kept, or `None` if they do not reach `p`.
-    fn cut(&self, candidates: &[scores::Scored]) -> Option<usize> {
+    fn cut(&self, candidates: &[(u32, f32)]) -> Option<usize> {
         let mut sum = 0.0f64;
-        let reaches = |candidate: &scores::Scored| {
-            sum += f64::from(candidate.score);
+        let reaches = |&(_, probability): &(u32, f32)| {
+            sum += f64::from(probability);
             sum as f32 > self.p
         };
         candidates.iter().position(reaches).map(|last| last + 1)
@@ -41,22 +41,25 @@ impl TopP {
 }
 
 impl Sampler for TopP {
-    fn choose(&self, logits: &mut [f32], work: &mut Workspace, draws: &mut Stream) -> u32 {
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32 {
         scores::softmax(logits, self.temperature);
         let most = self.k.unwrap_or(logits.len()).min(logits.len());
         // Sorting the whole vocabulary for a handful of candidates would cost more than all the
         // rest, so the sorted front grows until it reaches p.
         let mut size = most.min(32);
-        let kept = loop {
-            scores::top_k(logits, size, &mut work.candidates);
-            match self.cut(&work.candidates) {
-                Some(kept) => break kept,
-                None if size == most => break most,
-                None => size = most.min(size * 16),
+        let nucleus = loop {
+            let mut candidates = scores::top_k(logits, size);
+            match self.cut(&candidates) {
+                Some(kept) => candidates.truncate(kept),
+                None if size < most => {
+                    size = most.min(size * 16);
+                    continue;
+                }
+                None => {}
             }
+            break candidates;
         };
-        let weights = work.candidates[..kept].iter().map(|candidate| candidate.score);
-        work.candidates[draw(weights, draws)].id
+        nucleus[draw(nucleus.iter().map(|&(_, probability)| probability), draws)].0
     }
 }
 
