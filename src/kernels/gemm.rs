@@ -1,12 +1,39 @@
-//! Placeholder products (naive, one thread) until the real ones land: take the other side of a
-//! merge conflict in this file.
-#![allow(missing_docs, clippy::all)]
-use super::pack;
-#[derive(Clone, Copy, Debug, PartialEq)]
+//! Products of `f32` matrices with packed weights: a linear layer and its two gradients.
+//!
+//! **Bits.** Every element of a result is one chain of multiply-adds, `acc = fma(x[d], w[d], acc)`
+//! for `d` ascending from 0, and the bias is added to the finished chain. Tiles, blocks, parts and
+//! threads only decide which chains run side by side. Hence a row has the same bits alone and in any
+//! batch, at any number of threads, on one instruction set.
+//!
+//! **Limits.** With many rows the limit is the multiply-adds the processor can do; with up to some
+//! sixteen it is how fast the weights can be read, and each panel is read from memory once.
+//! `benches/kernels.rs` reports the share of either. Blocks and tiles are chosen after Goto and van
+//! de Geijn, *Anatomy of High-Performance Matrix Multiplication* (2008), with the roles of the two
+//! operands exchanged: the weight is the one that is stored in panels.
+
+use std::ops::Range;
+
+use super::gemm_blocks::{DEPTH_BLOCK, Layout, Left, Part, Product, Right};
+use super::isa;
+use super::pack::{PANEL, packed_len};
+use super::team::{self, SharedMut};
+
+/// What follows the bias of a linear layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Epilogue {
+    /// Nothing.
+    #[default]
     None,
+    /// The exact GELU, with the bits of [`gelu::forward`](super::gelu::forward).
     Gelu,
 }
+
+/// A linear layer: `out = epilogue(x W^T + bias)`; `x [m, k]`, `w` packed `[n, k]`, `bias [n]`,
+/// `out [m, n]`.
+///
+/// # Panics
+/// If a slice does not have the length that `m`, `k` and `n` say (so do all functions here).
+#[allow(clippy::too_many_arguments)] // Three sizes, three operands, two options: all different.
 pub fn linear(
     x: &[f32],
     m: usize,
@@ -14,57 +41,138 @@ pub fn linear(
     w: &[f32],
     n: usize,
     bias: Option<&[f32]>,
-    e: Epilogue,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    for i in 0..m {
-        for (p, panel) in w.chunks(k * 32).enumerate() {
-            let mut acc = [0f32; 32];
-            for t in 0..k {
-                for l in 0..32 {
-                    acc[l] += x[i * k + t] * panel[t * 32 + l];
-                }
-            }
-            for l in 0..32.min(n - p * 32) {
-                out[i * n + p * 32 + l] = acc[l] + bias.map_or(0.0, |b| b[p * 32 + l]);
-            }
-        }
-    }
-    if e == Epilogue::Gelu {
-        let x = out.to_vec();
-        super::gelu::forward(&x, out);
-    }
+    assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
+    assert_eq!(out.len(), m * n, "`out` is not [m, n]");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
+    run(&Product {
+        rows: m,
+        columns: n,
+        depth: k,
+        left: Left::Rows(x),
+        right: Right::Panels(w),
+        out: SharedMut(out.as_mut_ptr()),
+        layout: Layout::Rows,
+        bias,
+        epilogue,
+    });
 }
+
+/// The gradient of a linear layer's input: `dx = dy W`; `dy [m, n]`, `w` packed `[n, k]`, `dx [m, k]`.
 pub fn linear_backward_input(dy: &[f32], m: usize, n: usize, w: &[f32], k: usize, dx: &mut [f32]) {
-    let mut rows = vec![0.0; n * k];
-    pack::to_rows(w, n, k, &mut rows);
-    dx.fill(0.0);
-    for i in 0..m {
-        for j in 0..n {
-            let g = dy[i * n + j];
-            for t in 0..k {
-                dx[i * k + t] += g * rows[j * k + t];
-            }
-        }
-    }
+    assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
+    assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
+    assert_eq!(dx.len(), m * k, "`dx` is not [m, k]");
+    run(&Product {
+        rows: m,
+        columns: k,
+        depth: n,
+        left: Left::Rows(dy),
+        right: Right::Transposed(w),
+        out: SharedMut(dx.as_mut_ptr()),
+        layout: Layout::Rows,
+        bias: None,
+        epilogue: Epilogue::None,
+    });
 }
+
+/// The gradient of a linear layer's weight: `dW = dy^T x`, overwritten; `x [m, k]`, `dy [m, n]`, `dw`
+/// packed `[n, k]`, its filling columns zero.
 pub fn linear_backward_weight(x: &[f32], dy: &[f32], m: usize, k: usize, n: usize, dw: &mut [f32]) {
-    let mut rows = vec![0.0; n * k];
-    for i in 0..m {
-        for j in 0..n {
-            let g = dy[i * n + j];
-            for t in 0..k {
-                rows[j * k + t] += g * x[i * k + t];
-            }
-        }
-    }
-    pack::from_rows(&rows, n, k, dw);
+    assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
+    assert_eq!(dw.len(), packed_len(n, k), "`dw` is not packed [n, k]");
+    run(&Product {
+        rows: k,
+        columns: n,
+        depth: m,
+        left: Left::Columns(x),
+        right: Right::Rows(dy),
+        out: SharedMut(dw.as_mut_ptr()),
+        layout: Layout::Panels,
+        bias: None,
+        epilogue: Epilogue::None,
+    });
 }
+
+/// The gradient of a bias: `db[j] = sum over i of dy[i][j]`, `i` ascending; `dy [m, n]`, `db [n]`.
 pub fn column_sums(dy: &[f32], m: usize, n: usize, db: &mut [f32]) {
-    db.fill(0.0);
-    for i in 0..m {
-        for j in 0..n {
-            db[j] += dy[i * n + j];
+    /// Columns of a part: a page of each row.
+    const COLUMNS: usize = 1024;
+    assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
+    assert_eq!(db.len(), n, "`db` is not [n]");
+    // Narrower parts only where there is enough to share.
+    let width = if m * n < WORK_OF_A_PART / 4 { n.max(1) } else { COLUMNS.min(n.div_ceil(8)) };
+    team::run_chunks(db, width, &|part, sums| {
+        sums.fill(0.0);
+        for row in dy.chunks_exact(n) {
+            let row = &row[part * width..][..sums.len()];
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
         }
+    });
+}
+
+/// Multiply-adds below which another part costs more than it saves (some 3 us).
+const WORK_OF_A_PART: usize = 1 << 18;
+/// Rows of a part whose right operand is packed already: with [`DEPTH_BLOCK`] 192 KiB of tiles.
+const ROWS_OF_A_PART: usize = 192;
+/// The same where each part packs its panels: more rows share one packing (384 KiB).
+const ROWS_WHERE_PACKING: usize = 384;
+/// Up to this many rows the whole depth is one block: panels are read as one stream.
+const FEW_ROWS: usize = 24;
+/// Depth of that block at most: a panel of 512 KiB, which a second pass over it still finds near.
+const DEPTH_OF_FEW_ROWS: usize = 4096;
+/// Parts for each thread, so that one that comes late leaves its share to the others.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Computes a product on the team.
+fn run(product: &Product<'_>) {
+    if product.rows == 0 || product.columns == 0 {
+        return;
+    }
+    let isa = isa::current();
+    let grid = Grid::new(product, team::num_threads());
+    team::run(grid.row_parts * grid.panel_parts, &|part| {
+        // Neighbouring parts share panels.
+        let rows = share(product.rows, grid.row_parts, part % grid.row_parts);
+        let panels = share(grid.panels, grid.panel_parts, part / grid.row_parts);
+        isa::with_isa(isa, Part { product, rows, panels, depth_block: grid.depth_block });
+    });
+}
+
+/// How a product is split.
+struct Grid {
+    panels: usize,
+    row_parts: usize,
+    panel_parts: usize,
+    depth_block: usize,
+}
+
+impl Grid {
+    fn new(product: &Product<'_>, threads: usize) -> Self {
+        let panels = product.columns.div_ceil(PANEL);
+        let packed = matches!(product.right, Right::Panels(_));
+        let most_rows = if packed { ROWS_OF_A_PART } else { ROWS_WHERE_PACKING };
+        let row_parts = product.rows.div_ceil(most_rows);
+        let work = product.rows * panels * PANEL * product.depth;
+        let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+        let worthwhile = wanted.min(work / WORK_OF_A_PART);
+        let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels);
+        let few = packed && product.rows <= FEW_ROWS;
+        let depth_block = if few { DEPTH_OF_FEW_ROWS } else { DEPTH_BLOCK };
+        Grid { panels, row_parts, panel_parts, depth_block }
     }
 }
+
+/// Share `index` of `count` that divide `0..total` as evenly as can be.
+fn share(total: usize, count: usize, index: usize) -> Range<usize> {
+    let start = |i: usize| i * (total / count) + i.min(total % count);
+    start(index)..start(index + 1)
+}
+
+#[cfg(test)]
+#[path = "gemm_tests.rs"]
+mod tests;

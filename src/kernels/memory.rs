@@ -88,26 +88,45 @@ thread_local! {
     static SLOTS: [Cell<AlignedBuffer>; 3] = Default::default();
 }
 
-/// Lends `len` floats of unspecified content to `work`. A nested loan of the same slot gets a
-/// buffer of its own.
-#[inline(always)]
-pub fn with_scratch<R>(slot: Slot, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = take(slot, len);
-    let result = work(&mut buffer[..len]);
-    give_back(slot, buffer);
-    result
+/// A loan of scratch space: floats of unspecified content.
+pub struct Scratch {
+    buffer: AlignedBuffer,
+    len: usize,
+    slot: Slot,
 }
 
-/// The slot's buffer, at least `len` long.
-fn take(slot: Slot, len: usize) -> AlignedBuffer {
+/// Lends `len` floats of unspecified content until the loan is dropped. A second loan of the same
+/// slot at the same time gets a buffer of its own.
+///
+/// A value and not a function that takes a closure: kernels must not put vector code in closures
+/// (see [`isa`](super::isa)).
+pub fn scratch(slot: Slot, len: usize) -> Scratch {
     let buffer = SLOTS.with(|slots| slots[slot as usize].take());
-    if buffer.len() >= len { buffer } else { AlignedBuffer::zeroed(len) }
+    let buffer = if buffer.len() >= len { buffer } else { AlignedBuffer::zeroed(len) };
+    Scratch { buffer, len, slot }
 }
 
-/// Keeps the buffer for the next loan.
-fn give_back(slot: Slot, buffer: AlignedBuffer) {
-    if buffer.len() <= KEPT_LEN {
-        SLOTS.with(|slots| slots[slot as usize].set(buffer));
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.buffer.len() <= KEPT_LEN {
+            let buffer = std::mem::take(&mut self.buffer);
+            // While the thread ends there is nobody to keep it for.
+            let _ = SLOTS.try_with(|slots| slots[self.slot as usize].set(buffer));
+        }
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
     }
 }
 
@@ -129,12 +148,14 @@ mod tests {
 
     #[test]
     fn a_loan_keeps_its_buffer_and_a_nested_one_is_apart() {
-        let first = with_scratch(Slot::Work, 100, |a| {
+        let address = {
+            let mut a = scratch(Slot::Work, 100);
             a.fill(1.0);
-            with_scratch(Slot::Work, 100, |b| b.fill(2.0));
+            scratch(Slot::Work, 100).fill(2.0);
             assert!(a.iter().all(|x| *x == 1.0));
             a.as_ptr().addr()
-        });
-        assert_eq!(first, with_scratch(Slot::Work, 50, |a| a.as_ptr().addr()));
+        };
+        let again = scratch(Slot::Work, 50);
+        assert_eq!((again.len(), again.as_ptr().addr()), (50, address));
     }
 }

@@ -451,6 +451,24 @@ impl Wait {
     }
 }
 
+/// Test only: runs `work` with `threads` threads. Tests that set the number take turns, and the
+/// former number is restored.
+#[cfg(test)]
+pub fn with_threads<R>(threads: usize, work: impl FnOnce() -> R) -> R {
+    /// Restores the former number, also when `work` panics.
+    struct Restore(usize);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            set_num_threads(self.0);
+        }
+    }
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _restore = Restore(num_threads());
+    set_num_threads(threads);
+    work()
+}
+
 #[cfg(test)]
 #[path = "team_tests.rs"]
 mod tests;

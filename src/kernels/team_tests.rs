@@ -2,17 +2,6 @@ use super::*;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-/// Tests that set the number of threads take turns and restore it.
-fn with_threads<R>(threads: usize, work: impl FnOnce() -> R) -> R {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = num_threads();
-    set_num_threads(threads);
-    let result = work();
-    set_num_threads(before);
-    result
-}
-
 /// Runs `parts` parts and asserts that each ran once.
 fn check(parts: usize) {
     let seen: Vec<AtomicU32> = (0..parts).map(|_| AtomicU32::new(0)).collect();

@@ -1,0 +1,355 @@
+//! One part of a product: a range of rows times a range of panels, in blocks that fit the caches.
+//!
+//! For each block of the depth, the left rows are packed into tiles `[depth][rows]`, which stay in
+//! the second-level cache; for each panel, its block of at most [`DEPTH_BLOCK`] rows (32 KiB) stays
+//! in the first-level cache while all tiles pass over it. Sums go on from one block to the next
+//! through the output, so that each remains a single chain.
+
+use std::ops::Range;
+
+use super::gelu;
+use super::gemm::Epilogue;
+use super::gemm_microkernel::{MOST_ROWS, Tile, multiply};
+use super::isa::{Kernel, Simd};
+use super::memory::{Slot, scratch};
+use super::pack::{PANEL, transpose_block};
+use super::team::SharedMut;
+
+/// Depth of a block: 256 rows of a panel are 32 KiB.
+pub(super) const DEPTH_BLOCK: usize = 256;
+
+/// The left operand, logically `[rows, depth]`.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// Stored `[rows, depth]`.
+    Rows(&'a [f32]),
+    /// Stored `[depth, rows]`.
+    Columns(&'a [f32]),
+}
+
+/// The right operand, logically `[depth, columns]`.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    /// A packed weight with `columns` outputs and `depth` inputs.
+    Panels(&'a [f32]),
+    /// Stored `[depth, columns]`.
+    Rows(&'a [f32]),
+    /// A packed weight with `depth` outputs and `columns` inputs.
+    Transposed(&'a [f32]),
+}
+
+/// How the result is stored.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Layout {
+    /// `[rows, columns]`
+    Rows,
+    /// As a packed weight with `columns` outputs and `rows` inputs, the last panel filled up.
+    Panels,
+}
+
+/// A whole product. The lengths of all slices, and of what `out` points to, fit the sizes.
+pub(super) struct Product<'a> {
+    pub rows: usize,
+    pub columns: usize,
+    pub depth: usize,
+    pub left: Left<'a>,
+    pub right: Right<'a>,
+    pub out: SharedMut<f32>,
+    pub layout: Layout,
+    pub bias: Option<&'a [f32]>,
+    pub epilogue: Epilogue,
+}
+
+/// One part. Parts of a product that run at the same time differ in rows or panels.
+pub(super) struct Part<'a> {
+    pub product: &'a Product<'a>,
+    pub rows: Range<usize>,
+    pub panels: Range<usize>,
+    pub depth_block: usize,
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let total = self.product.depth;
+        let block = self.depth_block.min(total);
+        // Packing writes whole vectors: the last tile needs room behind it.
+        let mut left = scratch(Slot::Left, self.rows.len() * block + 2 * MOST_ROWS);
+        let packs_right = !matches!(self.product.right, Right::Panels(_));
+        let mut right = scratch(Slot::Right, if packs_right { block * PANEL } else { 0 });
+        let mut first = 0;
+        loop {
+            let range = first..(first + block).min(total);
+            let a = self.left_block(s, range.clone(), &mut left);
+            for panel in self.panels.clone() {
+                let b = self.right_block(s, panel, range.clone(), &mut right);
+                self.multiply(s, panel, a, b, range.clone());
+                if range.end == total {
+                    self.finish(s, panel);
+                }
+            }
+            first = range.end;
+            // At the end and not at the head: a product of no depth still sets its result.
+            if first >= total {
+                break;
+            }
+        }
+    }
+}
+
+/// Tile `index` of `count` that share `rows` rows as evenly as can be: its first row and height.
+#[inline(always)]
+fn tile(rows: usize, count: usize, index: usize) -> (usize, usize) {
+    let (height, taller) = (rows / count, rows % count);
+    (index * height + index.min(taller), height + usize::from(index < taller))
+}
+
+impl Part<'_> {
+    fn tiles<S: Simd>(&self, _: S) -> usize {
+        self.rows.len().div_ceil(S::TILE_ROWS)
+    }
+
+    /// The tiles of the left operand for the given depths, one after the other.
+    #[inline(always)]
+    fn left_block<S: Simd>(&self, s: S, depths: Range<usize>, left: &mut [f32]) -> *const f32 {
+        let (count, depth) = (self.tiles(s), depths.len());
+        let to = left.as_mut_ptr();
+        match self.product.left {
+            // One row is its own tile.
+            Left::Rows(x) if self.rows.len() == 1 => {
+                return x[self.rows.start * self.product.depth + depths.start..].as_ptr();
+            }
+            Left::Rows(x) => {
+                for index in 0..count {
+                    let (row, height) = tile(self.rows.len(), count, index);
+                    let start = (self.rows.start + row) * self.product.depth + depths.start;
+                    // SAFETY: `x` is [rows, depth]; `left` has room for all tiles and two heights.
+                    unsafe {
+                        let from = x.as_ptr().add(start);
+                        pack_rows(s, from, self.product.depth, height, depth, to.add(row * depth));
+                    }
+                }
+            }
+            Left::Columns(x) => {
+                for index in 0..count {
+                    let (row, height) = tile(self.rows.len(), count, index);
+                    let start = depths.start * self.product.rows + self.rows.start + row;
+                    // SAFETY: `x` is [depth, rows]; `left` has room for all tiles.
+                    unsafe {
+                        let from = x.as_ptr().add(start);
+                        copy_block(
+                            s,
+                            from,
+                            self.product.rows,
+                            height,
+                            depth,
+                            to.add(row * depth),
+                            height,
+                        );
+                    }
+                }
+            }
+        }
+        to
+    }
+
+    /// A panel of the right operand for the given depths, `[depth][PANEL]`.
+    #[inline(always)]
+    fn right_block<S: Simd>(
+        &self,
+        s: S,
+        panel: usize,
+        depths: Range<usize>,
+        right: &mut [f32],
+    ) -> *const f32 {
+        let Product { columns, depth, .. } = *self.product;
+        let width = PANEL.min(columns - panel * PANEL);
+        if width < PANEL {
+            right.fill(0.0);
+        }
+        let to = right.as_mut_ptr();
+        match self.product.right {
+            Right::Panels(w) => return w[(panel * depth + depths.start) * PANEL..].as_ptr(),
+            // SAFETY: the source is [depth, columns] and `width` columns are left; `right` holds
+            // `depths.len()` rows of a panel.
+            Right::Rows(x) => unsafe {
+                let from = x.as_ptr().add(depths.start * columns + panel * PANEL);
+                copy_block(s, from, columns, width, depths.len(), to, PANEL);
+            },
+            Right::Transposed(w) => {
+                debug_assert!(depths.start.is_multiple_of(PANEL));
+                for first in depths.clone().step_by(PANEL) {
+                    let count = PANEL.min(depths.end - first);
+                    let start = first * columns + panel * PANEL * PANEL;
+                    // SAFETY: in the weight's panel `first / PANEL`, inputs from `panel * PANEL` on,
+                    // `width` are left; `right` holds `depths.len()` rows of a panel.
+                    unsafe {
+                        let (from, to) =
+                            (w.as_ptr().add(start), to.add((first - depths.start) * PANEL));
+                        transpose_block(s, from, width, count, PANEL, to, PANEL);
+                    }
+                }
+            }
+        }
+        to
+    }
+
+    /// All tiles of one panel.
+    #[inline(always)]
+    fn multiply<S: Simd>(
+        &self,
+        s: S,
+        panel: usize,
+        a: *const f32,
+        b: *const f32,
+        depths: Range<usize>,
+    ) {
+        let (count, depth) = (self.tiles(s), depths.len());
+        let width = PANEL.min(self.product.columns - panel * PANEL);
+        let whole = width == PANEL || self.product.layout == Layout::Panels;
+        let mut full = [0.0_f32; MOST_ROWS * PANEL];
+        for index in 0..count {
+            let (row, height) = tile(self.rows.len(), count, index);
+            let (to, result_stride) = self.place(self.rows.start + row, panel);
+            let a = a.wrapping_add(row * depth);
+            let start = depths.start == 0;
+            // SAFETY: `a` and `b` were made for this block. In the result there are `height` rows
+            // of a panel; where it has only `width` columns, they go through the full tile, which
+            // has `MOST_ROWS >= height` rows.
+            unsafe {
+                let (c, stride) =
+                    if whole { (to, result_stride) } else { (full.as_mut_ptr(), PANEL) };
+                if !whole && !start {
+                    copy_block(s, to, result_stride, width, height, c, stride);
+                }
+                multiply(s, height, Tile { a, b, c, stride, depth, start });
+                if !whole {
+                    copy_block(s, c, stride, width, height, to, result_stride);
+                }
+            }
+        }
+    }
+
+    /// Where the result's `row` begins in `panel`, and the distance between rows.
+    #[inline(always)]
+    fn place(&self, row: usize, panel: usize) -> (*mut f32, usize) {
+        let Product { rows, columns, layout, ref out, .. } = *self.product;
+        let (start, stride) = match layout {
+            Layout::Rows => (row * columns + panel * PANEL, columns),
+            Layout::Panels => ((panel * rows + row) * PANEL, PANEL),
+        };
+        // SAFETY: `row` and `panel` are inside the result.
+        (unsafe { out.get().add(start) }, stride)
+    }
+
+    /// Adds the bias and applies the epilogue to one panel, whose sums are complete.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, panel: usize) {
+        let first = panel * PANEL;
+        let width = PANEL.min(self.product.columns - first);
+        if self.product.bias.is_none() && self.product.epilogue == Epilogue::None {
+            return;
+        }
+        for row in self.rows.clone() {
+            let (c, _) = self.place(row, panel);
+            for column in (0..width).step_by(S::LANES) {
+                let count = S::LANES.min(width - column);
+                // SAFETY: `column + count <= width`, which are left in the row and in the bias.
+                unsafe {
+                    let mut v = s.load_part(c.add(column), count);
+                    if let Some(bias) = self.product.bias {
+                        v = s.add(v, s.load_part(bias[first + column..].as_ptr(), count));
+                    }
+                    if self.product.epilogue == Epilogue::Gelu {
+                        v = gelu::gelu(s, v);
+                    }
+                    s.store_part(c.add(column), v, count);
+                }
+            }
+        }
+    }
+}
+
+/// Packs `height` rows, `stride` apart, into a tile `[depth][height]`.
+///
+/// # Safety
+/// - `from` is valid for `depth` floats at each of `height` strides; `1 <= height <= MOST_ROWS`.
+/// - `to` is valid for `depth * height + 8` floats; what follows the tile may be overwritten.
+#[inline(always)]
+unsafe fn pack_rows<S: Simd>(
+    s: S,
+    from: *const f32,
+    stride: usize,
+    height: usize,
+    depth: usize,
+    to: *mut f32,
+) {
+    let whole = depth & !7;
+    // Groups of eight rows; the last group ends with the tile and may overlap the one before. A
+    // tile of less than eight rows repeats its last row: what that writes is overwritten by the
+    // next depth, which comes later.
+    for group in (0..height).step_by(8) {
+        let group = group.min(height.saturating_sub(8));
+        // SAFETY: row numbers are below `height`, depths below `depth`; a group writes eight floats
+        // from `d * height + group`, at most 8 past the tile.
+        unsafe {
+            let row = |i: usize| from.add((group + i).min(height - 1) * stride);
+            let rows = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
+            for d in (0..whole).step_by(8) {
+                let here = [
+                    rows[0].add(d),
+                    rows[1].add(d),
+                    rows[2].add(d),
+                    rows[3].add(d),
+                    rows[4].add(d),
+                    rows[5].add(d),
+                    rows[6].add(d),
+                    rows[7].add(d),
+                ];
+                s.transpose8(here, to.add(d * height + group), height);
+            }
+        }
+    }
+    for d in whole..depth {
+        for r in 0..height {
+            // SAFETY: both indices are inside.
+            unsafe { *to.add(d * height + r) = *from.add(r * stride + d) };
+        }
+    }
+}
+
+/// Copies `rows` rows of `width` floats from one stride to another.
+///
+/// # Safety
+/// - `from` and `to` are valid for `width` floats at each of `rows` of their strides.
+/// - They do not overlap.
+#[inline(always)]
+unsafe fn copy_block<S: Simd>(
+    s: S,
+    from: *const f32,
+    from_stride: usize,
+    width: usize,
+    rows: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    let whole = width / S::LANES * S::LANES;
+    for r in 0..rows {
+        // SAFETY: `r < rows`, and columns stay below `width`.
+        unsafe {
+            let (from, to) = (from.add(r * from_stride), to.add(r * to_stride));
+            for c in (0..whole).step_by(S::LANES) {
+                s.store(to.add(c), s.load(from.add(c)));
+            }
+            if whole < width {
+                s.store_part(
+                    to.add(whole),
+                    s.load_part(from.add(whole), width - whole),
+                    width - whole,
+                );
+            }
+        }
+    }
+}
