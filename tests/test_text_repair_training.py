@@ -201,7 +201,7 @@ def tiny(tmp_path, monkeypatch) -> list[str]:
     monkeypatch.setattr(pairs_module, "SHARD_PAIRS", 100)
     for name, value in {"LAYERS": 1, "HEADS": 2, "WIDTH": 16, "INNER_WIDTH": 32}.items():
         monkeypatch.setattr(train, name, value)
-    return ["--data", str(data), "--pairs", "150", "--batch-tokens", "600", "--threads", "1",
+    return ["--data", str(data), "--pairs", "150", "--batch-tokens", "300", "--threads", "1",
             "--dropout", "0.1", "--test-limit", "5"]  # fmt: skip
 
 

@@ -80,6 +80,7 @@ def load_tokenizer(work: Path, split, noise, seed: int) -> bart_fast.BartTokeniz
 
 
 def new_model(tokenizer, options: argparse.Namespace) -> bart_fast.BartSeq2SeqLM:
+    bart_fast.set_random_seed(options.seed)
     backbone = bart_fast.BartBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         num_layers=LAYERS,
@@ -224,6 +225,8 @@ def train(options: argparse.Namespace, model, stream: PairStream, validate) -> b
     keeper = Keeper(options, feed, validate, step=step, pairs=pairs)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: setattr(keeper, "stop_asked", True))
+    # The seed of dropout is drawn when `fit()` begins: a run that goes on must draw the same.
+    bart_fast.set_random_seed(options.seed)
     model.fit(iter(feed), epochs=1, steps_per_epoch=total_steps - step, verbose=0,
               callbacks=[keeper])  # fmt: skip
     keeper.save()
