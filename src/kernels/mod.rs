@@ -27,6 +27,7 @@ mod gemm_microkernel;
 pub mod isa;
 mod lanes;
 pub mod layer_norm;
+pub mod limits;
 pub mod memory;
 pub mod pack;
 mod parallel;
