@@ -8,7 +8,9 @@ so that `import bart_fast` costs little more than numpy.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bart_fast._core import __version__
+from bart_fast._runtime import core as _loaded  # Before anything else imports the core.
+
+__version__ = _loaded.__version__
 
 if TYPE_CHECKING:
     from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers

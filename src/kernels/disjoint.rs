@@ -33,4 +33,13 @@ impl<'a, T> Disjoint<'a, T> {
         // SAFETY: in bounds by the line above, not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
+
+    /// A pointer to `len` elements from `start`, for pieces with gaps that other workers write.
+    /// Panics if they lie outside of the slice.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds by the line above.
+        unsafe { self.start.add(start) }
+    }
 }

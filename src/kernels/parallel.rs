@@ -44,6 +44,17 @@ pub(crate) fn map<T: Send>(
     });
 }
 
+/// Runs `work` for every index below `count`, each index a part of its own that the next free
+/// worker takes; all on this thread if there is not `enough_work` to share.
+pub(crate) fn items(count: usize, enough_work: bool, work: impl Fn(Isa, usize) + Sync) {
+    let isa = isa::current();
+    if enough_work && count > 1 {
+        team::run(count, &|index| work(isa, index));
+    } else {
+        (0..count).for_each(|index| work(isa, index));
+    }
+}
+
 /// Test only: runs `work` with this many threads in the team. One at a time, since the number is
 /// the process's.
 #[cfg(test)]

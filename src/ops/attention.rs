@@ -9,9 +9,6 @@ use super::dropout::Dropout;
 use super::{floats, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::attention as kernel;
 
-/// The kernels have not landed yet.
-const KERNELS_PENDING: bool = true;
-
 /// Which rows attend to which: sequence `s` has query rows `queries[s]..queries[s + 1]` and key
 /// rows `keys[s]..keys[s + 1]`.
 #[derive(Debug, Clone)]
@@ -51,7 +48,7 @@ pub fn attention(
     heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    if !use_kernels(q) || KERNELS_PENDING {
+    if !use_kernels(q) {
         return portable(q, k, v, spans, heads, dropout);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
@@ -161,6 +158,9 @@ impl Attention {
             heads: self.heads.count,
             head_dim: self.heads.width,
             scale: self.heads.scale(),
+            q_stride: self.heads.count * self.heads.width,
+            kv_stride: self.heads.count * self.heads.width,
+            no_key: kernel::NoKey::Zeros,
             dropout: self.dropout.filter(|dropout| dropout.probability > 0.0),
         }
     }

@@ -25,6 +25,9 @@ use crate::weights::safetensors::{self, FloatFormat};
 /// Answers of a generation: for each input its sequences, best first, each as (ids, score, stopped).
 type Answers = Vec<Vec<(Vec<u32>, f32, bool)>>;
 
+/// Float array on its way to Python.
+type Floats<'py> = Bound<'py, PyArrayDyn<f32>>;
+
 /// A BART model. Frozen: several Python threads may use one at the same time.
 #[pyclass(frozen, name = "Model", module = "bart_fast._core")]
 pub struct PyModel {
@@ -63,11 +66,7 @@ impl PyModel {
     }
 
     /// A copy of a parameter (float32).
-    fn get_parameter<'py>(
-        &self,
-        py: Python<'py>,
-        name: &str,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
         let parameter = self.parameter(name)?;
         let values = enter(py, || parameter.values())?;
         values.into_pyarray(py).reshape(parameter.shape().to_vec())
@@ -112,7 +111,7 @@ impl PyModel {
         py: Python<'py>,
         encoder_token_ids: &Bound<'py, PyAny>,
         encoder_padding_mask: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    ) -> PyResult<Floats<'py>> {
         let (source, shape) = self.rectangle(
             ("encoder_token_ids", encoder_token_ids),
             ("encoder_padding_mask", encoder_padding_mask),
@@ -129,7 +128,7 @@ impl PyModel {
         encoder_padding_mask: &Bound<'py, PyAny>,
         decoder_token_ids: &Bound<'py, PyAny>,
         decoder_padding_mask: &Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArrayDyn<f32>>)> {
+    ) -> PyResult<(Floats<'py>, Floats<'py>)> {
         let (source, source_shape) = self.rectangle(
             ("encoder_token_ids", encoder_token_ids),
             ("encoder_padding_mask", encoder_padding_mask),
@@ -156,7 +155,7 @@ impl PyModel {
         &self,
         py: Python<'py>,
         hidden: PyReadonlyArrayDyn<'py, f32>,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    ) -> PyResult<Floats<'py>> {
         let config = self.model.config();
         let mut shape = hidden.shape().to_vec();
         if shape.last() != Some(&config.d_model) {
@@ -175,11 +174,7 @@ impl PyModel {
     }
 
     /// Rows of the token table `[batch, length, width]`, not scaled.
-    fn embed<'py>(
-        &self,
-        py: Python<'py>,
-        token_ids: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn embed<'py>(&self, py: Python<'py>, token_ids: &Bound<'py, PyAny>) -> PyResult<Floats<'py>> {
         let ids = arrays::ids("token_ids", token_ids)?;
         let rows = enter(py, || {
             Batch::single_rows(ids.values.clone(), vec![0; ids.values.len()])
@@ -325,7 +320,7 @@ impl PyModel {
         py: Python<'py>,
         values: Vec<f32>,
         shape: &Rectangle<u32>,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    ) -> PyResult<Floats<'py>> {
         let shape = vec![shape.rows, shape.width, self.model.config().d_model];
         values.into_pyarray(py).reshape(shape)
     }

@@ -103,6 +103,10 @@ class Optimizer:
         """bool. Whether the optimizer belongs to the parameters of a model."""
         return self._core is not None
 
+    def serves(self, owner):
+        """bool. Whether the optimizer was built for `owner`."""
+        return self._core is not None and self._owner is owner
+
     @property
     def iterations(self):
         """int. Updates made so far."""

@@ -99,7 +99,7 @@ def save_keras_preset(
         directory: str or path.
         backbone: BartBackbone, or a bart_fast._core.Model.
         tokenizer: BartTokenizer. Its `vocabulary` (dict), `merges` (list), `sequence_length`,
-            `add_prefix_space` and `unsplittable_tokens` are saved.
+            `add_prefix_space`, `unsplittable_tokens` and `dtype` are saved.
         preprocessor: BartSeq2SeqLMPreprocessor. Its sequence lengths are saved, and its
             `tokenizer` where that argument is left out.
         task: BartSeq2SeqLM. Its `backbone` and `preprocessor` are saved where those arguments
@@ -200,7 +200,9 @@ def _values(source, *names: str) -> dict | None:
 def _tokenizer_values(tokenizer) -> dict | None:
     if tokenizer is None:
         return None
-    values = _values(tokenizer, "sequence_length", "add_prefix_space", "unsplittable_tokens")
+    values = _values(
+        tokenizer, "sequence_length", "add_prefix_space", "unsplittable_tokens", "dtype"
+    )
     tokens = values["unsplittable_tokens"]
     return {
         **values,

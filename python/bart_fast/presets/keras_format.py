@@ -15,7 +15,7 @@ from . import keras_weights
 from .atomic import staged_directory
 from .files import read_json, write_json, write_merges
 from .keras_names import Dimensions, count_parameters, groups
-from .preset import Preset, check_room, default_lengths, missing_file
+from .preset import Preset, default_lengths, missing_file
 
 # The versions whose layout this is.
 KERAS_VERSION, KERAS_HUB_VERSION = "3.15.1", "0.32.0"
@@ -30,6 +30,14 @@ _SIZES = {
     "intermediate_dim": "encoder_ffn_dim",
     "max_sequence_length": "max_position_embeddings",
 }
+# What Keras implies where `dropout` is the one rate it knows: attention probabilities are dropped
+# at the same rate, and nothing else is. Other rates are kept in an entry of our own.
+_RATES = {
+    "attention_dropout": None,
+    "activation_dropout": 0.0,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+}
 _FLOATS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
 
@@ -43,7 +51,6 @@ def read(directory: Path) -> Preset:
     config, dtype = None, "float32"
     if (directory / "config.json").is_file():
         config, dtype = _read_backbone(directory / "config.json")
-        check_room(config, keras_weights.weight_files(directory))
     task = _read_optional(directory / "task.json", "BartSeq2SeqLM")
     preprocessor = _read_optional(directory / "preprocessor.json", "BartSeq2SeqLMPreprocessor")
     preprocessor = preprocessor or _inner(task, "preprocessor")
@@ -71,7 +78,7 @@ def load_weights(preset: Preset, core_model) -> None:
             f"`{preset.path}` holds weights quantised to {preset.dtype}, which cannot be read yet; "
             f"allowed: {', '.join(_FLOATS)}.\nhint: save it from keras-hub before `quantize()`."
         )
-    files = keras_weights.weight_files(preset.path)
+    files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, keras_weights.WEIGHTS_FILE, "keras")
     keras_weights.load(files, groups(dimensions(preset.backbone_config)), core_model)
@@ -116,7 +123,7 @@ def save(
     Args:
         names: `name` of the parts "backbone", "tokenizer", "preprocessor" and "task".
         tokenizer: `vocabulary`, `merges`, `sequence_length`, `add_prefix_space`,
-            `unsplittable_tokens`.
+            `unsplittable_tokens` and `dtype`.
         preprocessor: `encoder_sequence_length` and `decoder_sequence_length`.
         task: write `task.json`?
     """
@@ -124,6 +131,9 @@ def save(
     stale: tuple[str, ...] = ()
     if core_model is not None:
         config = json.loads(core_model.config)
+        # Published checkpoints carry a bias of zeros, which leaving out does not change.
+        if config.get("final_logits_bias"):
+            config["final_logits_bias"] = bool(core_model.get_parameter("final_logits_bias").any())
         sizes = dimensions(config)
         parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
@@ -181,9 +191,8 @@ def _read_backbone(path: Path) -> tuple[dict, str]:
             f"`{path}`: `hidden_dim` must be a multiple of `num_heads`. "
             f"Received: {fields['hidden_dim']} and {fields['num_heads']}."
         )
-    # Keras drops attention probabilities at the same rate, and nothing inside the feed-forward.
-    rates = {"dropout": fields["dropout"], "attention_dropout": fields["dropout"]}
-    rates |= {"activation_dropout": 0.0} | _own_rates(saved, path)
+    rates = {"dropout": fields["dropout"]} | _implied_rates(fields["dropout"])
+    rates |= _own_rates(saved, path)
     for name, rate in rates.items():
         if type(rate) not in (int, float) or not 0 <= rate < 1:
             raise ValueError(f"`{path}`: `{name}` must be in [0, 1). Received: {rate!r}.")
@@ -195,13 +204,16 @@ def _read_backbone(path: Path) -> tuple[dict, str]:
     return config, dtype
 
 
+def _implied_rates(dropout: float) -> dict[str, float]:
+    return {name: dropout if rate is None else rate for name, rate in _RATES.items()}
+
+
 def _own_rates(saved: dict, path: Path) -> dict:
     """The rates of dropout that `_backbone_json` added, if it did."""
     own = saved.get(_OWN_ENTRY, {})
-    if not isinstance(own, dict) or not own.keys() <= {"attention_dropout", "activation_dropout"}:
+    if not isinstance(own, dict) or not own.keys() <= _RATES.keys():
         raise ValueError(
-            f"`{path}`: `{_OWN_ENTRY}` may hold `attention_dropout` and `activation_dropout`. "
-            f"Received: {own!r}."
+            f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(_RATES)}`. Received: {own!r}."
         )
     return own
 
@@ -260,6 +272,7 @@ def _tokenizer_options(saved: dict | None, path: Path) -> dict:
         "unsplittable_tokens": config.get("unsplittable_tokens"),
     }
     length, space, tokens = options.values()
+    dtype = _dtype(config.get("dtype", "int32"), path)
     if length is not None and (type(length) is not int or length < 1):
         raise ValueError(
             f"`{path}`: `sequence_length` must be a positive integer or null. Received: {length!r}."
@@ -274,7 +287,7 @@ def _tokenizer_options(saved: dict | None, path: Path) -> dict:
             f"`{path}`: `unsplittable_tokens` must be a list of strings or null. "
             f"Received: {tokens!r}."
         )
-    return options
+    return {**options, "dtype": dtype}
 
 
 def _sampler(task: dict | None, path: Path) -> str | dict | None:
@@ -314,8 +327,8 @@ def _backbone_json(config: dict, sizes: Dimensions, name: str, dtype: str) -> di
         "max_sequence_length": sizes.max_sequence_length,
     }
     saved = _serialised("bart_backbone", "BartBackbone", name, fields, dtype)
-    keras_rates = {"attention_dropout": config["dropout"], "activation_dropout": 0.0}
-    rates = {key: config[key] for key, rate in keras_rates.items() if config[key] != rate}
+    implied = _implied_rates(config["dropout"])
+    rates = {key: config[key] for key, rate in implied.items() if config.get(key, rate) != rate}
     return {**saved, _OWN_ENTRY: rates} if rates else saved
 
 
@@ -325,7 +338,7 @@ def _tokenizer_json(tokenizer: dict, name: str) -> dict:
         key: tokenizer[key]
         for key in ("sequence_length", "add_prefix_space", "unsplittable_tokens")
     }
-    return _serialised("bart_tokenizer", "BartTokenizer", name, fields, "int32")
+    return _serialised("bart_tokenizer", "BartTokenizer", name, fields, tokenizer["dtype"])
 
 
 def _preprocessor_json(lengths: dict, tokenizer: dict | None, name: str) -> dict:

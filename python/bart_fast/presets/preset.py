@@ -7,8 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from . import keras_weights
 from .atomic import unfinished
 from .files import read_merges, read_vocabulary
+
+SAFETENSORS_FILE = "model.safetensors"
 
 # What each format consists of; quoted by the errors about missing files.
 NEEDED = {
@@ -33,8 +36,8 @@ class Preset:
         format: "keras" or "transformers".
         preprocessor_config: dict. `encoder_sequence_length` and `decoder_sequence_length`, as
             saved; by default 1024, or as many positions as the model has if those are fewer.
-        tokenizer_config: dict. `sequence_length` (int or None), `add_prefix_space` (bool) and
-            `unsplittable_tokens` (list of str, or None where the preset does not say).
+        tokenizer_config: dict. `sequence_length` (int or None), `add_prefix_space` (bool),
+            `unsplittable_tokens` (list of str, or None where the preset does not say) and `dtype`.
         sampler: str, dict or None. What `save_keras_preset` was given: the name of a sampler
             or its serialised form.
         generation_config: dict. Hugging Face's generation settings (`num_beams`, ...), empty
@@ -73,11 +76,21 @@ class Preset:
         """The fields of the core's BartConfig, ready for JSON: `vocab_size`, `d_model`, ...
 
         Raises:
-            FileNotFoundError: the preset holds no model.
+            FileNotFoundError: the preset holds no model, or a shard of its weights is missing.
+            ValueError: it describes far more weights than its files could hold.
         """
         if self._backbone_config is None:
             raise missing_file(self.path, "config.json", self.format)
+        # Whoever asks is about to build the model. A tokenizer does not, and needs no weights.
+        _check_room(self._backbone_config, self.weight_files())
         return self._backbone_config
+
+    def weight_files(self) -> list[Path]:
+        """The files with the weights; empty where there are none."""
+        if self.format == "keras":
+            return keras_weights.weight_files(self.path)
+        path = self.path / SAFETENSORS_FILE
+        return [path] if path.is_file() else []
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -149,7 +162,7 @@ def default_lengths(backbone_config: dict | None) -> dict[str, int]:
     return {"encoder_sequence_length": length, "decoder_sequence_length": length}
 
 
-def check_room(config: dict, files: list[Path]) -> None:
+def _check_room(config: dict, files: list[Path]) -> None:
     """Refuse a configuration that describes far more weights than the files could hold.
 
     The model is allocated before its weights are read, so a damaged or hostile number in a small

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from .atomic import staged_directory
 from .files import parse_json, read_json, read_text, write_json, write_merges
-from .preset import Preset, check_room, default_lengths, missing_file
-
-WEIGHTS_FILE = "model.safetensors"
+from .preset import SAFETENSORS_FILE, Preset, default_lengths, missing_file
 
 # What `config.json` of older checkpoints says about generation; newer ones have a file for it.
 _GENERATION_FIELDS = (
@@ -68,8 +66,6 @@ def read(directory: Path) -> Preset:
     text = read_text(path)
     fields = parse_json(text, path)
     config = _core_config(text, path)
-    if (directory / WEIGHTS_FILE).is_file():
-        check_room(config, [directory / WEIGHTS_FILE])
     generation = {key: fields[key] for key in _GENERATION_FIELDS if fields.get(key) is not None}
     if (directory / "generation_config.json").is_file():
         generation = read_json(directory / "generation_config.json")
@@ -90,12 +86,12 @@ def read(directory: Path) -> Preset:
 
 def load_weights(preset: Preset, core_model) -> None:
     """Set the parameters of `core_model` from the directory. See `presets.load_weights`."""
-    path = preset.path / WEIGHTS_FILE
-    if path.is_file():
-        core_model.load_safetensors(str(path))
+    files = preset.weight_files()
+    if files:
+        core_model.load_safetensors(str(files[0]))
         return
-    error = missing_file(preset.path, WEIGHTS_FILE, "transformers")
-    if (preset.path / f"{WEIGHTS_FILE}.index.json").is_file():
+    error = missing_file(preset.path, SAFETENSORS_FILE, "transformers")
+    if (preset.path / f"{SAFETENSORS_FILE}.index.json").is_file():
         way_out = "load it with transformers and save it with max_shard_size='100GB'."
     elif (preset.path / "pytorch_model.bin").is_file():
         way_out = "load it with transformers and save it again, which writes safetensors."
@@ -124,7 +120,7 @@ def save(
     with staged_directory(directory, marker="config.json", stale=_STALE) as folder:
         write_json(folder / "config.json", config, indent=2)
         write_json(folder / "generation_config.json", generation, indent=2)
-        core_model.save_safetensors(str(folder / WEIGHTS_FILE), dtype)
+        core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype)
         if tokenizer is not None:
             write_json(folder / "vocab.json", tokenizer["vocabulary"], indent=None)
             header = "#version: 0.2\n"
@@ -164,7 +160,12 @@ def _tokenizer_options(directory: Path) -> dict:
         raise ValueError(
             f"`{path}`: `add_prefix_space` must be true or false. Received: {space!r}."
         )
-    return {"sequence_length": None, "add_prefix_space": space, "unsplittable_tokens": None}
+    return {
+        "sequence_length": None,
+        "add_prefix_space": space,
+        "unsplittable_tokens": None,
+        "dtype": "int32",
+    }
 
 
 def _generation_settings(tokenizer: dict | None, generation: dict | None) -> dict:
@@ -200,6 +201,8 @@ def _config_json(config: dict, generation: dict, dtype: str) -> dict:
         "dropout": config["dropout"],
         "attention_dropout": config["attention_dropout"],
         "activation_dropout": config["activation_dropout"],
+        "encoder_layerdrop": config.get("encoder_layerdrop", 0.0),
+        "decoder_layerdrop": config.get("decoder_layerdrop", 0.0),
         "init_std": config["init_std"],
         "scale_embedding": config["scale_embedding"],
         "is_encoder_decoder": True,

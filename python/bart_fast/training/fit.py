@@ -312,9 +312,8 @@ class TrainingMixin:
     def _train_batch(self, batch: Batch) -> str | None:
         """One step. Returns why it was not made, if the numbers were not finite."""
         optimizer = self.optimizer
-        if not optimizer.built:
-            names = [name for name, _ in self._core.parameters()]
-            optimizer.build(names, owner=self._core)
+        if not optimizer.serves(self._core):
+            optimizer.build([name for name, _ in self._core.parameters()], owner=self._core)
         learning_rate = optimizer.learning_rate
         if not math.isfinite(learning_rate):
             raise argument_error("learning_rate", "must be finite", learning_rate)
@@ -322,31 +321,29 @@ class TrainingMixin:
             optimizer._core,
             *batch.arrays(),
             learning_rate=learning_rate,
-            seed=self._training_seed(),
-            step=optimizer._batches,
+            seed=step_seed(self._training_seed(), optimizer._batches),
             normalizer=self.loss.normalizer(batch.positions, batch.weight_sum),
         )
         self._record(batch, result)
-        norm = result.grad_norm
-        if math.isfinite(result.loss) and (norm is None or math.isfinite(norm)):
+        if result["applied"]:
             return None
         return (
-            f"the loss is {result.loss} and the norm of its gradient {norm}. The weights are those "
-            "before this step.\nhint: lower the learning rate, or clip gradients with "
-            "`global_clipnorm=1.0`"
+            f"the loss is {result['loss']}, the norm of its gradient {result['gradient_norm']}. "
+            "The weights are those before this step.\n"
+            "hint: lower the learning rate, or clip gradients with `global_clipnorm=1.0`"
         )
 
     def _evaluate_batch(self, batch: Batch) -> None:
         normalizer = self.loss.normalizer(batch.positions, batch.weight_sum)
         self._record(batch, self._core.evaluate_step(*batch.arrays(), normalizer=normalizer))
 
-    def _record(self, batch: Batch, result: Any) -> None:
+    def _record(self, batch: Batch, result: dict[str, Any]) -> None:
         """Adds a step to the metrics: the loss weighs by examples, as in Keras, and metrics by
         sample weights, averaged over the width of the batch."""
-        self._loss_tracker.add(result.loss * batch.rows, batch.rows)
+        self._loss_tracker.add(result["loss"] * batch.rows, batch.rows)
         width = batch.padded_width
         for metric in self._weighted_metrics:
-            metric.add(result.correct_weight_sum / width, result.weight_sum / width)
+            metric.add(result["correct_weight_sum"] / width, result["weight_sum"] / width)
 
     def _logs(self) -> dict[str, float]:
         return {metric.name: metric.result() for metric in self.metrics}
@@ -388,6 +385,14 @@ class TrainingMixin:
             epochs=epochs,
             steps=steps,
         )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step's dropout: the numbers of splitmix64 (Steele et al., 2014)."""
+    mixed = (seed + (step + 1) * 0x9E3779B97F4A7C15) % 2**64
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+    return mixed ^ (mixed >> 31)
 
 
 def check_verbose(verbose: Any) -> int:

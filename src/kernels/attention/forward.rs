@@ -1,0 +1,333 @@
+//! The forward pass: packing keys, attending with a few queries at a time, and the parts of a
+//! ragged batch.
+
+use super::super::disjoint::Disjoint;
+use super::super::dropout::{DRAWN, Dropout};
+use super::super::isa::{Isa, Kernel, Simd, with_isa};
+use super::super::lanes::{self, row_sum};
+use super::super::memory::{Slot, scratch};
+use super::tile::{Left, Output, Right, product};
+use super::{Inputs, NO_KEY, NoKey, PANEL, Part, Ragged, dropout_index};
+
+/// Queries attended together: six rows of two vectors fill 16 registers beside their operands.
+const MOST_ROWS: usize = 6;
+
+/// How many of `left` queries to attend together: the largest row count compiled.
+#[inline(always)]
+pub(in super::super) fn most_rows(left: usize) -> usize {
+    match left {
+        0..=1 => left,
+        2..=3 => 2,
+        4..=5 => 4,
+        _ => MOST_ROWS,
+    }
+}
+
+/// Packs `keys` rows of `head_dim` values, row j at `from[j * stride]`, as positions from `first`
+/// on of panels `[panel][head_dim][PANEL]`. Other positions stay as they are.
+#[inline(always)]
+pub(in super::super) fn pack_keys<S: Simd>(
+    s: S,
+    from: &[f32],
+    stride: usize,
+    keys: usize,
+    head_dim: usize,
+    first: usize,
+    panels: &mut [f32],
+) {
+    assert!(keys == 0 || from.len() >= (keys - 1) * stride + head_dim);
+    assert!(panels.len() >= (first + keys).next_multiple_of(PANEL) * head_dim);
+    let mut key = 0;
+    while key < keys {
+        let (panel, lane) = ((first + key) / PANEL, (first + key) % PANEL);
+        let start = panel * PANEL * head_dim + lane;
+        let eight = lane.is_multiple_of(8) && keys - key >= 8;
+        let squares = if eight { head_dim / 8 * 8 } else { 0 };
+        for d in (0..squares).step_by(8) {
+            let mut rows = [from.as_ptr(); 8];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = from[(key + i) * stride + d..][..8].as_ptr();
+            }
+            let to = panels[start + d * PANEL..][..7 * PANEL + 8].as_mut_ptr();
+            // SAFETY: both slices above hold what is read and written here.
+            unsafe { s.transpose8(rows, to, PANEL) };
+        }
+        let group = if eight { 8 } else { 1 };
+        for i in 0..group {
+            let row = &from[(key + i) * stride..][..head_dim];
+            for d in squares..head_dim {
+                panels[start + d * PANEL + i] = row[d];
+            }
+        }
+        key += group;
+    }
+}
+
+/// Keys and values of one head of one sequence.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Head<'a> {
+    /// Panels `[panel][head_dim][PANEL]`.
+    pub keys: &'a [f32],
+    /// Row j of the values begins at `values[j * value_stride]`.
+    pub values: &'a [f32],
+    pub value_stride: usize,
+    pub head_dim: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Added to the scores of each key: 0, or negative infinity for a key nobody sees.
+    pub hidden: Option<&'a [f32]>,
+}
+
+/// `R` queries of one head.
+pub(in super::super) struct Tile<'a, const R: usize> {
+    /// Row r begins at `queries[r * query_stride]`.
+    pub queries: &'a [f32],
+    pub query_stride: usize,
+    /// How many keys, from the first, each row may see.
+    pub visible: [usize; R],
+    /// Dropout of the weights, and the element that decides about each row's first key.
+    pub dropout: Option<(Dropout, [u64; R])>,
+}
+
+/// What a row's exponentials add up to.
+#[derive(Clone, Copy)]
+pub(in super::super) struct RowSums {
+    pub highest: f32,
+    pub sum: f32,
+}
+
+impl RowSums {
+    /// A row that sees no key.
+    const NONE: Self = RowSums { highest: 0.0, sum: 0.0 };
+
+    fn lse(self) -> f32 {
+        if self.sum == 0.0 { NO_KEY } else { self.highest + self.sum.ln() }
+    }
+}
+
+/// Attends with `R` queries: row r of the output, `out[r * out_stride..][..head_dim]`, becomes the
+/// weighted mean of the values it sees (zeros if it sees none). `scores` is scratch space for `R`
+/// rows of the visible keys, rounded up to whole panels.
+///
+/// # Safety
+/// - `out` is writable for `R` such rows, and nothing else refers to them.
+#[inline(always)]
+pub(in super::super) unsafe fn attend<S: Simd, const R: usize>(
+    s: S,
+    head: &Head,
+    tile: &Tile<R>,
+    scores: &mut [f32],
+    out: *mut f32,
+    out_stride: usize,
+) -> [RowSums; R] {
+    let head_dim = head.head_dim;
+    let mut keys = 0;
+    for &visible in &tile.visible {
+        keys = keys.max(visible);
+    }
+    let padded = keys.next_multiple_of(PANEL);
+    assert!(tile.queries.len() >= (R - 1) * tile.query_stride + head_dim);
+    assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * padded);
+    assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + head_dim);
+
+    let queries =
+        Left { start: tile.queries.as_ptr(), row_stride: tile.query_stride, step_stride: 1 };
+    for first in (0..padded).step_by(PANEL) {
+        let panel = Right { start: head.keys[first * head_dim..].as_ptr(), row_stride: PANEL };
+        let start = scores[first..].as_mut_ptr();
+        let to = Output { start, row_stride: padded, accumulate: false };
+        // SAFETY: the assertions above cover the queries, whole panels, and the scores.
+        unsafe { product::<S, R>(s, queries, panel, head_dim, PANEL, to, None) };
+    }
+
+    let mut sums = [RowSums::NONE; R];
+    let mut factors = [0.0; R];
+    for (r, row) in scores.chunks_exact_mut(padded.max(1)).take(R).enumerate() {
+        sums[r] = exponentials(s, row, tile.visible[r], head.scale, head.hidden);
+        factors[r] = if sums[r].sum == 0.0 { 0.0 } else { 1.0 / sums[r].sum };
+        if let Some((dropout, first)) = &tile.dropout {
+            drop_weights(s, dropout, first[r], row);
+        }
+    }
+    let weights = Left { start: scores.as_ptr(), row_stride: padded, step_stride: 1 };
+    let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
+    let to = Output { start: out, row_stride: out_stride, accumulate: false };
+    // SAFETY: the assertions above cover weights and values, the caller the output.
+    unsafe { product::<S, R>(s, weights, values, keys, head_dim, to, Some(factors)) };
+    sums
+}
+
+/// Replaces a row of q k^T by exp(scale * score - highest), 0 for keys it does not see. The row's
+/// length is a multiple of [`PANEL`].
+#[inline(always)]
+fn exponentials<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    visible: usize,
+    scale: f32,
+    hidden: Option<&[f32]>,
+) -> RowSums {
+    if visible == 0 {
+        row.fill(0.0);
+        return RowSums::NONE;
+    }
+    scale_scores(s, row, visible, scale, hidden);
+    let highest = lanes::max(s, row);
+    let shift = s.splat(highest);
+    let sum = row_sum!(s, row.len(), |c| {
+        let weight = s.exp(s.sub(lanes::load(s, &row[c.clone()]), shift));
+        lanes::store(s, &mut row[c], weight);
+        weight
+    });
+    RowSums { highest, sum }
+}
+
+/// scale * score, negative infinity for hidden keys and from `visible` on.
+#[inline(always)]
+pub(super) fn scale_scores<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    visible: usize,
+    scale: f32,
+    hidden: Option<&[f32]>,
+) {
+    let scale = s.splat(scale);
+    match hidden {
+        None => {
+            for part in row.chunks_exact_mut(S::LANES) {
+                lanes::store(s, part, s.mul(lanes::load(s, part), scale));
+            }
+        }
+        Some(hidden) => {
+            for (part, hidden) in row.chunks_exact_mut(S::LANES).zip(hidden.chunks(S::LANES)) {
+                let score = s.mul(lanes::load(s, part), scale);
+                lanes::store(s, part, s.add(score, lanes::load(s, hidden)));
+            }
+        }
+    }
+    row[visible..].fill(f32::NEG_INFINITY);
+}
+
+/// Multiplies a row of weights by the dropout factors of the elements from `first` on.
+#[inline(always)]
+fn drop_weights<S: Simd>(s: S, dropout: &Dropout, first: u64, row: &mut [f32]) {
+    let mut factors = [0.0; DRAWN];
+    for (block, weights) in row.chunks_mut(DRAWN).enumerate() {
+        dropout.draw(first + (block * DRAWN) as u64, &mut factors);
+        for (weights, factor) in weights.chunks_mut(S::LANES).zip(factors.chunks(S::LANES)) {
+            lanes::store(s, weights, s.mul(lanes::load(s, weights), lanes::load(s, factor)));
+        }
+    }
+}
+
+/// One part of the forward pass and where its results go.
+pub(super) struct ForwardPart<'a> {
+    pub ragged: &'a Ragged<'a>,
+    pub inputs: &'a Inputs<'a>,
+    pub part: &'a Part,
+    pub out: &'a Disjoint<'a, f32>,
+    pub lse: Option<&'a Disjoint<'a, f32>>,
+}
+
+/// Runs a part; no two parts have the same rows of the same head.
+pub(super) fn run(isa: Isa, part: ForwardPart) {
+    let sequence = &part.part.sequence;
+    let padded = sequence.keys.next_multiple_of(PANEL);
+    let hidden = part.ragged.hidden(sequence);
+    let len = padded * (part.ragged.head_dim + MOST_ROWS);
+    let mut scratch = scratch(Slot::Work, len);
+    let (panels, scores) = scratch.split_at_mut(padded * part.ragged.head_dim);
+    with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, scores });
+}
+
+/// A [`ForwardPart`] with its scratch space.
+struct Run<'a> {
+    part: ForwardPart<'a>,
+    hidden: Option<&'a [f32]>,
+    panels: &'a mut [f32],
+    scores: &'a mut [f32],
+}
+
+impl Kernel for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let ForwardPart { ragged, inputs, part, .. } = self.part;
+        let queries = part.queries.clone();
+        let keys = part.sequence.visible(queries.end - 1);
+        let from = &inputs.k[part.sequence.first_key * ragged.kv_stride..];
+        let from = &from[(part.head * ragged.head_dim).min(from.len())..];
+        pack_keys(s, from, ragged.kv_stride, keys, ragged.head_dim, 0, self.panels);
+        let mut i = queries.start;
+        while i < queries.end {
+            match most_rows(queries.end - i) {
+                MOST_ROWS => self.attend::<S, MOST_ROWS>(s, i),
+                4 => self.attend::<S, 4>(s, i),
+                2 => self.attend::<S, 2>(s, i),
+                _ => self.attend::<S, 1>(s, i),
+            }
+            i += most_rows(queries.end - i);
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Attends with the `R` queries from the sequence's `i`-th on.
+    #[inline(always)]
+    fn attend<S: Simd, const R: usize>(&mut self, s: S, i: usize) {
+        let ForwardPart { ragged, inputs, part, out, lse } = self.part;
+        let (sequence, head_dim, width) = (&part.sequence, ragged.head_dim, ragged.width());
+        let (query, column) = (sequence.first_query + i, part.head * head_dim);
+        let mut tile = Tile {
+            queries: &inputs.q[query * ragged.q_stride + column..],
+            query_stride: ragged.q_stride,
+            visible: [0; R],
+            dropout: ragged.dropout.map(|dropout| (dropout, [0; R])),
+        };
+        for r in 0..R {
+            tile.visible[r] = sequence.visible(i + r);
+            if let Some((_, first)) = &mut tile.dropout {
+                first[r] = dropout_index(query + r, ragged.heads, part.head, 0);
+            }
+        }
+        let values =
+            &inputs.v[(sequence.first_key * ragged.kv_stride + column).min(inputs.v.len())..];
+        let head = Head {
+            keys: self.panels,
+            values,
+            value_stride: ragged.kv_stride,
+            head_dim,
+            scale: ragged.scale,
+            hidden: self.hidden,
+        };
+        // SAFETY: these are the part's own rows and columns of the output: no other part has them.
+        let sums = unsafe {
+            let to = out.pointer(query * width + column, (R - 1) * width + head_dim);
+            attend::<S, R>(s, &head, &tile, self.scores, to, width)
+        };
+        for (r, sums) in sums.iter().enumerate() {
+            if let Some(lse) = lse {
+                // SAFETY: as above.
+                unsafe { lse.slice((query + r) * ragged.heads + part.head, 1)[0] = sums.lse() };
+            }
+            if tile.visible[r] == 0 && ragged.no_key == NoKey::MeanOfValues {
+                // SAFETY: as above.
+                let out = unsafe { out.slice((query + r) * width + column, head_dim) };
+                mean_of_values(s, &head, sequence.keys, out);
+            }
+        }
+    }
+}
+
+/// The mean of the first `keys` rows of values.
+#[inline(always)]
+fn mean_of_values<S: Simd>(s: S, head: &Head, keys: usize, out: &mut [f32]) {
+    let ones = Left { start: &1.0, row_stride: 0, step_stride: 0 };
+    let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
+    let to = Output { start: out.as_mut_ptr(), row_stride: 0, accumulate: false };
+    let share = if keys == 0 { 0.0 } else { 1.0 / keys as f32 };
+    assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + out.len());
+    // SAFETY: the values are there by the line above; strides of 0 read one element again.
+    unsafe { product::<S, 1>(s, ones, values, keys, out.len(), to, Some([share])) };
+}

@@ -1,0 +1,262 @@
+//! Cached keys and values of one attention block, by slot, and attention of new rows to them.
+//!
+//! A slot is one history: the keys of a head as panels of 32 positions, `[panel][head_dim][32]`,
+//! the values as `[position][head_dim]`, head after head. Both are what the tiles of
+//! [`super::attention`] read, so a cached step has the bits of the whole pass over the same keys.
+//! Nothing is allocated after construction but what the first reordering of beams needs.
+//!
+//! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
+//! (beams on their source, several new tokens) share one read, six at a time.
+
+use std::mem;
+
+use super::attention::{Head, PANEL, Tile, attend, most_rows, pack_keys};
+use super::disjoint::Disjoint;
+use super::isa::{Kernel, Simd, with_isa};
+use super::memory::{self, AlignedBuffer};
+use super::parallel;
+
+/// Multiply-adds from which on the work is shared with other threads.
+const ENOUGH_WORK: usize = 50_000;
+
+/// A row's place: it is (when stored) or sees (when attending) the first `length` positions of
+/// `slot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedRow {
+    /// Which history.
+    pub slot: usize,
+    /// How many of its positions, the row's own included.
+    pub length: usize,
+}
+
+/// Keys and values by slot.
+pub struct KvCache {
+    heads: usize,
+    head_dim: usize,
+    slots: Vec<Slot>,
+    /// Slots that a reordering replaced, kept for the next one.
+    spare: Vec<Slot>,
+}
+
+impl KvCache {
+    /// Slots for `capacities[slot]` positions each, of `heads` heads of `head_dim` values.
+    pub fn new(heads: usize, head_dim: usize, capacities: &[usize]) -> Self {
+        let slots = capacities.iter().map(|&capacity| Slot::new(heads * head_dim, capacity));
+        Self { heads, head_dim, slots: slots.collect(), spare: Vec::new() }
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Positions that `slot` can hold.
+    pub fn capacity(&self, slot: usize) -> usize {
+        self.slots[slot].capacity
+    }
+
+    /// Stores row i of `k` and `v` [rows, heads * head_dim] at position `rows[i].length - 1` of its
+    /// slot. Panics if a position is beyond the slot's capacity.
+    pub fn append(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
+        let (heads, head_dim) = (self.heads, self.head_dim);
+        let width = heads * head_dim;
+        assert_eq!((k.len(), v.len()), (rows.len() * width, rows.len() * width), "append: k, v");
+        let mut start = 0;
+        for run in rows.chunk_by(|a, b| a.slot == b.slot && a.length + 1 == b.length) {
+            let slot = &mut self.slots[run[0].slot];
+            let first = run[0].length.checked_sub(1).expect("append: a stored row has a position");
+            assert!(first + run.len() <= slot.capacity, "append: beyond the slot's capacity");
+            let (key_len, value_len) = (slot.padded() * head_dim, slot.capacity * head_dim);
+            let (keys, values) = (Disjoint::new(&mut slot.keys), Disjoint::new(&mut slot.values));
+            let rows = start * width..(start + run.len()) * width;
+            let (k, v) = (&k[rows.clone()], &v[rows]);
+            parallel::items(heads, k.len() >= ENOUGH_WORK, |isa, head| {
+                // SAFETY: each head has its own stretch of both.
+                let (keys, values) = unsafe {
+                    (keys.slice(head * key_len, key_len), values.slice(head * value_len, value_len))
+                };
+                let column = head * head_dim;
+                with_isa(isa, Append { k, v, width, column, head_dim, first, keys, values });
+            });
+            start += run.len();
+        }
+    }
+
+    /// Attends with row i of `q` [rows, heads * head_dim] to the first `rows[i].length` positions of
+    /// its slot; `out` has q's shape. `scale` is the factor of the scores. Rows of length 0 give
+    /// zeros.
+    pub fn attend(&self, q: &[f32], scale: f32, rows: &[CachedRow], out: &mut [f32]) {
+        let width = self.heads * self.head_dim;
+        assert_eq!(
+            (q.len(), out.len()),
+            (rows.len() * width, rows.len() * width),
+            "attend: q, out"
+        );
+        let (mut tiles, mut work) = (Vec::with_capacity(rows.len()), 0);
+        let mut start = 0;
+        for run in rows.chunk_by(|a, b| a.slot == b.slot) {
+            let longest = run.iter().map(|row| row.length).max().unwrap_or(0);
+            assert!(longest <= self.slots[run[0].slot].capacity, "attend: beyond the slot");
+            work += 2 * run.len() * longest * width;
+            let end = start + run.len();
+            while start < end {
+                let count = most_rows(end - start);
+                tiles.push(start..start + count);
+                start += count;
+            }
+        }
+        let out = Disjoint::new(out);
+        parallel::items(tiles.len() * self.heads, work >= ENOUGH_WORK, |isa, index| {
+            let (tile, head) = (tiles[index / self.heads].clone(), index % self.heads);
+            let longest = rows[tile.clone()].iter().map(|row| row.length).max().unwrap_or(0);
+            let len = tile.len() * longest.next_multiple_of(PANEL);
+            let scores = &mut memory::scratch(memory::Slot::Work, len);
+            let (rows, first) = (&rows[tile.clone()], tile.start);
+            with_isa(isa, Attend { cache: self, q, scale, rows, first, head, scores, out: &out });
+        });
+    }
+
+    /// For each (destination, origin): the destination becomes a copy of what the origin held
+    /// before, in its first `lengths[origin]` positions; all at once, so origins may be
+    /// destinations too. Panics if the origin's history is longer than the destination's capacity.
+    pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) {
+        let (heads, head_dim) = (self.heads, self.head_dim);
+        let moved = moves.iter().filter(|(destination, origin)| destination != origin);
+        let mut copies = Vec::new();
+        for &(destination, origin) in moved {
+            let capacity = self.slots[destination].capacity;
+            assert!(lengths[origin] <= capacity, "reorder: beyond the slot's capacity");
+            let fits = |spare: &Slot| spare.capacity == capacity;
+            let mut copy = match self.spare.iter().position(fits) {
+                Some(index) => self.spare.swap_remove(index),
+                None => Slot::new(heads * head_dim, capacity),
+            };
+            copy.copy_from(&self.slots[origin], heads, head_dim, lengths[origin]);
+            copies.push((destination, copy));
+        }
+        for (destination, copy) in copies {
+            self.spare.push(mem::replace(&mut self.slots[destination], copy));
+        }
+    }
+}
+
+/// One history.
+struct Slot {
+    /// `[head][panel][head_dim][PANEL]`
+    keys: AlignedBuffer,
+    /// `[head][position][head_dim]`
+    values: AlignedBuffer,
+    capacity: usize,
+}
+
+impl Slot {
+    fn new(width: usize, capacity: usize) -> Self {
+        Self {
+            keys: AlignedBuffer::zeroed(width * capacity.next_multiple_of(PANEL)),
+            values: AlignedBuffer::zeroed(width * capacity),
+            capacity,
+        }
+    }
+
+    fn padded(&self) -> usize {
+        self.capacity.next_multiple_of(PANEL)
+    }
+
+    /// Copies the first `length` positions of `origin`.
+    fn copy_from(&mut self, origin: &Slot, heads: usize, head_dim: usize, length: usize) {
+        let key_len = length.next_multiple_of(PANEL) * head_dim;
+        for head in 0..heads {
+            let (to, from) = (head * self.padded() * head_dim, head * origin.padded() * head_dim);
+            self.keys[to..to + key_len].copy_from_slice(&origin.keys[from..from + key_len]);
+            let (to, from) = (head * self.capacity * head_dim, head * origin.capacity * head_dim);
+            let value_len = length * head_dim;
+            self.values[to..to + value_len].copy_from_slice(&origin.values[from..from + value_len]);
+        }
+    }
+}
+
+/// Stores consecutive rows of one head from position `first` on.
+struct Append<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    width: usize,
+    column: usize,
+    head_dim: usize,
+    first: usize,
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+}
+
+impl Kernel for Append<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { k, v, width, column, head_dim, first, keys, values } = self;
+        let rows = k.len() / width;
+        pack_keys(s, &k[column..], width, rows, head_dim, first, keys);
+        let values = values[first * head_dim..].chunks_exact_mut(head_dim);
+        for (to, from) in values.zip(v.chunks_exact(width)) {
+            to.copy_from_slice(&from[column..column + head_dim]);
+        }
+    }
+}
+
+/// Attends with the rows from `first` on, all of one slot and at most a tile's, for one head.
+struct Attend<'a> {
+    cache: &'a KvCache,
+    q: &'a [f32],
+    scale: f32,
+    rows: &'a [CachedRow],
+    first: usize,
+    head: usize,
+    scores: &'a mut [f32],
+    out: &'a Disjoint<'a, f32>,
+}
+
+impl Kernel for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.rows.len() {
+            6 => self.tile::<S, 6>(s),
+            4 => self.tile::<S, 4>(s),
+            2 => self.tile::<S, 2>(s),
+            _ => self.tile::<S, 1>(s),
+        }
+    }
+}
+
+impl Attend<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(self, s: S) {
+        let KvCache { heads, head_dim, slots, .. } = self.cache;
+        let (head_dim, width) = (*head_dim, heads * head_dim);
+        let slot = &slots[self.rows[0].slot];
+        let start = self.first * width + self.head * head_dim;
+        let mut tile =
+            Tile { queries: &self.q[start..], query_stride: width, visible: [0; R], dropout: None };
+        for (visible, row) in tile.visible.iter_mut().zip(self.rows) {
+            *visible = row.length;
+        }
+        let head = Head {
+            keys: &slot.keys[self.head * slot.padded() * head_dim..][..slot.padded() * head_dim],
+            values: &slot.values[self.head * slot.capacity * head_dim..]
+                [..slot.capacity * head_dim],
+            value_stride: head_dim,
+            head_dim,
+            scale: self.scale,
+            hidden: None,
+        };
+        // SAFETY: these rows and columns of the output belong to this tile and head alone.
+        unsafe {
+            let to = self.out.pointer(start, (R - 1) * width + head_dim);
+            attend::<S, R>(s, &head, &tile, self.scores, to, width);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "kv_cache_tests.rs"]
+mod tests;
