@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::rules::{self, Common};
 use crate::error::{Error, Result};
+use crate::kernels::elementwise;
+use crate::kernels::optimizer::Common;
 
 /// The update rule with its own constants.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -204,7 +205,7 @@ impl OptimizerConfig {
         let decays = !self.exclude_from_weight_decay.iter().any(|excluded| excluded == name);
         let decay = self.weight_decay.filter(|_| decays).map_or(0.0, |decay| decay * learning_rate);
         let norm_scale = self.clipnorm.map_or(1.0, |limit| {
-            (limit / rules::sum_of_squares(gradient).sqrt().max(limit)) as f32
+            (limit / elementwise::sum_of_squares(gradient).sqrt().max(limit)) as f32
         });
         Common {
             learning_rate: learning_rate as f32,

@@ -195,7 +195,7 @@ fn the_norm_takes_every_element_once() {
     for length in 0..20 {
         let values: Vec<f32> = (0..length).map(|i| i as f32).collect();
         let expected: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
-        assert_eq!(rules::sum_of_squares(&values), expected);
+        assert_eq!(elementwise::sum_of_squares(&values), expected);
     }
     assert_eq!(global_norm(&[&[3.0], &[0.0, 4.0], &[]]), 5.0);
 }
