@@ -9,8 +9,7 @@
 //! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
 //!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`],
-//!   [`optimizer`], and
-//!   [`attention`] with its cached form, [`kv_cache`].
+//!   [`optimizer`], and [`attention`] with its cached form, [`kv_cache`].
 //! - [`limits`] measures what the machine could do at best, for the benches.
 //!
 //! Every function has the same bits for any number of threads and for any number of rows: each sum

@@ -292,8 +292,8 @@ fn check_length(parameter: &str, what: &str, got: usize, expected: usize) -> Res
     ))
 }
 
-/// Norm of several gradients taken as one vector: the root of the sum of squares, summed in f64 in
-/// one fixed order. Not finite if any element is not.
+/// Norm of several gradients taken as one vector, summed in one fixed order. Not finite if any
+/// element is not.
 pub fn global_norm(gradients: &[&[f32]]) -> f64 {
     gradients.iter().map(|gradient| elementwise::sum_of_squares(gradient)).sum::<f64>().sqrt()
 }

@@ -106,6 +106,7 @@ class BartBackbone:
         name: str = "bart_backbone",
         trainable: bool = True,
         core_config: Mapping[str, Any] | None = None,
+        _zeros: bool = False,
     ):
         self.vocabulary_size = check_positive_int("vocabulary_size", vocabulary_size)
         self.num_layers = check_positive_int("num_layers", num_layers)
@@ -122,7 +123,9 @@ class BartBackbone:
         self.name = name
         self.trainable = bool(trainable)
         self._core_config = {**self._implied_config(), **(core_config or {})}
-        self._model = _core.Model(json.dumps(self._core_config), draw_seed())
+        # Weights that are about to be loaded need not be drawn.
+        seed = None if _zeros else draw_seed()
+        self._model = _core.Model(json.dumps(self._core_config), seed)
         # What the preset names, if the backbone comes from one: see `loading.py`.
         self._special_tokens = SpecialTokens()
         self._generation_config: dict[str, Any] = {}
@@ -275,9 +278,11 @@ class TokenEmbedding:
             raise argument_error(
                 "inputs", f"must have a last axis of {backbone.hidden_dim}", hidden.shape
             )
+        shape = (*hidden.shape[:-1], backbone.vocabulary_size)
+        if hidden.size == 0:
+            return np.zeros(shape, dtype=np.float32)
         flat = np.ascontiguousarray(hidden.reshape(-1, backbone.hidden_dim))
-        logits = backbone._model.logits(flat)
-        return logits.reshape(*hidden.shape[:-1], backbone.vocabulary_size)
+        return backbone._model.logits(flat).reshape(shape)
 
     @property
     def embeddings(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 Letters in shapes: b rows, n beams a row, s source positions, w decoder positions.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,11 +66,15 @@ class Request:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def real_sources(self) -> tuple[list[list[int]], list[list[int]]]:
-        """The real tokens of each source, and their positions."""
-        positions = [np.flatnonzero(mask).tolist() for mask in self.source_mask]
+    def real_sources(self) -> tuple[list[list[int]], list[list[int]] | None]:
+        """The real tokens of each source, and their positions if a mask has holes."""
         rows = zip(self.sources, self.source_mask, strict=True)
-        return [ids[mask].tolist() for ids, mask in rows], positions
+        ids = [row[mask].tolist() for row, mask in rows]
+        begins = self.source_mask[:, 0].all()
+        # A mask that goes from False to True has a hole.
+        if begins and not (self.source_mask[:, 1:] & ~self.source_mask[:, :-1]).any():
+            return ids, None
+        return ids, [np.flatnonzero(mask).tolist() for mask in self.source_mask]
 
 
 def request_from_arrays(
@@ -296,13 +301,15 @@ def generate_in_core(
         options: the sampler's name and arguments, stop ids, least lengths.
     """
     sources, positions = request.real_sources()
-    output = backbone._model.generate(
+    answers = backbone._model.generate(
         sources,
         positions,
         request.given.tolist(),
-        {**options, "prompt_masks": request.given_mask.tolist(), "max_length": limits},
+        request.given_mask.tolist(),
+        limits,
+        json.dumps(options),
     )
-    return [[Answer(each.ids, each.score) for each in row] for row in output]
+    return [[Answer(ids, score) for ids, score, _ in beams] for beams in answers]
 
 
 def generate_in_python(
@@ -326,9 +333,9 @@ def generate_in_python(
     prompt, mask = _prompt_rectangle(request, max(limits))
     prompt_lengths = request.given_mask.sum(axis=1)
     start = int(prompt_lengths.min())
-    least = np.maximum(
-        lengths.get("min_length", 0), prompt_lengths + lengths.get("min_new_tokens", 0)
-    )
+    least = np.full(len(request), lengths.get("min_length", 0))
+    if lengths.get("min_new_tokens"):
+        least = np.maximum(least, prompt_lengths + lengths["min_new_tokens"])
 
     def next_token(prompt: Any, cache: Any, index: int) -> tuple[np.ndarray, np.ndarray, Any]:
         # The cache carries the sources, so that a beam sampler repeats them with its beams.

@@ -18,7 +18,7 @@ def load_backbone(
     cls: type[BartBackbone], preset: presets.Preset, load_weights: bool, **kwargs: Any
 ) -> BartBackbone:
     """A backbone of class `cls` that knows the special ids its preset names."""
-    backbone = cls._from_core_config(preset.backbone_config, **kwargs)
+    backbone = cls._from_core_config(preset.backbone_config, _zeros=load_weights, **kwargs)
     if load_weights:
         presets.load_weights(preset, backbone._model)
     end = preset.end_token_id

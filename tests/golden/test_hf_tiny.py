@@ -1,0 +1,161 @@
+"""What Hugging Face's transformers computes with `hf_tiny` and `hf_tiny_asym`."""
+
+import json
+
+import numpy as np
+import pytest
+from bart_fast import samplers
+from bart_fast.models import BartSeq2SeqLM
+
+# Folder of the preset -> its name in the recorded answers.
+MODELS = {"hf_tiny": "hf_bart_tiny", "hf_tiny_asym": "hf_bart_tiny_asym"}
+
+# Settings that this version knows; cases with others wait for it.
+KNOWN = {
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "num_return_sequences",
+    "min_length",
+    "min_new_tokens",
+    "eos_token_id",
+}
+# What `KNOWN` selects: 4 of greedy search, and 12 for each of 2, 3 and 4 beams.
+KNOWN_CASES = 40
+PAD, LIMIT = 2, 14
+
+
+@pytest.fixture(scope="module")
+def recorded(shared):
+    with np.load(shared("golden/hf_tiny") / "golden_hf.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request, shared):
+    return shared(f"golden/{request.param}")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return BartSeq2SeqLM.from_preset(str(folder), preprocessor=None)
+
+
+def log_probabilities(model, sources, mask, decoder_ids, targets):
+    """Of each target token, given the source and the decoder's input."""
+    logits = model(
+        {
+            "encoder_token_ids": sources,
+            "encoder_padding_mask": mask,
+            "decoder_token_ids": decoder_ids,
+            "decoder_padding_mask": np.ones(decoder_ids.shape, dtype=bool),
+        }
+    ).astype(np.float64)
+    norm = np.log(np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1))
+    of_targets = np.take_along_axis(logits, targets[:, :, None].astype(int), axis=-1)[:, :, 0]
+    return of_targets - logits.max(axis=-1) - norm
+
+
+def sampler_of(settings):
+    beams = settings.get("num_beams", 1)
+    if beams == 1:
+        return samplers.GreedySampler()
+    return samplers.BeamSampler(
+        num_beams=beams,
+        length_penalty=settings.get("length_penalty", 1.0),
+        early_stopping=settings.get("early_stopping", False),
+        return_all_beams=True,
+    )
+
+
+def test_sizes(model, folder):
+    config = json.loads((folder / "config.json").read_text())
+    core = json.loads(model.backbone._model.config)
+    assert core["decoder_layers"] == config["decoder_layers"]
+    assert model.backbone.num_layers == config["encoder_layers"]
+    again = type(model.backbone).from_config(model.backbone.get_config())
+    assert json.loads(again._model.config) == core
+
+
+def test_forward(shared, keras_golden):
+    """`hf_tiny` has the weights of `keras_tiny`."""
+    model = BartSeq2SeqLM.from_preset(str(shared("golden/hf_tiny")), preprocessor=None)
+    names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
+    inputs = {name: keras_golden[f"fwd_in/{name}"] for name in (*names, "decoder_padding_mask")}
+    np.testing.assert_allclose(model(inputs), keras_golden["fwd_out/logits"], rtol=0, atol=2e-5)
+
+
+def test_scores_of_given_targets(model, folder, recorded, keras_golden):
+    weights = keras_golden["fit_sample_weight"]
+    scores = weights * log_probabilities(
+        model,
+        keras_golden["fit_x/encoder_token_ids"],
+        keras_golden["fit_x/encoder_padding_mask"],
+        keras_golden["fit_x/decoder_token_ids"],
+        keras_golden["fit_y"],
+    )
+    name = f"{MODELS[folder.name]}/score"
+    np.testing.assert_allclose(scores, recorded[f"{name}/token_logprobs"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores.sum(axis=1), recorded[f"{name}/sum"], rtol=0, atol=1e-4)
+
+
+def test_generated_ids_and_scores(model, folder, recorded):
+    """All cases in one test, so that what is compared can be counted."""
+    sources, mask = recorded["encoder_token_ids"], recorded["encoder_padding_mask"]
+    inputs = {"encoder_token_ids": sources, "encoder_padding_mask": mask}
+    cases = json.loads(str(recorded["cases_json"]))["cases"]
+    compared, failures = 0, []
+    for case, settings in cases.items():
+        if not settings.keys() <= KNOWN:
+            continue
+        prefix = f"{MODELS[folder.name]}/{case}"
+        model.compile(sampler=sampler_of(settings))
+        output = model.generate(
+            inputs,
+            max_length=LIMIT,
+            stop_token_ids=settings.get("eos_token_id", "auto"),
+            min_length=settings.get("min_length"),
+            min_new_tokens=settings.get("min_new_tokens"),
+        )
+        ids = np.where(output["decoder_padding_mask"], output["decoder_token_ids"], PAD)
+        if ids.ndim == 3:
+            answers = settings.get("num_return_sequences", 1)
+            scores = output["scores"][:, :answers].reshape(-1)
+            # The penalty -1 multiplies scores by the length, and their rounding with them.
+            wanted = recorded[f"{prefix}/sequences_scores"]
+            if not np.allclose(scores, wanted, rtol=1e-6, atol=1e-5):
+                failures.append(f"{case}: scores {scores}")
+            ids = ids[:, :answers].reshape(-1, ids.shape[-1])
+        expected = recorded[f"{prefix}/sequences"]
+        if not np.array_equal(ids[:, : expected.shape[1]], expected):
+            failures.append(f"{case}: ids {ids.tolist()}, expected {expected.tolist()}")
+        compared += 1
+    assert not failures, "\n".join(failures)
+    assert compared == KNOWN_CASES
+
+
+@pytest.mark.parametrize("case", ["greedy", "beam4"])
+def test_log_probabilities_of_answers(model, folder, recorded, case):
+    prefix = f"{MODELS[folder.name]}/{case}"
+    sequences, expected = recorded[f"{prefix}/sequences"], recorded[f"{prefix}/token_logprobs"]
+    got = log_probabilities(
+        model,
+        recorded["encoder_token_ids"],
+        recorded["encoder_padding_mask"],
+        sequences[:, :-1],
+        sequences[:, 1:],
+    )
+    np.testing.assert_allclose(got[expected != 0], expected[expected != 0], rtol=0, atol=1e-5)
+
+
+def test_strings_start_as_in_keras_hub(folder, keras_golden):
+    """With a preprocessor answers start with `</s> <s>`; the beams are Hugging Face's."""
+    model = BartSeq2SeqLM.from_preset(str(folder))
+    model.compile(sampler="greedy")
+    assert model.preprocessor.decoder_sequence_length == 20
+    texts = json.loads(str(keras_golden["tok_json"]))["texts"]
+    if folder.name == "hf_tiny":
+        expected = json.loads(str(keras_golden["strings_json"]))["greedy_str"]
+        assert model.generate(texts[:4], max_length=10) == expected
+    else:
+        assert len(model.generate(texts, max_length=10)) == len(texts)
