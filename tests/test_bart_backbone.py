@@ -19,8 +19,7 @@ def backbone():
 def test_arguments_are_attributes():
     backbone = BartBackbone(50, 3, 2, 8, 16, 0.2, 40, "float32")
     assert {
-        name: getattr(backbone, name)
-        for name in (*SIZES, "dropout", "dtype", "name", "trainable")
+        name: getattr(backbone, name) for name in (*SIZES, "dropout", "dtype", "name", "trainable")
     } == {
         "vocabulary_size": 50,
         "num_layers": 3,
@@ -54,8 +53,7 @@ def test_kinds_of_arrays(backbone, ids, mask):
     arrays = token_arrays()
     expected = backbone(arrays)["decoder_sequence_output"]
     other = {
-        name: array.astype(mask if name.endswith("mask") else ids)
-        for name, array in arrays.items()
+        name: array.astype(mask if name.endswith("mask") else ids) for name, array in arrays.items()
     }
     np.testing.assert_array_equal(backbone(other)["decoder_sequence_output"], expected)
     lists = {name: array.tolist() for name, array in arrays.items()}
@@ -194,7 +192,7 @@ def test_saved_backbones_come_back(tmp_path, backbone):
 
 def test_what_a_keras_preset_cannot_say_is_refused(tmp_path):
     backbone = BartBackbone(**SIZES, core_config=ASYMMETRIC)
-    with pytest.raises(ValueError, match="hint: .*export_to_transformers"):
+    with pytest.raises(ValueError, match=r"hint: .*export_to_transformers"):
         backbone.save_to_preset(str(tmp_path / "preset"))
     assert not (tmp_path / "preset").exists()
 
