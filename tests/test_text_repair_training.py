@@ -174,3 +174,67 @@ def test_vocabulary_has_the_special_tokens_first(tmp_path):
     assert merges[0].startswith("#version")
     assert all("".join(merge.split()) in ids for merge in merges[1:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocabulary.json"]
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> list[str]:
+    """Arguments of a training that takes a second: small corpora, a small model, short shards."""
+    pytest.importorskip("tokenizers")
+    train = pytest.importorskip("train")
+    data = tmp_path / "data"
+    data.mkdir()
+    animals, verbs = ["cat", "dog", "cow", "owl", "fox", "hen"], ["sees", "likes", "hears", "meets"]
+    lines = [
+        f"The {a} {verb} the {adjective} {b}."
+        for a in animals for verb in verbs for b in animals
+        for adjective in ("old", "big", "shy")
+    ]  # fmt: skip
+    (data / "tatoeba.txt").write_text("\n".join(lines[:200]))
+    (data / "openstax.txt").write_text(
+        "\n".join(" ".join(lines[n : n + 4]) for n in range(200, 320, 4))
+    )
+    (data / "standard_ebooks.txt").write_text("\n".join(lines[320:400]))
+    (data / "misspellings.csv").write_text("teh,the\nhaers,hears\n")
+    monkeypatch.setattr(pairs_module, "SHARD_PAIRS", 100)
+    for name, value in {"LAYERS": 1, "HEADS": 2, "WIDTH": 16, "INNER_WIDTH": 32}.items():
+        monkeypatch.setattr(train, name, value)
+    return ["--data", str(data), "--pairs", "150", "--batch-tokens", "300", "--threads", "1",
+            "--dropout", "0.1", "--test-limit", "5"]  # fmt: skip
+
+
+def weights_of(work: Path) -> list[np.ndarray]:
+    import bart_fast
+
+    found = checkpoint_module.latest_checkpoint(work)
+    model = bart_fast.BartSeq2SeqLM.from_preset(str(found.preset))
+    return model.get_weights()
+
+
+def test_a_training_stopped_after_every_step_ends_with_the_same_weights(tiny, tmp_path, capsys):
+    import train
+
+    train.main([*tiny, "--work", str(tmp_path / "straight")])
+    report = json.loads((tmp_path / "straight" / "report.json").read_text())
+    assert set(report["noised"]) == set(sources.SOURCES)
+    assert "| noised | tatoeba |" in capsys.readouterr().out
+
+    stopped = tmp_path / "stopped"
+    for _ in range(30):
+        train.main([*tiny, "--work", str(stopped), "--minutes", "0"])
+        if (stopped / "report.json").is_file():
+            break
+    steps = checkpoint_module.latest_checkpoint(stopped).step
+    assert steps > 3
+    assert steps == checkpoint_module.latest_checkpoint(tmp_path / "straight").step
+    assert all(map(np.array_equal, weights_of(stopped), weights_of(tmp_path / "straight")))
+
+
+def test_a_work_directory_keeps_its_settings(tiny, tmp_path):
+    import train
+
+    train.main([*tiny, "--work", str(tmp_path / "work"), "--minutes", "0"])
+    with pytest.raises(SystemExit, match=r"`--seed`: received 2, but .* was begun with 1"):
+        train.main([*tiny, "--work", str(tmp_path / "work"), "--seed", "2"])

@@ -100,11 +100,13 @@ class Scores:
 
     def shares(self) -> dict[str, float]:
         """The measures of the module's docstring, each between 0 and 1 (rates may exceed 1)."""
-        words, right = max(1, self.words), max(1, self.right_words)
+        words, right, errors = (
+            max(1, n) for n in (self.words, self.right_words, self.input_errors)
+        )
         return {
             "word_error_rate_input": self.input_errors / words,
             "word_error_rate_output": self.output_errors / words,
-            "reduction": 1 - self.output_errors / max(1, self.input_errors),
+            "reduction": (self.input_errors - self.output_errors) / errors,
             "right_words_made_wrong": self.made_wrong / right,
             "right_words_made_wrong_letters": self.letters_made_wrong / right,
             "exact": self.exact / max(1, self.sentences),

@@ -95,6 +95,11 @@ class PairStream:
     def shards_per_epoch(self) -> int:
         return max(1, -(-self.pairs_per_epoch() // SHARD_PAIRS))
 
+    def steps_for(self, pairs: int) -> int:
+        """Batches that hold about `pairs` pairs, judged by the first shard."""
+        first = self.shard(0, 0)
+        return max(1, round(pairs * len(first) / sum(batch.rows for batch in first)))
+
     def shard(self, epoch: int, number: int) -> list[Batch]:
         """All batches of one shard, in the order of training."""
         indices = self._epoch_indices(epoch)[number * SHARD_PAIRS : (number + 1) * SHARD_PAIRS]

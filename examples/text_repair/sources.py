@@ -157,11 +157,20 @@ def _ends_sentence(paragraph: str, boundary: re.Match[str]) -> bool:
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _ENDING = re.compile(r"[.!?]['\")]*$")
 _UNWANTED = re.compile(
-    r"https?:|www\.|\.com\b|\.org\b|[_=<>{}|\\^~`#*@+\[\]\u2e3a\u2e3b\u00ae\u00a7\u00d7\u00b7]|\(\)|\.\.\.\.|"
-    r"\b(?:[Aa]n|[Tt]h|o|i|wi|[Tt]ha|[A-Za-z]+in)'(?=[\s,.])|"  # dialect: an' th' goin'
-    r"\(\d{4}\):|&c\b|\bpp?\. \d|\bVol\.|\bed\. |\b(?:Press|Books|Publishers|Publishing), \d{4}|"
-    r"[A-Z][\w. ]+: [A-Z][^:]{2,60}, (?:1[789]|20)\d\d\.$|"
-    r"^(?:Figure|Table|Step|Exercise|Chapter|Source)\b [\dA-Z]"
+    "|".join(
+        (
+            r"https?:|www\.|\.com\b|\.org\b",
+            r"[_=<>{}|\\^~`#*@+\[\]\u2e3a\u2e3b\u00ae\u00a7\u00d7\u00b7]|\(\)|\.\.\.\.",  # signs
+            r"\b(?:[Aa]n|[Tt]h|o|i|wi|[Tt]ha|[A-Za-z]+in)'(?=[\s,.])",  # dialect: an' th' goin'
+            r"\s[.,;:!?]|\w- (?!and\b|or\b|to\b)",  # stray spaces
+            # Parts of bibliographies and references.
+            r"\(\d{4}\):|&c\b|\bpp?\. \d|\bVol\.|\bed\. ",
+            r"\b(?:Press|Books|Publishers|Publishing), \d{4}",
+            r"[A-Z][\w. ]+: [A-Z][^:]{2,60}, (?:1[789]|20)\d\d\.$",
+            r"^[A-Z]\w+(?:, [A-Z]\w+)?: [A-Z]\S*(?: [A-Z&]\S*)*$",
+            r"^(?:Figure|Table|Step|Exercise|Chapter|Source)\b [\dA-Z]",
+        )
+    )
 )
 # "Huggins, Nathan. Slave and Citizen. Boston: Little Brown, 1980." A whole paragraph of it.
 _BIBLIOGRAPHY = re.compile(r"^[\u201c]?[A-Z][\w\u2019 -]*, [A-Z].*: .*\d\.?$")

@@ -23,7 +23,7 @@ from bart_fast.callbacks import Callback
 from checkpoint import latest_checkpoint, save_checkpoint
 from corpus import default_data, load_corpus
 from evaluate import evaluate, model_repair, table
-from pairs import SHARD_PAIRS, PairStream, Position
+from pairs import PairStream, Position
 from vocabulary import has_vocabulary, texts_to_learn_from, train_vocabulary
 
 SEQUENCE_LENGTH = 256
@@ -80,6 +80,7 @@ def load_tokenizer(work: Path, split, noise, seed: int) -> bart_fast.BartTokeniz
 
 
 def new_model(tokenizer, options: argparse.Namespace) -> bart_fast.BartSeq2SeqLM:
+    bart_fast.set_random_seed(options.seed)
     backbone = bart_fast.BartBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         num_layers=LAYERS,
@@ -213,7 +214,7 @@ def train(options: argparse.Namespace, model, stream: PairStream, validate) -> b
     step, pairs, start = 0, 0, Position()
     if begun is not None:
         step, pairs, start = begun.step, begun.pairs, begun.next_batch
-    total_steps = round(options.pairs / SHARD_PAIRS * len(stream.shard(0, 0)))
+    total_steps = stream.steps_for(options.pairs)
     compile_model(model, options, total_steps)
     if begun is not None:
         model.optimizer.set_state(begun.optimizer_state())
@@ -224,6 +225,8 @@ def train(options: argparse.Namespace, model, stream: PairStream, validate) -> b
     keeper = Keeper(options, feed, validate, step=step, pairs=pairs)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: setattr(keeper, "stop_asked", True))
+    # The seed of dropout is drawn when `fit()` begins: a run that goes on must draw the same.
+    bart_fast.set_random_seed(options.seed)
     model.fit(iter(feed), epochs=1, steps_per_epoch=total_steps - step, verbose=0,
               callbacks=[keeper])  # fmt: skip
     keeper.save()
