@@ -201,10 +201,14 @@ def write_log(work: Path, record: dict) -> None:
 
 def brief(report: dict) -> dict:
     """The measures that a log line has room for, in percent."""
-    names = ("reduction", "right_words_made_wrong", "exact")
+    names = {"noised": ("reduction", "right_words_made_wrong", "exact")}
+    names["clean"] = names["noised"][1:]  # no errors there to reduce
     return {
-        kind: {s: [round(100 * row[n], 2) for n in names] for s, row in report[kind].items()}
-        for kind in ("noised", "clean")
+        kind: {
+            source: {name: round(100 * row[name], 2) for name in names[kind]}
+            for source, row in report[kind].items()
+        }
+        for kind in names
     }
 
 
