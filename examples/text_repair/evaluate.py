@@ -100,9 +100,8 @@ class Scores:
 
     def shares(self) -> dict[str, float]:
         """The measures of the module's docstring, as shares (not percent)."""
-        words, right, errors = (
-            max(1, n) for n in (self.words, self.right_words, self.input_errors)
-        )
+        words, right = max(1, self.words), max(1, self.right_words)
+        fewer = self.input_errors - self.output_errors
         return {
             "word_error_rate_input": self.input_errors / words,
             "word_error_rate_output": self.output_errors / words,

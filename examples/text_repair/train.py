@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path(__file__).parent / "work", help="where all output goes")
     add("--pairs", type=int, default=1_500_000, help="training pairs until the rate reaches 0")
     add("--minutes", type=float, help="stop after so long; the same command goes on")
-    add("--batch-tokens", type=int, default=3000, help="target tokens of a batch")
+    add("--batch-tokens", type=int, default=2000, help="target tokens of a batch")
     add("--learning-rate", type=float, default=1e-3, help="its highest value")
     add("--dropout", type=float, default=0.0)
     add("--seed", type=int, default=1)
