@@ -24,7 +24,7 @@ MAY_USE = {
     "model": {"ops", "kernels", "random", "config", "error"},
     "weights": {"model", "kernels", "config", "error"},
     "generation": {"model", "ops", "kernels"} | _BELOW,
-    "training": {"model", "ops"} | _BELOW,
+    "training": {"model", "ops", "kernels"} | _BELOW,
     "python": {"model", "ops", "kernels", "weights", "generation", "training"} | _BELOW,
 }
 # The model's one word with the kernels: the layout in which its parameters are stored.
