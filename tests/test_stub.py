@@ -7,9 +7,10 @@ import types
 from pathlib import Path
 from typing import Any
 
-import bart_fast
 import numpy as np
 import pytest
+
+import bart_fast
 from bart_fast import _core
 
 STUB = Path(bart_fast.__file__).with_name("_core.pyi").read_text()

@@ -9,9 +9,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import bart_fast
 import numpy as np
 import pytest
+
+import bart_fast
 
 THREADS = (1, 2, 4)
 STOPS = list(range(3, 101, 6))
