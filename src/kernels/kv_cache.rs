@@ -8,7 +8,7 @@
 //! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
 //! (beams on their source, several new tokens) share one read, six at a time.
 
-use std::mem;
+use std::{fmt, mem};
 
 use super::attention::{Head, PANEL, Tile, attend, most_rows, pack_keys};
 use super::disjoint::Disjoint;
@@ -137,6 +137,16 @@ impl KvCache {
         for (destination, copy) in copies {
             self.spare.push(mem::replace(&mut self.slots[destination], copy));
         }
+    }
+}
+
+impl fmt::Debug for KvCache {
+    /// The shape; the contents would fill pages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let capacities: Vec<usize> = self.slots.iter().map(|slot| slot.capacity).collect();
+        let mut shape = f.debug_struct("KvCache");
+        shape.field("heads", &self.heads).field("head_dim", &self.head_dim);
+        shape.field("capacities", &capacities).finish_non_exhaustive()
     }
 }
 

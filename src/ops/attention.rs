@@ -33,7 +33,7 @@ pub struct Heads {
 }
 
 impl Heads {
-    fn scale(self) -> f32 {
+    pub(super) fn scale(self) -> f32 {
         (1.0 / (self.width as f64).sqrt()) as f32
     }
 }
