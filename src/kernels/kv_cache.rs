@@ -8,7 +8,7 @@
 //! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
 //! (beams on their source, several new tokens) share one read, six at a time.
 
-use std::{fmt, mem};
+use std::mem;
 
 use super::attention::{Head, PANEL, Tile, attend, most_rows, pack_keys};
 use super::disjoint::Disjoint;
@@ -30,6 +30,7 @@ pub struct CachedRow {
 }
 
 /// Keys and values by slot.
+#[derive(Debug)]
 pub struct KvCache {
     heads: usize,
     head_dim: usize,
@@ -140,17 +141,8 @@ impl KvCache {
     }
 }
 
-impl fmt::Debug for KvCache {
-    /// The shape; the contents would fill pages.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let capacities: Vec<usize> = self.slots.iter().map(|slot| slot.capacity).collect();
-        let mut shape = f.debug_struct("KvCache");
-        shape.field("heads", &self.heads).field("head_dim", &self.head_dim);
-        shape.field("capacities", &capacities).finish_non_exhaustive()
-    }
-}
-
 /// One history.
+#[derive(Debug)]
 struct Slot {
     /// `[head][panel][head_dim][PANEL]`
     keys: AlignedBuffer,
