@@ -117,10 +117,11 @@ pub fn column_sums(dy: &[f32], m: usize, n: usize, db: &mut [f32]) {
 
 /// Multiply-adds below which another part costs more than it saves (some 3 us).
 const WORK_OF_A_PART: usize = 1 << 18;
-/// Rows of a part whose right operand is packed already: with [`DEPTH_BLOCK`] 192 KiB of tiles.
-const ROWS_OF_A_PART: usize = 192;
-/// The same where each part packs its panels: more rows share one packing (384 KiB).
-const ROWS_WHERE_PACKING: usize = 384;
+/// Rows of a part whose right operand is packed already: with [`DEPTH_BLOCK`] 432 KiB of tiles, which
+/// leave a second-level cache room for a panel.
+const ROWS_OF_A_PART: usize = 144;
+/// The same where each part packs its panels: more rows share one packing.
+const ROWS_WHERE_PACKING: usize = 512;
 /// Up to this many rows the whole depth is one block: panels are read as one stream.
 const FEW_ROWS: usize = 24;
 /// Depth of that block at most: a panel of 512 KiB, which a second pass over it still finds near.

@@ -1,9 +1,9 @@
 //! One part of a product: a range of rows times a range of panels, in blocks that fit the caches.
 //!
-//! For each block of the depth, the left rows are packed into tiles `[depth][rows]`, which stay in
-//! the second-level cache; for each panel, its block of at most [`DEPTH_BLOCK`] rows (32 KiB) stays
-//! in the first-level cache while all tiles pass over it. Sums go on from one block to the next
-//! through the output, so that each remains a single chain.
+//! For each block of the depth, at most [`DEPTH_BLOCK`], the left rows are packed into tiles
+//! `[depth][rows]`; for each panel, its block is packed unless it is already, and all tiles pass over
+//! it. Tiles and panel stay in the second-level cache meanwhile. Sums go on from one block to the
+//! next through the output, so that each remains a single chain.
 
 use std::ops::Range;
 
@@ -15,8 +15,9 @@ use super::memory::{Slot, scratch};
 use super::pack::{PANEL, transpose_block};
 use super::team::SharedMut;
 
-/// Depth of a block: 256 rows of a panel are 32 KiB.
-pub(super) const DEPTH_BLOCK: usize = 256;
+/// Depth of a block. A deeper one reads and writes the sums in the output less often, which weighs
+/// more than a panel's block (96 KiB) streaming from the second-level cache: measured from 256 to 768.
+pub(super) const DEPTH_BLOCK: usize = 768;
 
 /// The left operand, logically `[rows, depth]`.
 #[derive(Clone, Copy)]

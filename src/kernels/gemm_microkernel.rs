@@ -97,6 +97,7 @@ unsafe fn rows_of<S: Simd, const R: usize>(s: S, tile: Tile) {
 ///
 /// # Safety
 /// As for [`multiply`], with `R` rows.
+#[allow(clippy::needless_range_loop)] // All three indices are also offsets into memory.
 #[inline(always)]
 unsafe fn pass<S: Simd, const R: usize, const V: usize>(s: S, tile: Tile) {
     let Tile { a, b, c, stride, depth, start } = tile;

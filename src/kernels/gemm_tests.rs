@@ -10,7 +10,7 @@ const ROWS: [usize; 27] = [
 ];
 /// Columns around a panel, and depths around a block.
 const WIDTHS: [usize; 7] = [1, 31, 32, 33, 47, 64, 100];
-const DEPTHS: [usize; 7] = [1, 7, 64, 255, 256, 257, 768];
+const DEPTHS: [usize; 7] = [1, 7, 64, 257, 767, 768, 769];
 
 /// The definition: `out[i][j] = sum of left[i][d] * right[d][j]`, one chain of the instruction set's
 /// multiply-add with `d` ascending.

@@ -29,6 +29,7 @@ pub mod isa;
 pub mod kv_cache;
 mod lanes;
 pub mod layer_norm;
+pub mod limits;
 pub mod memory;
 pub mod optimizer;
 pub mod pack;
