@@ -104,29 +104,28 @@ impl Stream {
 pub fn fill_normal(seed: u64, stream: u64, deviation: f32, out: &mut [f32]) {
     let key = derived_key(seed, stream, NORMAL_DOMAIN);
     for (index, value) in out.iter_mut().enumerate() {
-        *value = (normals(key, index as u64, 0)[0] * f64::from(deviation)) as f32;
-    }
-}
-
-/// Like [`fill_normal`], redrawing what lies more than two deviations from 0 (the truncated normal
-/// of Keras' initialisers; `deviation` is that of the normal before the cut).
-pub fn fill_truncated_normal(seed: u64, stream: u64, deviation: f32, out: &mut [f32]) {
-    let key = derived_key(seed, stream, NORMAL_DOMAIN);
-    for (index, value) in out.iter_mut().enumerate() {
-        // Four draws all fail once in 230,000 elements, so the second attempt is rare.
-        let draw =
-            (0..).flat_map(|attempt| normals(key, index as u64, attempt)).find(|z| z.abs() < 2.0);
+        let draw = normals(key, index as u64, 0).next();
         *value = (draw.unwrap_or(0.0) * f64::from(deviation)) as f32;
     }
 }
 
-/// Four standard normal draws by the Box-Muller transform, in f64 so that rounding to f32 hides
-/// the last-bit differences between mathematics libraries.
-fn normals(key: [u32; 2], index: u64, attempt: u32) -> [f64; 4] {
+/// Like [`fill_normal`], redrawing what lies more than two deviations from 0 (the truncated normal
+/// of Keras' initialisers; `deviation` is that of the normal before the cut). `out` holds the
+/// elements from `first` on, so that several threads can each fill a part.
+pub fn fill_truncated_normal(seed: u64, stream: u64, deviation: f32, first: u64, out: &mut [f32]) {
+    let key = derived_key(seed, stream, NORMAL_DOMAIN);
+    for (index, value) in (first..).zip(out) {
+        // The first draw serves 19 elements of 20, and four all fail once in 230,000 elements.
+        let draw = (0..).flat_map(|attempt| normals(key, index, attempt)).find(|z| z.abs() < 2.0);
+        *value = (draw.unwrap_or(0.0) * f64::from(deviation)) as f32;
+    }
+}
+
+/// Four standard normal draws by the Box-Muller transform, each pair made when it is asked for; in
+/// f64 so that rounding to f32 hides the last-bit differences between mathematics libraries.
+fn normals(key: [u32; 2], index: u64, attempt: u32) -> impl Iterator<Item = f64> {
     let [a, b, c, d] = philox(key, [low(index), high(index), attempt, 0]);
-    let [first, second] = box_muller(a, b);
-    let [third, fourth] = box_muller(c, d);
-    [first, second, third, fourth]
+    [(a, b), (c, d)].into_iter().flat_map(|(radius, angle)| box_muller(radius, angle))
 }
 
 fn box_muller(radius: u32, angle: u32) -> [f64; 2] {
@@ -238,7 +237,10 @@ mod tests {
     #[test]
     fn truncated_draws_stay_within_two_deviations() {
         let mut draws = vec![0.0f32; 20_000];
-        fill_truncated_normal(5, 0, 0.02, &mut draws);
+        fill_truncated_normal(5, 0, 0.02, 0, &mut draws);
+        let mut part = vec![0.0; 7];
+        fill_truncated_normal(5, 0, 0.02, 90, &mut part);
+        assert_eq!(part, draws[90..97]);
         assert!(draws.iter().all(|x| x.abs() < 0.04));
         let variance =
             draws.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / draws.len() as f64;
