@@ -12,9 +12,6 @@ use crate::random;
 
 use super::pass::Pass;
 
-/// Values that one thread draws at a time: some 2 ms of work.
-const DRAW_CHUNK: usize = 1 << 15;
-
 /// How parameters start.
 #[derive(Debug, Clone, Copy)]
 pub enum Initialisation {
@@ -28,6 +25,9 @@ pub enum Initialisation {
         deviation: f64,
     },
 }
+
+/// Values that one thread draws at a time.
+const DRAWN_AT_ONCE: usize = 1 << 16;
 
 /// One trained tensor.
 #[derive(Debug)]
@@ -194,10 +194,9 @@ impl Parameters {
         let Initialisation::Random { seed, deviation } = self.initialisation else { return None };
         let mut values = vec![0.0; count];
         let stream = self.list.len() as u64;
-        // An element depends on its index alone, so the split changes no value.
-        team::run_chunks(&mut values, DRAW_CHUNK, &|chunk, part| {
-            let first = (chunk * DRAW_CHUNK) as u64;
-            random::fill_truncated_normal(seed, stream, deviation as f32, first, part);
+        team::run_chunks(&mut values, DRAWN_AT_ONCE, &|part, values| {
+            let first = (part * DRAWN_AT_ONCE) as u64;
+            random::fill_truncated_normal(seed, stream, first, deviation as f32, values);
         });
         Some(values)
     }
