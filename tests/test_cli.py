@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 
-import bart_fast
 import pytest
+from tiny_models import tiny_model
+
+import bart_fast
 from bart_fast import cli
 from bart_fast.models import BartSeq2SeqLM
-from tiny_models import tiny_model
 
 LINES = ["the whale", "a fox", "jumps over it", "the whale", "zebra", "q", "ab", "cd", "ef", "gh"]
 

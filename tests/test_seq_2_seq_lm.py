@@ -5,8 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from bart_fast import samplers
-from bart_fast.models import BartBackbone, BartSeq2SeqLM, Seq2SeqLM
 from tiny_models import (
     END,
     PAD,
@@ -19,6 +17,9 @@ from tiny_models import (
     tiny_model,
     token_arrays,
 )
+
+from bart_fast import samplers
+from bart_fast.models import BartBackbone, BartSeq2SeqLM, Seq2SeqLM
 
 
 class Own(samplers.GreedySampler):

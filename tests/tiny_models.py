@@ -1,6 +1,7 @@
 """Small random models for tests: a vocabulary of letters, and a body of a few thousand weights."""
 
 import numpy as np
+
 from bart_fast.models import (
     BartBackbone,
     BartSeq2SeqLM,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import END, PAD, SIZES, START, tiny_backbone, tiny_model, token_arrays
+
 from bart_fast import samplers
 from bart_fast.models import BartBackbone, BartSeq2SeqLM
-from tiny_models import END, PAD, SIZES, START, tiny_backbone, tiny_model, token_arrays
 
 TESTS = Path(__file__).parent.parent
 WIDTH = SIZES["max_sequence_length"]
