@@ -8,8 +8,8 @@
 //! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space.
 //! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
-//!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`], and
-//!   [`attention`] with its cached form, [`kv_cache`].
+//!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`],
+//!   [`optimizer`], and [`attention`] with its cached form, [`kv_cache`].
 //! - [`limits`] measures what the machine could do at best, for the benches.
 //!
 //! Every function has the same bits for any number of threads and for any number of rows: each sum
@@ -31,6 +31,7 @@ mod lanes;
 pub mod layer_norm;
 pub mod limits;
 pub mod memory;
+pub mod optimizer;
 pub mod pack;
 mod parallel;
 pub mod softmax;

@@ -6,14 +6,14 @@
 //! gradient to zero, so the zero padding of packed weights stays zero.
 
 mod config;
-mod rules;
 
 use std::collections::{BTreeMap, HashMap};
 
 pub use config::{OptimizerConfig, Rule};
-use rules::{AdamStep, RmspropStep};
 
 use crate::error::{Error, Result};
+use crate::kernels::elementwise;
+use crate::kernels::optimizer::{self as rules, AdamStep, RmspropStep};
 
 /// One parameter of a step: its value is updated in place.
 #[derive(Debug)]
@@ -114,10 +114,10 @@ impl Optimizer {
             Self::update_now(&self.config, &self.step, name, value, gradient, &mut slots.of_rule);
             return Ok(());
         };
-        rules::add(accumulated, gradient);
+        elementwise::add_assign(accumulated, gradient);
         if self.step.updates {
             let count = self.config.gradient_accumulation_steps.unwrap_or(1);
-            rules::divide(accumulated, count as f32);
+            elementwise::divide(accumulated, count as f32);
             let mean = &*accumulated;
             Self::update_now(&self.config, &self.step, name, value, mean, &mut slots.of_rule);
             accumulated.fill(0.0);
@@ -292,10 +292,10 @@ fn check_length(parameter: &str, what: &str, got: usize, expected: usize) -> Res
     ))
 }
 
-/// Norm of several gradients taken as one vector: the root of the sum of squares, summed in f64 in
-/// one fixed order. Not finite if any element is not.
+/// Norm of several gradients taken as one vector, summed in one fixed order. Not finite if any
+/// element is not.
 pub fn global_norm(gradients: &[&[f32]]) -> f64 {
-    gradients.iter().map(|gradient| rules::sum_of_squares(gradient)).sum::<f64>().sqrt()
+    gradients.iter().map(|gradient| elementwise::sum_of_squares(gradient)).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::rules::{self, Common};
 use crate::error::{Error, Result};
+use crate::kernels::elementwise::sum_of_squares;
+use crate::kernels::optimizer::Common;
 
 /// The update rule with its own constants.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -203,9 +204,9 @@ impl OptimizerConfig {
     ) -> Common {
         let decays = !self.exclude_from_weight_decay.iter().any(|excluded| excluded == name);
         let decay = self.weight_decay.filter(|_| decays).map_or(0.0, |decay| decay * learning_rate);
-        let norm_scale = self.clipnorm.map_or(1.0, |limit| {
-            (limit / rules::sum_of_squares(gradient).sqrt().max(limit)) as f32
-        });
+        let norm_scale = self
+            .clipnorm
+            .map_or(1.0, |limit| (limit / sum_of_squares(gradient).sqrt().max(limit)) as f32);
         Common {
             learning_rate: learning_rate as f32,
             decay: decay as f32,
