@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
+from tiny_models import tiny_model, tiny_preprocessor
 
 import bart_fast
 from bart_fast.models import bart_presets
-from tiny_models import tiny_model, tiny_preprocessor
 
 
 def documented():
