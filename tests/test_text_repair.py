@@ -297,6 +297,7 @@ def test_evaluate_rewards_the_perfect_model_and_not_the_idle_one(noise):
 
 
 @needs_data
+@pytest.mark.timeout(600)  # reads all corpora: ten seconds, more on a busy machine
 def test_the_real_corpora_split_without_a_leak():
     split, noise = corpus.load_corpus(DATA)
     split_module.check_no_leak(split)

@@ -99,14 +99,13 @@ class Scores:
                 self.letters_made_wrong += now < 0 or normalise(after[now]) != normalise(word)
 
     def shares(self) -> dict[str, float]:
-        """The measures of the module's docstring, each between 0 and 1 (rates may exceed 1)."""
-        words, right, errors = (
-            max(1, n) for n in (self.words, self.right_words, self.input_errors)
-        )
+        """The measures of the module's docstring, as shares (not percent)."""
+        words, right = max(1, self.words), max(1, self.right_words)
+        fewer = self.input_errors - self.output_errors
         return {
             "word_error_rate_input": self.input_errors / words,
             "word_error_rate_output": self.output_errors / words,
-            "reduction": (self.input_errors - self.output_errors) / errors,
+            "reduction": fewer / self.input_errors if self.input_errors else 0.0,
             "right_words_made_wrong": self.made_wrong / right,
             "right_words_made_wrong_letters": self.letters_made_wrong / right,
             "exact": self.exact / max(1, self.sentences),

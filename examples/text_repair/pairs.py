@@ -78,7 +78,7 @@ class PairStream:
     """
 
     def __init__(
-        self, split: Split, noise: Noise, encode: Encode, *, seed: int, batch_tokens: int = 3000
+        self, split: Split, noise: Noise, encode: Encode, *, seed: int, batch_tokens: int = 2000
     ):
         self._texts = [sentence.text for sentence in split.train]
         self._follower = split.follower

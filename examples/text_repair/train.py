@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path(__file__).parent / "work", help="where all output goes")
     add("--pairs", type=int, default=1_500_000, help="training pairs until the rate reaches 0")
     add("--minutes", type=float, help="stop after so long; the same command goes on")
-    add("--batch-tokens", type=int, default=3000, help="target tokens of a batch")
+    add("--batch-tokens", type=int, default=2000, help="target tokens of a batch")
     add("--learning-rate", type=float, default=1e-3, help="its highest value")
     add("--dropout", type=float, default=0.0)
     add("--seed", type=int, default=1)
@@ -201,10 +201,14 @@ def write_log(work: Path, record: dict) -> None:
 
 def brief(report: dict) -> dict:
     """The measures that a log line has room for, in percent."""
-    names = ("reduction", "right_words_made_wrong", "exact")
+    names = {"noised": ("reduction", "right_words_made_wrong", "exact")}
+    names["clean"] = names["noised"][1:]  # no errors there to reduce
     return {
-        kind: {s: [round(100 * row[n], 2) for n in names] for s, row in report[kind].items()}
-        for kind in ("noised", "clean")
+        kind: {
+            source: {name: round(100 * row[name], 2) for name in names[kind]}
+            for source, row in report[kind].items()
+        }
+        for kind in names
     }
 
 

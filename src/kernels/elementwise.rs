@@ -1,8 +1,7 @@
 //! Element-by-element passes over arrays of one length. Limit: memory bandwidth.
 
 use super::isa::{Kernel, Simd, with_isa};
-use super::lanes::{self, row_sum};
-use super::parallel;
+use super::{lanes, parallel};
 
 /// Elements a worker should have before another is woken.
 const GRAIN: usize = 32 * 1024;
@@ -35,18 +34,23 @@ pub fn scale(x: &mut [f32], a: f32) {
     parallel::map(x, GRAIN, |isa, _, x| with_isa(isa, Scale { a, x }));
 }
 
-/// The sum of squares, in f64: blocks of 4096 elements are summed in f32 vectors, and their sums
-/// in f64 from the first to the last, so the result depends on the values alone. Not finite if an
-/// element is not (or its square is not).
+/// `x[i] /= a`
+pub fn divide(x: &mut [f32], a: f32) {
+    parallel::map(x, GRAIN, |isa, _, x| with_isa(isa, Divide { a, x }));
+}
+
+/// The sum of squares in f64: element i of a block of 4096 goes to sum i mod 16, these are added
+/// from the first to the last, then the blocks, so the result depends on the values alone. Not
+/// finite if an element is not.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let mut partial = vec![0.0; x.len().div_ceil(BLOCK)];
+    let mut partial = vec![0.0_f64; x.len().div_ceil(BLOCK)];
     parallel::map(&mut partial, (GRAIN / BLOCK).max(1), |isa, range, partial| {
         for (block, sum) in range.zip(partial) {
             let block = &x[block * BLOCK..x.len().min((block + 1) * BLOCK)];
             *sum = with_isa(isa, SquareSum(block));
         }
     });
-    partial.iter().fold(0.0, |total, &sum| total + f64::from(sum))
+    partial.iter().fold(0.0, |total, sum| total + sum)
 }
 
 struct Axpy<'a> {
@@ -83,17 +87,45 @@ impl Kernel for Scale<'_> {
     }
 }
 
+struct Divide<'a> {
+    a: f32,
+    x: &'a mut [f32],
+}
+
+impl Kernel for Divide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for x in self.x.chunks_mut(S::LANES) {
+            lanes::store(s, x, s.div(lanes::load(s, x), s.splat(self.a)));
+        }
+    }
+}
+
 struct SquareSum<'a>(&'a [f32]);
 
 impl Kernel for SquareSum<'_> {
-    type Output = f32;
+    type Output = f64;
 
+    /// In plain Rust: the vectors of `Simd` hold f32. The compiler makes vectors of the set in use.
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        row_sum!(s, self.0.len(), |c| {
-            let x = lanes::load(s, &self.0[c]);
-            s.mul(x, x)
-        })
+    fn run<S: Simd>(self, _: S) -> f64 {
+        let mut sums = [0.0_f64; 16];
+        let (blocks, rest) = self.0.as_chunks::<16>();
+        for block in blocks {
+            for (sum, &x) in sums.iter_mut().zip(block) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        for (sum, &x) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += sum;
+        }
+        total
     }
 }
 
@@ -123,6 +155,9 @@ mod tests {
                 let mut scaled = a.clone();
                 scale(&mut scaled, 0.3);
                 assert_same_bits(&scaled, &a.iter().map(|a| a * 0.3).collect::<Vec<_>>(), "scale");
+                divide(&mut scaled, 0.3);
+                let back: Vec<f32> = a.iter().map(|a| a * 0.3 / 0.3).collect();
+                assert_same_bits(&scaled, &back, "divide");
                 // A power of two, so that one rounding and two are the same.
                 let mut moved = a.clone();
                 axpy(-0.25, &b, &mut moved);
@@ -139,7 +174,7 @@ mod tests {
                 let x = noise(len, 3);
                 let exact: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
                 let once = with_threads(1, || sum_of_squares(&x));
-                assert!((once - exact).abs() <= 1e-6 * exact, "{} {len}", isa.name());
+                assert!((once - exact).abs() <= 1e-12 * exact, "{} {len}", isa.name());
                 for threads in [2, 4] {
                     let more = with_threads(threads, || sum_of_squares(&x));
                     assert_eq!(once.to_bits(), more.to_bits());

@@ -117,7 +117,7 @@ impl Optimizer {
         elementwise::add_assign(accumulated, gradient);
         if self.step.updates {
             let count = self.config.gradient_accumulation_steps.unwrap_or(1);
-            elementwise::scale(accumulated, 1.0 / count as f32);
+            elementwise::divide(accumulated, count as f32);
             let mean = &*accumulated;
             Self::update_now(&self.config, &self.step, name, value, mean, &mut slots.of_rule);
             accumulated.fill(0.0);

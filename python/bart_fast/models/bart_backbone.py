@@ -300,6 +300,8 @@ def _implied_config(**arguments: Any) -> dict[str, Any]:
         # keras-hub drops attention probabilities too, and nothing after the activation.
         "attention_dropout": config["dropout"],
         "activation_dropout": 0.0,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
         "scale_embedding": False,
         "final_logits_bias": False,
         "init_std": 0.02,

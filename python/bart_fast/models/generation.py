@@ -5,7 +5,7 @@ Letters in shapes: b rows, n beams a row, s source positions, w decoder position
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -323,14 +323,38 @@ def generate_in_python(
     """Generates with a sampler that the core does not know: one forward pass a token.
 
     Args:
-        sampler: called as `Sampler.__call__` is.
+        sampler: called as `Sampler.__call__` is, once for the rows of each limit.
         backbone: the model's backbone.
         request: the inputs.
         limits: the longest answer of each row.
         stop_ids: ids that end an answer.
         lengths: `min_length` and `min_new_tokens`, where given.
     """
-    prompt, mask = _prompt_rectangle(request, max(limits))
+    answers: list[list[Answer]] = [[]] * len(request)
+    for limit in sorted(set(limits)):
+        rows = np.flatnonzero(np.array(limits) == limit)
+        part = replace(
+            request,
+            sources=request.sources[rows],
+            source_mask=request.source_mask[rows],
+            given=request.given[rows],
+            given_mask=request.given_mask[rows],
+            limit=limit,
+        )
+        found = _generate_to_limit(sampler, backbone, part, stop_ids, lengths)
+        for row, answer in zip(rows, found, strict=True):
+            answers[row] = answer
+    return answers
+
+
+def _generate_to_limit(
+    sampler: Callable[..., Any],
+    backbone: Any,
+    request: Request,
+    stop_ids: list[int],
+    lengths: Mapping[str, int],
+) -> list[list[Answer]]:
+    prompt, mask = _prompt_rectangle(request)
     prompt_lengths = request.given_mask.sum(axis=1)
     start = int(prompt_lengths.min())
     least = np.full(len(request), lengths.get("min_length", 0))
@@ -366,15 +390,16 @@ def generate_in_python(
     scores = np.zeros(sequences.shape[:2]) if scores is None else np.asarray(scores)
     return [
         [
-            Answer(_cut(ids[: limits[row]], mask[row], start, stop_ids), float(score))
+            Answer(_cut(ids, mask[row], start, stop_ids), float(score))
             for ids, score in zip(beams, scores[row], strict=True)
         ]
         for row, beams in enumerate(sequences)
     ]
 
 
-def _prompt_rectangle(request: Request, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The prompts and their mask, [b, width]."""
+def _prompt_rectangle(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """The prompts and their mask, as wide as the longest answer or prompt."""
+    width = max(request.limit, int(request.given_mask.sum(axis=1).max()))
     shape = (len(request), width)
     prompt, mask = np.full(shape, request.pad_id, dtype=np.int64), np.zeros(shape, dtype=bool)
     shared = min(width, request.given.shape[1])
