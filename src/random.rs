@@ -108,15 +108,25 @@ pub fn fill_normal(seed: u64, stream: u64, deviation: f32, out: &mut [f32]) {
     }
 }
 
-/// Like [`fill_normal`], redrawing what lies more than two deviations from 0 (the truncated normal
-/// of Keras' initialisers; `deviation` is that of the normal before the cut).
-pub fn fill_truncated_normal(seed: u64, stream: u64, deviation: f32, out: &mut [f32]) {
+/// Elements `first..first + out.len()` of an array like that of [`fill_normal`], where what lies
+/// more than two deviations from 0 is drawn again (the truncated normal of Keras' initialisers;
+/// `deviation` is that of the normal before the cut). Parts may be filled in any order.
+pub fn fill_truncated_normal(seed: u64, stream: u64, first: u64, deviation: f32, out: &mut [f32]) {
     let key = derived_key(seed, stream, NORMAL_DOMAIN);
-    for (index, value) in out.iter_mut().enumerate() {
-        // Four draws all fail once in 230,000 elements, so the second attempt is rare.
-        let draw =
-            (0..).flat_map(|attempt| normals(key, index as u64, attempt)).find(|z| z.abs() < 2.0);
-        *value = (draw.unwrap_or(0.0) * f64::from(deviation)) as f32;
+    let mut block = (u64::MAX, [0.0; 4]);
+    for (index, value) in (first..).zip(out) {
+        // Four elements share a block of draws; one that lies outside takes the next block's.
+        if block.0 != index / 4 {
+            block = (index / 4, normals(key, index / 4, 0));
+        }
+        let place = (index % 4) as usize;
+        let mut draw = block.1[place];
+        let mut attempt = 1;
+        while draw.abs() >= 2.0 {
+            draw = normals(key, index / 4, attempt)[place];
+            attempt += 1;
+        }
+        *value = (draw * f64::from(deviation)) as f32;
     }
 }
 
@@ -238,7 +248,10 @@ mod tests {
     #[test]
     fn truncated_draws_stay_within_two_deviations() {
         let mut draws = vec![0.0f32; 20_000];
-        fill_truncated_normal(5, 0, 0.02, &mut draws);
+        fill_truncated_normal(5, 0, 0, 0.02, &mut draws);
+        let mut part = vec![0.0; 10];
+        fill_truncated_normal(5, 0, 7, 0.02, &mut part);
+        assert_eq!(part, draws[7..17]);
         assert!(draws.iter().all(|x| x.abs() < 0.04));
         let variance =
             draws.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / draws.len() as f64;

@@ -89,9 +89,9 @@ impl StepModel for BartDecoder<'_> {
     }
 
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
-        match &mut self.cache {
-            Some(cache) => cache.reorder(moves),
-            None => Ok(()),
+        if let Some(cache) = &mut self.cache {
+            cache.reorder(moves);
         }
+        Ok(())
     }
 }

@@ -30,6 +30,7 @@ pub struct CachedRow {
 }
 
 /// Keys and values by slot.
+#[derive(Debug)]
 pub struct KvCache {
     heads: usize,
     head_dim: usize,
@@ -141,6 +142,7 @@ impl KvCache {
 }
 
 /// One history.
+#[derive(Debug)]
 struct Slot {
     /// `[head][panel][head_dim][PANEL]`
     keys: AlignedBuffer,

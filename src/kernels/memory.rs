@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 const ALIGNMENT: usize = 64;
 
 /// Floats that start on a cache line.
+#[derive(Debug)]
 pub struct AlignedBuffer {
     start: NonNull<f32>,
     len: usize,

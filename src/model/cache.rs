@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::Heads;
-use crate::ops::kv_store::{KvRow, KvStore};
+use crate::ops::kv_store::{CachedRow, KvStore};
 
 /// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
 /// may share a source.
@@ -28,8 +28,8 @@ pub struct LayerCache {
 /// Where the rows of one step stand: their slots and sources, and how much each row sees of them.
 #[derive(Debug)]
 pub struct CachedRows {
-    target: Vec<KvRow>,
-    source: Vec<KvRow>,
+    target: Vec<CachedRow>,
+    source: Vec<CachedRow>,
 }
 
 impl DecoderCache {
@@ -62,14 +62,14 @@ impl DecoderCache {
             .iter()
             .map(|&slot| {
                 lengths[slot] += 1;
-                KvRow { slot, length: lengths[slot] }
+                CachedRow { slot, length: lengths[slot] }
             })
             .collect();
         let source = slots
             .iter()
             .map(|&slot| {
                 let slot = self.slot_sources[slot];
-                KvRow { slot, length: self.source_lengths[slot] }
+                CachedRow { slot, length: self.source_lengths[slot] }
             })
             .collect();
         CachedRows { target, source }
@@ -87,18 +87,14 @@ impl DecoderCache {
     }
 
     /// For each (destination, origin): the destination continues the origin's history, all at once.
-    ///
-    /// # Errors
-    /// Only what the tensor library reports.
-    pub fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
+    pub fn reorder(&mut self, moves: &[(usize, usize)]) {
         let before = self.lengths.clone();
         for layer in &mut self.layers {
-            layer.target.reorder(moves, &before)?;
+            layer.target.reorder(moves, &before);
         }
         for &(destination, origin) in moves {
             self.lengths[destination] = before[origin];
         }
-        Ok(())
     }
 }
 
@@ -110,11 +106,11 @@ impl LayerCache {
         v: &Tensor,
         offsets: &[usize],
     ) -> Result<()> {
-        let rows: Vec<KvRow> = offsets
+        let rows: Vec<CachedRow> = offsets
             .windows(2)
             .enumerate()
             .flat_map(|(slot, ends)| {
-                (1..=ends[1] - ends[0]).map(move |length| KvRow { slot, length })
+                (1..=ends[1] - ends[0]).map(move |length| CachedRow { slot, length })
             })
             .collect();
         Ok(self.source.append(k, v, &rows)?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::error::{Error, Result};
-use crate::kernels::pack;
+use crate::kernels::{pack, team};
 use crate::ops::weight::Weight;
 use crate::ops::with_floats;
 use crate::random;
@@ -25,6 +25,9 @@ pub enum Initialisation {
         deviation: f64,
     },
 }
+
+/// Values that one thread draws at a time.
+const DRAWN_AT_ONCE: usize = 1 << 16;
 
 /// One trained tensor.
 #[derive(Debug)]
@@ -190,7 +193,11 @@ impl Parameters {
     fn draw(&self, count: usize) -> Option<Vec<f32>> {
         let Initialisation::Random { seed, deviation } = self.initialisation else { return None };
         let mut values = vec![0.0; count];
-        random::fill_truncated_normal(seed, self.list.len() as u64, deviation as f32, &mut values);
+        let stream = self.list.len() as u64;
+        team::run_chunks(&mut values, DRAWN_AT_ONCE, &|part, values| {
+            let first = (part * DRAWN_AT_ONCE) as u64;
+            random::fill_truncated_normal(seed, stream, first, deviation as f32, values);
+        });
         Some(values)
     }
 }

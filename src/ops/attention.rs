@@ -33,7 +33,8 @@ pub struct Heads {
 }
 
 impl Heads {
-    fn scale(self) -> f32 {
+    /// What scores are multiplied by.
+    pub(crate) fn scale(self) -> f32 {
         (1.0 / (self.width as f64).sqrt()) as f32
     }
 }

@@ -3,77 +3,124 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::{self, Heads, Spans};
+use super::{Way, tensor, way, with_floats};
+use crate::kernels::kv_cache::KvCache;
 
-/// A row's place in a store: the row is (or sees) the first `length` entries of `slot`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvRow {
-    /// Which history.
-    pub slot: usize,
-    /// How many of its entries, the row's own included.
-    pub length: usize,
-}
+pub use crate::kernels::kv_cache::CachedRow;
 
 /// Keys and values by slot.
 #[derive(Debug)]
 pub struct KvStore {
     heads: Heads,
-    slots: Vec<Option<(Tensor, Tensor)>>,
+    entries: Entries,
+}
+
+#[derive(Debug)]
+enum Entries {
+    /// In the layout that the CPU kernel reads.
+    Kernel(KvCache),
+    /// `[length, width]` keys and values of each slot.
+    Portable(Vec<Option<(Tensor, Tensor)>>),
 }
 
 impl KvStore {
     /// Empty histories that will hold up to the given numbers of entries.
     pub fn new(heads: Heads, capacities: &[usize]) -> Self {
-        KvStore { heads, slots: vec![None; capacities.len()] }
+        let entries = match way() {
+            Way::Kernel => Entries::Kernel(KvCache::new(heads.count, heads.width, capacities)),
+            Way::Portable => Entries::Portable(vec![None; capacities.len()]),
+        };
+        KvStore { heads, entries }
     }
 
     /// Stores the rows of `k` and `v` `[rows, width]` as the last entry of what each row sees.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor, rows: &[KvRow]) -> Result<()> {
-        let mut start = 0;
-        for run in rows.chunk_by(|a, b| a.slot == b.slot) {
-            let new = (k.narrow(0, start, run.len())?, v.narrow(0, start, run.len())?);
-            let slot = &mut self.slots[run[0].slot];
-            let kept = run[0].length - 1;
-            *slot = Some(match slot.take() {
-                Some((k, v)) if kept > 0 => (
-                    Tensor::cat(&[&k.narrow(0, 0, kept)?, &new.0], 0)?,
-                    Tensor::cat(&[&v.narrow(0, 0, kept)?, &new.1], 0)?,
-                ),
-                _ => new,
-            });
-            start += run.len();
+    pub fn append(&mut self, k: &Tensor, v: &Tensor, rows: &[CachedRow]) -> Result<()> {
+        match &mut self.entries {
+            Entries::Kernel(cache) => {
+                let (k, v) = (k.contiguous()?, v.contiguous()?);
+                with_floats([&k, &v], |[k, v]| cache.append(k, v, rows))
+            }
+            Entries::Portable(slots) => append(slots, k, v, rows),
         }
-        Ok(())
     }
 
     /// Attention of each row of `q [rows, width]` to what it sees.
-    pub fn attend(&self, q: &Tensor, rows: &[KvRow]) -> Result<Tensor> {
-        let (mut keys, mut values, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-        for row in rows {
-            if let Some((k, v)) = &self.slots[row.slot] {
-                keys.push(k.narrow(0, 0, row.length)?);
-                values.push(v.narrow(0, 0, row.length)?);
+    pub fn attend(&self, q: &Tensor, rows: &[CachedRow]) -> Result<Tensor> {
+        match &self.entries {
+            Entries::Kernel(cache) => {
+                let out = with_floats([&q.contiguous()?], |[q]| {
+                    let mut out = vec![0.0; q.len()];
+                    cache.attend(q, self.heads.scale(), rows, &mut out);
+                    out
+                })?;
+                tensor(out, q.shape().clone())
             }
-            offsets.push(offsets[offsets.len() - 1] + row.length);
+            Entries::Portable(slots) => attend(slots, self.heads, q, rows),
         }
-        if keys.is_empty() {
-            return q.zeros_like();
-        }
-        let spans = Spans {
-            queries: (0..=rows.len()).collect::<Vec<_>>().into(),
-            keys: offsets.into(),
-            visible: None,
-            causal: false,
-        };
-        let (k, v) = (Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?);
-        attention::attention(q, &k, &v, &spans, self.heads, None)
     }
 
-    /// For each (destination, origin): the destination continues the origin's history.
-    pub fn reorder(&mut self, moves: &[(usize, usize)], _lengths: &[usize]) -> Result<()> {
-        let origins: Vec<_> = moves.iter().map(|&(_, origin)| self.slots[origin].clone()).collect();
-        for (&(destination, _), history) in moves.iter().zip(origins) {
-            self.slots[destination] = history;
+    /// For each (destination, origin): the destination continues the origin's history, of which
+    /// `lengths[origin]` entries count; all at once.
+    pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) {
+        match &mut self.entries {
+            Entries::Kernel(cache) => cache.reorder(moves, lengths),
+            Entries::Portable(slots) => {
+                let origins: Vec<_> =
+                    moves.iter().map(|&(_, origin)| slots[origin].clone()).collect();
+                for (&(destination, _), history) in moves.iter().zip(origins) {
+                    slots[destination] = history;
+                }
+            }
         }
-        Ok(())
     }
+}
+
+fn append(
+    slots: &mut [Option<(Tensor, Tensor)>],
+    k: &Tensor,
+    v: &Tensor,
+    rows: &[CachedRow],
+) -> Result<()> {
+    let mut start = 0;
+    for run in rows.chunk_by(|a, b| a.slot == b.slot) {
+        let new = (k.narrow(0, start, run.len())?, v.narrow(0, start, run.len())?);
+        let slot = &mut slots[run[0].slot];
+        let kept = run[0].length - 1;
+        *slot = Some(match slot.take() {
+            Some((k, v)) if kept > 0 => (
+                Tensor::cat(&[&k.narrow(0, 0, kept)?, &new.0], 0)?,
+                Tensor::cat(&[&v.narrow(0, 0, kept)?, &new.1], 0)?,
+            ),
+            _ => new,
+        });
+        start += run.len();
+    }
+    Ok(())
+}
+
+fn attend(
+    slots: &[Option<(Tensor, Tensor)>],
+    heads: Heads,
+    q: &Tensor,
+    rows: &[CachedRow],
+) -> Result<Tensor> {
+    let (mut keys, mut values, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+    for row in rows {
+        if let Some((k, v)) = &slots[row.slot] {
+            keys.push(k.narrow(0, 0, row.length)?);
+            values.push(v.narrow(0, 0, row.length)?);
+        }
+        offsets.push(offsets[offsets.len() - 1] + row.length);
+    }
+    if keys.is_empty() {
+        return q.zeros_like();
+    }
+    let spans = Spans {
+        queries: (0..=rows.len()).collect::<Vec<_>>().into(),
+        keys: offsets.into(),
+        visible: None,
+        causal: false,
+    };
+    let (k, v) = (Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?);
+    attention::attention(q, &k, &v, &spans, heads, None)
 }
