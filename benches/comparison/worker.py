@@ -51,8 +51,8 @@ def results(spec: dict[str, Any]) -> dict[str, Any]:
 def _check_ours(engine: Any, inputs: Inputs, encoded: Any, ids: Any) -> None:
     """Checks that need no other engine: decoding against whole sequences, kernels against none."""
     import numpy as np
-    from bart_fast import _core
 
+    from bart_fast import _core
     from comparison.sizes import masked
 
     scores = engine.model({**masked("encoder", inputs.source), **masked("decoder", ids[:, :-1])})
@@ -128,6 +128,7 @@ def limits(spec: dict[str, Any]) -> dict[str, Any]:
 def profile(spec: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the parts of a generation and of a training step that can be told apart."""
     import numpy as np
+
     from bart_fast.optimizers import SGD
 
     engine, inputs, size = _load(spec)
