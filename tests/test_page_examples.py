@@ -6,9 +6,10 @@ model with the real vocabulary.
 
 import re
 
-import bart_fast
 import numpy as np
 import pytest
+
+import bart_fast
 from bart_fast.models import (
     BartBackbone,
     BartSeq2SeqLM,

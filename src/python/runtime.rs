@@ -6,21 +6,19 @@ use pyo3::types::PyDict;
 use super::enter::enter;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
+use crate::kernels::team::MOST_THREADS;
 use crate::kernels::{isa, limits, team};
 use crate::ops::{self, Way};
-
-/// The most threads that may be asked for: far above any processor.
-const MAX_THREADS: usize = 1024;
 
 /// Sets how many threads compute, from now on.
 #[pyfunction]
 pub fn set_num_threads(n: i64) -> Result<()> {
     match usize::try_from(n) {
-        Ok(n @ 1..=MAX_THREADS) => {
+        Ok(n @ 1..=MOST_THREADS) => {
             team::set_num_threads(n);
             Ok(())
         }
-        _ => Err(Error::argument("n", format!("must be 1 to {MAX_THREADS}, received {n}"))),
+        _ => Err(Error::argument("n", format!("must be 1 to {MOST_THREADS}, received {n}"))),
     }
 }
 
