@@ -1,22 +1,12 @@
-"""`BartSeq2SeqLM`: kinds of input and output of `generate()`, and predicting."""
+"""`BartSeq2SeqLM.generate()`: kinds of input and output, lengths, samplers."""
 
 import threading
 
 import numpy as np
 import pytest
-from tiny_models import END, PAD, SIZES, START, tiny_model, token_arrays
+from tiny_models import END, PAD, PROMPT, SIZES, SOURCE, START, TEXTS, tiny_model
 
 from bart_fast import samplers
-
-TEXTS = ["the whale", "a fox", "", "jumps over it"]
-SOURCE = {
-    "encoder_token_ids": np.array([[START, 9, 12, 5, END, PAD], [START, 20, END, PAD, PAD, PAD]]),
-    "encoder_padding_mask": np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]]),
-}
-PROMPT = {
-    "decoder_token_ids": np.array([[END, START, 7, 8, 9, 10], [END, START, 11, 12, 13, 14]]),
-    "decoder_padding_mask": np.array([[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=bool),
-}
 
 
 @pytest.fixture(scope="module")
@@ -365,30 +355,3 @@ def test_threads_may_share_a_model(model):
     for thread in threads:
         thread.join()
     assert answers == dict.fromkeys(range(3), [expected] * 5)
-
-
-# Calling and predicting.
-
-
-def test_call_and_predict_give_logits(model):
-    arrays = token_arrays(rows=5)
-    logits = model(arrays)
-    assert (logits.shape, logits.dtype) == ((5, 5, SIZES["vocabulary_size"]), np.float32)
-    for batch_size in (1, 2, 32):
-        np.testing.assert_array_equal(model.predict(arrays, batch_size=batch_size), logits)
-    empty = {name: array[:0] for name, array in arrays.items()}
-    assert model(empty).shape == model.predict(empty).shape == (0, 5, SIZES["vocabulary_size"])
-
-
-def test_logits_are_the_reversed_embedding_of_the_backbone(model):
-    arrays = token_arrays()
-    hidden = model.backbone(arrays)["decoder_sequence_output"]
-    np.testing.assert_allclose(
-        model(arrays), hidden @ model.backbone.token_embedding.embeddings.T, rtol=0, atol=1e-4
-    )
-
-
-def test_predict_strings(model):
-    texts = {"encoder_text": TEXTS, "decoder_text": ["b", "c", "d", ""]}
-    arrays, _, _ = model.preprocessor(texts)
-    np.testing.assert_array_equal(model.predict(texts), model(arrays))

@@ -19,6 +19,9 @@ use super::team::SharedMut;
 /// more than a panel's block (96 KiB) streaming from the second-level cache: measured from 256 to 768.
 pub(super) const DEPTH_BLOCK: usize = 768;
 
+/// Rows of a panel to ask memory for in advance: 8 KiB, some 100 ns at the rate memory is read.
+const ROWS_AHEAD: usize = 64;
+
 /// The left operand, logically `[rows, depth]`.
 #[derive(Clone, Copy)]
 pub(super) enum Left<'a> {
@@ -211,11 +214,20 @@ impl Part<'_> {
         let width = PANEL.min(self.product.columns - panel * PANEL);
         let whole = width == PANEL || self.product.layout == Layout::Panels;
         let mut full = [0.0_f32; MOST_ROWS * PANEL];
+        // What to have ready: rows of this panel a little ahead, and, while the last of several tiles
+        // passes over it, the next panel. A panel packed just now is near already.
+        let (soon, next) = match self.product.right {
+            Right::Panels(_) => {
+                (b.wrapping_add(ROWS_AHEAD * PANEL), b.wrapping_add(self.product.depth * PANEL))
+            }
+            _ => (b, b),
+        };
         for index in 0..count {
             let (row, height) = tile(self.rows.len(), count, index);
             let (to, result_stride) = self.place(self.rows.start + row, panel);
             let a = a.wrapping_add(row * depth);
             let start = depths.start == 0;
+            let ahead = if index + 1 < count || count == 1 { soon } else { next };
             // SAFETY: `a` and `b` were made for this block. In the result there are `height` rows
             // of a panel; where it has only `width` columns, they go through the full tile, which
             // has `MOST_ROWS >= height` rows.
@@ -225,7 +237,7 @@ impl Part<'_> {
                 if !whole && !start {
                     copy_block(s, to, result_stride, width, height, c, stride);
                 }
-                multiply(s, height, Tile { a, b, c, stride, depth, start });
+                multiply(s, height, Tile { a, b, c, stride, depth, ahead, start });
                 if !whole {
                     copy_block(s, c, stride, width, height, to, result_stride);
                 }

@@ -11,6 +11,9 @@ use super::pack::PANEL;
 /// Rows of the tallest tile of any instruction set.
 pub(super) const MOST_ROWS: usize = 12;
 
+/// Floats in a cache line.
+const LINE: usize = 16;
+
 /// One tile: `c[r][j] = (start ? 0 : c[r][j]) + sum over d of a[d][r] * b[d][j]`, each sum a single
 /// chain of multiply-adds with `d` ascending.
 #[derive(Clone, Copy)]
@@ -23,6 +26,8 @@ pub(super) struct Tile {
     pub c: *mut f32,
     pub stride: usize,
     pub depth: usize,
+    /// What to have ready after this tile: as large as `b`, at any address.
+    pub ahead: *const f32,
     /// Whether the chain begins here; otherwise it goes on from `c`.
     pub start: bool,
 }
@@ -100,7 +105,7 @@ unsafe fn rows_of<S: Simd, const R: usize>(s: S, tile: Tile) {
 #[allow(clippy::needless_range_loop)] // All three indices are also offsets into memory.
 #[inline(always)]
 unsafe fn pass<S: Simd, const R: usize, const V: usize>(s: S, tile: Tile) {
-    let Tile { a, b, c, stride, depth, start } = tile;
+    let Tile { a, b, c, stride, depth, ahead, start } = tile;
     for first in (0..PANEL).step_by(V * S::LANES) {
         // SAFETY: the caller vouches for all rows of `a`, `b` and `c`; `first + V * LANES <= PANEL`
         // since the widths of all instruction sets divide a panel.
@@ -114,6 +119,9 @@ unsafe fn pass<S: Simd, const R: usize, const V: usize>(s: S, tile: Tile) {
                 }
             }
             for d in 0..depth {
+                for line in (first..first + V * S::LANES).step_by(LINE) {
+                    s.prefetch(ahead.wrapping_add(d * PANEL + line));
+                }
                 let mut weights = [s.zero(); V];
                 for v in 0..V {
                     weights[v] = s.load(b.add(d * PANEL + first + v * S::LANES));

@@ -74,6 +74,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Writes the first `count` lanes to `to`.
     unsafe fn store_part(self, to: *mut f32, v: Self::V, count: usize);
 
+    /// Asks for the cache line at `at` to be brought into the second-level cache; any address will
+    /// do, and nothing happens where the processor is not asked that way.
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE belongs to the x86-64 baseline, and a prefetch of any address is allowed.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

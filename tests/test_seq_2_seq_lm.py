@@ -1,29 +1,67 @@
-"""`BartSeq2SeqLM`: building, saving, loading, the summary."""
+"""`Seq2SeqLM`: calling, predicting, saving and loading, configs, the summary."""
 
 import json
 import re
 
 import numpy as np
 import pytest
-from tiny_models import END, PAD, START, tiny_backbone, tiny_model, token_arrays
+from tiny_models import (
+    END,
+    PAD,
+    SIZES,
+    SOURCE,
+    START,
+    TEXTS,
+    VOCABULARY,
+    tiny_backbone,
+    tiny_model,
+    token_arrays,
+)
 
 from bart_fast import samplers
 from bart_fast.models import BartBackbone, BartSeq2SeqLM, Seq2SeqLM
 
-TEXTS = ["the whale", "a fox", "", "jumps over it"]
-SOURCE = {
-    "encoder_token_ids": np.array([[START, 9, 12, 5, END, PAD], [START, 20, END, PAD, PAD, PAD]]),
-    "encoder_padding_mask": np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]]),
-}
 
+class Own(samplers.GreedySampler):
+    """A sampler that no preset can name."""
 
-class Unnamed(samplers.GreedySampler):
-    """A sampler of one's own, whose name nobody else knows."""
+    def get_next_token(self, probabilities):
+        return np.argmax(probabilities, axis=-1)
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
+
+
+# Calling and predicting.
+
+
+def test_call_and_predict_give_logits(model):
+    arrays = token_arrays(rows=5)
+    logits = model(arrays)
+    assert (logits.shape, logits.dtype) == ((5, 5, SIZES["vocabulary_size"]), np.float32)
+    for batch_size in (1, 2, 32):
+        np.testing.assert_array_equal(model.predict(arrays, batch_size=batch_size), logits)
+    empty = {name: array[:0] for name, array in arrays.items()}
+    assert model(empty).shape == model.predict(empty).shape == (0, 5, SIZES["vocabulary_size"])
+
+
+def test_logits_are_the_reversed_embedding_of_the_backbone(model):
+    arrays = token_arrays()
+    hidden = model.backbone(arrays)["decoder_sequence_output"]
+    np.testing.assert_allclose(
+        model(arrays), hidden @ model.backbone.token_embedding.embeddings.T, rtol=0, atol=1e-4
+    )
+
+
+def test_predict_strings(model):
+    texts = {"encoder_text": TEXTS, "decoder_text": ["b", "c", "d", ""]}
+    arrays, _, _ = model.preprocessor(texts)
+    np.testing.assert_array_equal(model.predict(texts), model(arrays))
+
+
+# Building, saving, loading.
 
 
 def test_attributes():
@@ -65,7 +103,7 @@ def test_the_saved_sampler(tmp_path):
     assert saved_and_loaded(beams).get_config() == beams.get_config()
     assert type(saved_and_loaded("top_k")) is samplers.TopKSampler
     assert "sampler" not in json.loads((tmp_path / "preset/task.json").read_text())
-    assert type(saved_and_loaded(Unnamed())) is samplers.TopKSampler, "ours alone can be named"
+    assert type(saved_and_loaded(Own())) is samplers.TopKSampler, "ours alone can be named"
 
 
 def test_from_preset_arguments(tmp_path):
@@ -118,8 +156,14 @@ def test_exported_models_come_back(tmp_path):
 
 def test_config_and_repr(model):
     config = model.get_config()
-    assert config["backbone"] == model.backbone.get_config()
+    assert config["backbone"]["config"] == model.backbone.get_config()
     assert json.loads(json.dumps(config)) == config
+    again = BartSeq2SeqLM.from_config(config)
+    assert again.get_config() == config
+    again.preprocessor.tokenizer.set_vocabulary_and_merges(VOCABULARY, [])
+    assert isinstance(again.generate("the whale"), str)
+    bare = BartSeq2SeqLM.from_config({"backbone": model.backbone, "preprocessor": None})
+    assert bare.backbone is model.backbone
     assert "parameters=" in repr(model)
 
 
