@@ -33,7 +33,7 @@ enum Limit {
 }
 
 fn main() {
-    // `cargo test --benches` passes `--test`: check the results and leave.
+    // `cargo test --release --bench kernels -- --test` checks the results and leaves.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let untimed = arguments.iter().any(|a| a == "--test");
     let filter = arguments.iter().find(|a| !a.starts_with('-'));
