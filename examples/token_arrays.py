@@ -1,6 +1,7 @@
 """Generation and logits without a preprocessor: token ids in, token ids out."""
 
 import numpy as np
+
 from bart_fast.models import BartSeq2SeqLM, BartSeq2SeqLMPreprocessor
 
 PRESET = "bart_tidy_en"

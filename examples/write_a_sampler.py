@@ -1,6 +1,7 @@
 """A sampler of one's own: the most probable token that is not forbidden."""
 
 import numpy as np
+
 from bart_fast.models import BartSeq2SeqLM
 from bart_fast.samplers import Sampler
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+
 from bart_fast.training.fit import TrainingMixin
 
 TABLE = "shared.weight"

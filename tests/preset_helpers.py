@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bart_fast import presets
 from conftest import shared_folder
+
+from bart_fast import presets
 
 GOLDEN = shared_folder() / "golden"
 

@@ -2,11 +2,12 @@
 
 import json
 
-import bart_fast
 import numpy as np
 import pytest
-from bart_fast.models import BartBackbone
 from tiny_models import SIZES, tiny_backbone, token_arrays
+
+import bart_fast
+from bart_fast.models import BartBackbone
 
 ASYMMETRIC = {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 8}
 

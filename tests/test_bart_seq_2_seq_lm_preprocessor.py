@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bart_fast.models import BartSeq2SeqLMPreprocessor, BartTokenizer
 
 VOCABULARY = {"<s>": 0, "<pad>": 1, "</s>": 2, "Ġafter": 5, "noon": 6, "Ġsun": 7}

@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from page_vocabulary import PAGE_MERGES, PAGE_VOCABULARY, SPECIAL
+
 from bart_fast.models import BartTokenizer
 from bart_fast.tokenizers import BartTokenizer as TokenizerUnderItsOtherName
-from page_vocabulary import PAGE_MERGES, PAGE_VOCABULARY, SPECIAL
 
 
 def misprint(text):

@@ -5,8 +5,9 @@ import json
 import pickle
 
 import pytest
-from bart_fast.models import BartTokenizer
 from page_vocabulary import PAGE_MERGES, PAGE_VOCABULARY, SPECIAL
+
+from bart_fast.models import BartTokenizer
 
 
 @pytest.fixture(scope="module")

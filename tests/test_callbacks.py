@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
+from bigram_core import BigramModel, token_arrays
+
 from bart_fast import callbacks, optimizers
 from bart_fast.training.progress import ProgressBar, format_time, format_value
-from bigram_core import BigramModel, token_arrays
 
 IDS = np.arange(12).reshape(6, 2) % 4
 X, Y = token_arrays(IDS), (IDS + 1) % 4

@@ -1,14 +1,16 @@
 """The command `bart-fast`, run as users run it, with a small preset."""
 
 import os
+import signal
 import subprocess
 import sys
 
-import bart_fast
 import pytest
+from tiny_models import tiny_model
+
+import bart_fast
 from bart_fast import cli
 from bart_fast.models import BartSeq2SeqLM
-from tiny_models import tiny_model
 
 LINES = ["the whale", "a fox", "jumps over it", "the whale", "zebra", "q", "ab", "cd", "ef", "gh"]
 
@@ -108,6 +110,24 @@ def test_a_reader_that_leaves_is_no_error(preset, tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupt_ends_it_quietly(preset):
+    process = subprocess.Popen(
+        command("--preset", preset),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with process:
+        process.stdin.write("the whale\n")
+        process.stdin.flush()
+        assert process.stdout.readline()  # it is past its start
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 1
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_options(preset):

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from bart_fast.models import bart_presets
 from tiny_models import tiny_model, tiny_preprocessor
+
+from bart_fast.models import bart_presets
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 # What a program must print: a line for each answer, or a figure.

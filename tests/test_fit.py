@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bigram_core import BigramModel, LetterPreprocessor, token_arrays
+
 from bart_fast import callbacks, losses, metrics, optimizers, samplers
 from bart_fast.training import NonFiniteLossError
 from bart_fast.training.batch import BatchMaker, pad_rows
-from bigram_core import BigramModel, LetterPreprocessor, token_arrays
 
 # Made by golden/make_keras_fit.py.
 GOLDEN = json.loads((Path(__file__).parent / "golden/keras_fit.json").read_text())

@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
-import bart_fast
 import pytest
+
+import bart_fast
 
 
 def child(program):

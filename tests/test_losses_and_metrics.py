@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bart_fast import losses, metrics
 from bart_fast.losses import sparse_categorical_crossentropy
 from bart_fast.metrics import mean, sparse_categorical_accuracy

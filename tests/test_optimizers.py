@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bart_fast import optimizers
 from bart_fast.optimizers import schedules
 from bart_fast.optimizers.optimizer import keras_style_name

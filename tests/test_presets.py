@@ -7,7 +7,6 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from bart_fast import presets
 from preset_helpers import (
     CONFIG,
     GOLDEN,
@@ -19,6 +18,8 @@ from preset_helpers import (
     read_safetensors,
     writable_copy,
 )
+
+from bart_fast import presets
 
 # Reading.
 

@@ -3,9 +3,10 @@
 import copy
 import pickle
 
-import bart_fast
 import numpy as np
 import pytest
+
+import bart_fast
 from bart_fast import samplers
 from bart_fast.samplers.sampler import core_options
 

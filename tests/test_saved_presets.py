@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-import bart_fast
 import h5py
 import numpy as np
 import pytest
-from bart_fast import _core, presets
-from bart_fast.presets import keras_weights
 from preset_helpers import (
     CONFIG,
     GOLDEN,
@@ -21,6 +18,10 @@ from preset_helpers import (
     task,
     tokenizer,
 )
+
+import bart_fast
+from bart_fast import _core, presets
+from bart_fast.presets import keras_weights
 
 # Writing a Keras preset.
 

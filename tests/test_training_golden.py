@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from bart_fast import optimizers, set_random_seed
 from bart_fast.models import BartBackbone, BartSeq2SeqLM
 

@@ -1,6 +1,7 @@
 """Small random models for tests: a vocabulary of letters, and a body of a few thousand weights."""
 
 import numpy as np
+
 from bart_fast.models import (
     BartBackbone,
     BartSeq2SeqLM,
@@ -18,6 +19,17 @@ SIZES = {
     "hidden_dim": 16,
     "intermediate_dim": 24,
     "max_sequence_length": 24,
+}
+
+# Inputs that fit the sizes: two sources, and prompts of three and two tokens.
+TEXTS = ["the whale", "a fox", "", "jumps over it"]
+SOURCE = {
+    "encoder_token_ids": np.array([[START, 9, 12, 5, END, PAD], [START, 20, END, PAD, PAD, PAD]]),
+    "encoder_padding_mask": np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]]),
+}
+PROMPT = {
+    "decoder_token_ids": np.array([[END, START, 7, 8, 9, 10], [END, START, 11, 12, 13, 14]]),
+    "decoder_padding_mask": np.array([[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=bool),
 }
 
 

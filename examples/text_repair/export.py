@@ -12,11 +12,12 @@ import argparse
 import json
 from pathlib import Path
 
-import bart_fast
-from bart_fast.presets import save_keras_preset
 from checkpoint import Checkpoint, latest_checkpoint
 from corpus import default_data, load_corpus
 from evaluate import evaluate, median_latency_ms, model_repair, table
+
+import bart_fast
+from bart_fast.presets import save_keras_preset
 
 PROJECT = Path(__file__).resolve().parents[2]
 OUTPUT = PROJECT / "python" / "bart_fast" / "presets" / "bart_tidy_en"

@@ -18,13 +18,14 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import bart_fast
-from bart_fast.callbacks import Callback
 from checkpoint import latest_checkpoint, save_checkpoint
 from corpus import default_data, load_corpus
 from evaluate import evaluate, model_repair, table
 from pairs import PairStream, Position
 from vocabulary import has_vocabulary, texts_to_learn_from, train_vocabulary
+
+import bart_fast
+from bart_fast.callbacks import Callback
 
 SEQUENCE_LENGTH = 256
 WARM_UP_STEPS = 400

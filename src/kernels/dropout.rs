@@ -126,4 +126,26 @@ mod tests {
             assert_eq!(dropout.kept_factor(), 1.0 / (1.0 - probability));
         }
     }
+
+    /// `cargo test --release bench_dropout -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn bench_dropout() {
+        let (x, mut out) = (noise(1 << 20, 1), vec![0.0; 1 << 20]);
+        on_every_isa(|isa| {
+            let mut best = f64::INFINITY;
+            with_threads(1, || {
+                for _ in 0..20 {
+                    let start = std::time::Instant::now();
+                    apply(&DROPOUT, std::hint::black_box(&x), &mut out);
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+            });
+            println!(
+                "{:7} {:.2} ns an element, one thread",
+                isa.name(),
+                best * 1e9 / x.len() as f64
+            );
+        });
+    }
 }

@@ -124,3 +124,49 @@ fn attend(
     let (k, v) = (Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?);
     attention::attention(q, &k, &v, &spans, heads, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::in_way;
+    use super::*;
+    use crate::kernels::testing::noise;
+
+    const HEADS: Heads = Heads { count: 2, width: 5 };
+
+    fn rows_of(count: usize, seed: u64) -> Tensor {
+        tensor(noise(count * 10, seed), (count, 10)).unwrap()
+    }
+
+    /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
+    fn decode() -> Vec<f32> {
+        let mut store = KvStore::new(HEADS, &[40, 40]);
+        let mut outputs =
+            store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap();
+        let mut lengths = [35, 2];
+        for (slot, &count) in lengths.iter().enumerate() {
+            let rows: Vec<CachedRow> =
+                (1..=count).map(|length| CachedRow { slot, length }).collect();
+            let seed = 20 + slot as u64;
+            store.append(&rows_of(count, seed), &rows_of(count, seed + 5), &rows).unwrap();
+        }
+        for seed in [30, 40, 50] {
+            lengths = lengths.map(|length| length + 1);
+            let rows = [1, 0].map(|slot| CachedRow { slot, length: lengths[slot] });
+            store.append(&rows_of(2, seed), &rows_of(2, seed + 1), &rows).unwrap();
+            let out = store.attend(&rows_of(2, seed + 2), &rows).unwrap();
+            outputs = Tensor::cat(&[&outputs, &out], 0).unwrap();
+            store.reorder(&[(0, 1), (1, 0)], &lengths);
+            lengths.swap(0, 1);
+        }
+        outputs.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn both_ways_remember_the_same() {
+        let both = in_way(decode);
+        assert_eq!(both.kernel.len(), 70);
+        for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
+            assert!((kernel - portable).abs() < 1e-6, "[{i}]: {kernel} and {portable}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::kernels::team;
 
 /// Runs `work` with the interpreter released. An error becomes its exception
 /// (see `errors.rs`), a panic a `RuntimeError`.
@@ -27,13 +28,24 @@ pub(super) fn enter<T: Send>(
     }
 }
 
+/// [`enter`] for a pass through the model: the worker threads stay awake meanwhile.
+pub(super) fn compute<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> PyResult<T> {
+    enter(py, || {
+        let _awake = team::session();
+        work()
+    })
+}
+
 /// How often a running call looks for Ctrl-C: taking the interpreter may cost a switch interval
 /// (5 ms) when other Python threads are busy.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// [`enter`] for long work: `work` calls its argument between steps, which fails when Python has a
+/// [`compute`] for long work: `work` calls its argument between steps, which fails when Python has a
 /// pending signal (Ctrl-C); the exception of its handler is then raised.
-pub(super) fn enter_interruptible<T: Send>(
+pub(super) fn compute_interruptible<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<T> + Send,
 ) -> PyResult<T> {
@@ -49,7 +61,7 @@ pub(super) fn enter_interruptible<T: Send>(
             Error::Interrupted
         })
     };
-    let result = enter(py, || work(&mut stop));
+    let result = compute(py, || work(&mut stop));
     match pending.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(exception) => Err(exception),
         None => result,

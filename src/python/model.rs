@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::arrays::{self, Rectangle};
-use super::enter::{enter, enter_interruptible};
+use super::enter::{compute, compute_interruptible};
 use super::optimizer::PyOptimizer;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ impl PyModel {
             Some(seed) => Initialisation::Random { seed, deviation: config.init_std },
             None => Initialisation::Zeros,
         };
-        enter(py, move || Ok(PyModel { model: BartModel::new(config, initialisation)? }))
+        compute(py, move || Ok(PyModel { model: BartModel::new(config, initialisation)? }))
     }
 
     /// The sizes and switches as JSON.
@@ -68,7 +68,7 @@ impl PyModel {
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
         let parameter = self.parameter(name)?;
-        let values = enter(py, || parameter.values())?;
+        let values = compute(py, || parameter.values())?;
         values.into_pyarray(py).reshape(parameter.shape().to_vec())
     }
 
@@ -90,19 +90,19 @@ impl PyModel {
             }
             plan.push((parameter, array.as_array().iter().copied().collect::<Vec<f32>>()));
         }
-        enter(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
+        compute(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
     }
 
     /// Fills all parameters from a Hugging Face `.safetensors` file.
     fn load_safetensors(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        enter(py, || safetensors::load(&self.model, &path))
+        compute(py, || safetensors::load(&self.model, &path))
     }
 
     /// Writes all parameters under Hugging Face's names; `dtype` float32, float16 or bfloat16.
     #[pyo3(signature = (path, dtype = "float32"))]
     fn save_safetensors(&self, py: Python<'_>, path: PathBuf, dtype: &str) -> PyResult<()> {
         let format = FloatFormat::from_name(dtype)?;
-        enter(py, || safetensors::save(&self.model, &path, format))
+        compute(py, || safetensors::save(&self.model, &path, format))
     }
 
     /// The encoder's output `[batch, length, width]`, at masked positions too.
@@ -116,7 +116,7 @@ impl PyModel {
             ("encoder_token_ids", encoder_token_ids),
             ("encoder_padding_mask", encoder_padding_mask),
         )?;
-        let hidden = enter(py, || floats(&self.model.encode(&source, &Pass::inference())?))?;
+        let hidden = compute(py, || floats(&self.model.encode(&source, &Pass::inference())?))?;
         self.hidden_array(py, hidden, &shape)
     }
 
@@ -138,7 +138,7 @@ impl PyModel {
             ("decoder_padding_mask", decoder_padding_mask),
         )?;
         same_rows(source_shape.rows, &target_shape)?;
-        let (memory, hidden) = enter(py, || {
+        let (memory, hidden) = compute(py, || {
             let pass = Pass::inference();
             let memory = self.model.encode(&source, &pass)?;
             let hidden = self.model.decode(&target, &memory, &source, &pass)?;
@@ -164,7 +164,7 @@ impl PyModel {
             return Err(Error::argument("hidden", message).into());
         }
         let values: Vec<f32> = hidden.as_array().iter().copied().collect();
-        let logits = enter(py, || {
+        let logits = compute(py, || {
             let rows = values.len() / config.d_model;
             let hidden = Tensor::from_vec(values, (rows, config.d_model), &Device::Cpu)?;
             floats(&self.model.logits(&hidden, &Pass::inference())?)
@@ -176,7 +176,7 @@ impl PyModel {
     /// Rows of the token table `[batch, length, width]`, not scaled.
     fn embed<'py>(&self, py: Python<'py>, token_ids: &Bound<'py, PyAny>) -> PyResult<Floats<'py>> {
         let ids = arrays::ids("token_ids", token_ids)?;
-        let rows = enter(py, || {
+        let rows = compute(py, || {
             Batch::single_rows(ids.values.clone(), vec![0; ids.values.len()])
                 .check("token_ids", self.model.config())?;
             floats(&self.model.embed(&ids.values)?)
@@ -218,7 +218,7 @@ impl PyModel {
             let positions = encoder_positions.as_ref().map(|positions| positions[i].as_slice());
             (ids.as_slice(), positions)
         }));
-        let answers = enter_interruptible(py, |stop| {
+        let answers = compute_interruptible(py, |stop| {
             let mut decoder = BartDecoder::new(&self.model, source)?;
             generation::generate(&mut decoder, &inputs, &options, stop)
         })?;
@@ -245,18 +245,13 @@ impl PyModel {
         seed: u64,
         normalizer: Option<f64>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let source = padded(encoder_token_ids, encoder_padding_mask, "encoder")?;
-        let target = padded(decoder_token_ids, decoder_padding_mask, "decoder")?;
-        let (labels, weights) = labels(targets, sample_weight, &source, &target)?;
-        let result = enter(py, || {
-            let examples = Examples::new(
-                &self.model,
-                &source,
-                &target,
-                &labels,
-                weights.as_deref(),
-                normalizer,
-            )?;
+        let arrays = StepArrays {
+            source: padded(encoder_token_ids, encoder_padding_mask, "encoder")?,
+            target: padded(decoder_token_ids, decoder_padding_mask, "decoder")?,
+        };
+        let labels = arrays.labels(targets, sample_weight)?;
+        let result = compute(py, || {
+            let examples = arrays.examples(&self.model, &labels, normalizer)?;
             step::train(&self.model, &mut optimizer.lock(), &examples, learning_rate, seed)
         })?;
         step_dict(py, result)
@@ -277,18 +272,13 @@ impl PyModel {
         sample_weight: Option<&Bound<'py, PyAny>>,
         normalizer: Option<f64>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let source = padded(encoder_token_ids, encoder_padding_mask, "encoder")?;
-        let target = padded(decoder_token_ids, decoder_padding_mask, "decoder")?;
-        let (labels, weights) = labels(targets, sample_weight, &source, &target)?;
-        let result = enter(py, || {
-            let examples = Examples::new(
-                &self.model,
-                &source,
-                &target,
-                &labels,
-                weights.as_deref(),
-                normalizer,
-            )?;
+        let arrays = StepArrays {
+            source: padded(encoder_token_ids, encoder_padding_mask, "encoder")?,
+            target: padded(decoder_token_ids, decoder_padding_mask, "decoder")?,
+        };
+        let labels = arrays.labels(targets, sample_weight)?;
+        let result = compute(py, || {
+            let examples = arrays.examples(&self.model, &labels, normalizer)?;
             step::evaluate(&self.model, &examples)
         })?;
         step_dict(py, result)
@@ -343,26 +333,49 @@ fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Resul
     Ok(Padded { ids: ids.values, mask, width: ids.width })
 }
 
-fn labels(
-    targets: &Bound<'_, PyAny>,
-    sample_weight: Option<&Bound<'_, PyAny>>,
-    source: &Padded,
-    target: &Padded,
-) -> Result<(Vec<u32>, Option<Vec<f32>>)> {
-    let rows = target.ids.len() / target.width;
-    let labels = arrays::ids("y", targets)?;
-    if (labels.rows, labels.width) != (rows, target.width) {
-        let message = format!(
-            "must have the shape of `decoder_token_ids` [{rows}, {}], received [{}, {}]",
-            target.width, labels.rows, labels.width
-        );
-        return Err(Error::argument("y", message));
+/// The rectangles of a training or evaluation step.
+struct StepArrays {
+    source: Padded,
+    target: Padded,
+}
+
+/// What the decoder should say at each position, and how much each counts.
+struct Labels {
+    ids: Vec<u32>,
+    weights: Option<Vec<f32>>,
+}
+
+impl StepArrays {
+    fn labels(
+        &self,
+        targets: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> Result<Labels> {
+        let (rows, width) = (self.target.ids.len() / self.target.width, self.target.width);
+        let labels = arrays::ids("y", targets)?;
+        if (labels.rows, labels.width) != (rows, width) {
+            let message = format!(
+                "must have the shape of `decoder_token_ids` [{rows}, {width}], received [{}, {}]",
+                labels.rows, labels.width
+            );
+            return Err(Error::argument("y", message));
+        }
+        same_rows(self.source.ids.len() / self.source.width, &labels)?;
+        let weights = sample_weight
+            .map(|weights| arrays::weights("sample_weight", weights, &labels))
+            .transpose()?;
+        Ok(Labels { ids: labels.values, weights })
     }
-    same_rows(source.ids.len() / source.width, &labels)?;
-    let weights = sample_weight
-        .map(|weights| arrays::weights("sample_weight", weights, &labels))
-        .transpose()?;
-    Ok((labels.values, weights))
+
+    fn examples(
+        &self,
+        model: &BartModel,
+        labels: &Labels,
+        normalizer: Option<f64>,
+    ) -> Result<Examples> {
+        let weights = labels.weights.as_deref();
+        Examples::new(model, &self.source, &self.target, &labels.ids, weights, normalizer)
+    }
 }
 
 fn same_rows<T>(source_rows: usize, target: &Rectangle<T>) -> Result<()> {

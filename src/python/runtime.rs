@@ -3,23 +3,22 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::enter::enter;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
-use crate::kernels::{isa, team};
+use crate::kernels::team::MOST_THREADS;
+use crate::kernels::{isa, limits, team};
 use crate::ops::{self, Way};
-
-/// The most threads that may be asked for: far above any processor.
-const MAX_THREADS: usize = 1024;
 
 /// Sets how many threads compute, from now on.
 #[pyfunction]
 pub fn set_num_threads(n: i64) -> Result<()> {
     match usize::try_from(n) {
-        Ok(n @ 1..=MAX_THREADS) => {
+        Ok(n @ 1..=MOST_THREADS) => {
             team::set_num_threads(n);
             Ok(())
         }
-        _ => Err(Error::argument("n", format!("must be 1 to {MAX_THREADS}, received {n}"))),
+        _ => Err(Error::argument("n", format!("must be 1 to {MOST_THREADS}, received {n}"))),
     }
 }
 
@@ -50,4 +49,25 @@ pub fn runtime_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("threads", team::num_threads())?;
     info.set_item("portable", ops::way() == Way::Portable)?;
     Ok(info)
+}
+
+/// How often each limit is measured; the best counts.
+const LIMIT_ROUNDS: usize = 5;
+
+/// What this machine can do now with `threads` threads: `memory_read_bandwidth` in bytes a second
+/// and `multiply_add_peak` (f32) in floating-point operations a second. For benchmarks: other
+/// passes wait meanwhile.
+#[pyfunction]
+pub fn measure_limits(py: Python<'_>, threads: i64) -> PyResult<Bound<'_, PyDict>> {
+    let before = team::num_threads();
+    set_num_threads(threads)?;
+    let measured = enter(py, || {
+        Ok((limits::memory_read_bandwidth(LIMIT_ROUNDS), limits::multiply_add_peak(LIMIT_ROUNDS)))
+    });
+    team::set_num_threads(before);
+    let (bandwidth, peak) = measured?;
+    let dict = PyDict::new(py);
+    dict.set_item("memory_read_bandwidth", bandwidth)?;
+    dict.set_item("multiply_add_peak", peak)?;
+    Ok(dict)
 }

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bart_fast import optimizers, samplers
 from bart_fast.models import BartSeq2SeqLM
 

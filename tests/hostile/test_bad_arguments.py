@@ -1,15 +1,18 @@
 """What users may get wrong in calls: one exception that names the argument and the way out."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import END, PAD, SIZES, START, tiny_backbone, tiny_model, token_arrays
+
 from bart_fast import samplers
 from bart_fast.models import BartBackbone, BartSeq2SeqLM
-from tiny_models import END, PAD, SIZES, START, tiny_backbone, tiny_model, token_arrays
 
 TESTS = Path(__file__).parent.parent
 WIDTH = SIZES["max_sequence_length"]
@@ -296,6 +299,29 @@ def test_names_of_samplers_and_presets(model):
     refused(lambda: BartSeq2SeqLM.from_preset("bart_tidy"), "hint: did you mean 'bart_tidy_en'")
     with pytest.raises(TypeError, match="weights"):
         model.compile(weights=1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX")
+def test_ctrl_c_stops_between_tokens():
+    model = tiny_model(preprocessor=None, hidden_dim=256, num_layers=6, max_sequence_length=4096)
+    inputs = arrays(decoder_token_ids=np.full((2, 4096), START))
+    inputs["decoder_padding_mask"] = np.eye(1, 4096, dtype=bool).repeat(2, axis=0)
+    started = time.perf_counter()
+    model.generate(inputs, stop_token_ids=None, max_length=400)
+    per_token = (time.perf_counter() - started) / 400
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, max(20 * per_token, 0.01))
+    try:
+        started = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(inputs, stop_token_ids=None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    # Far from the 4096 tokens of an answer, even if the machine is busy.
+    assert time.perf_counter() - started < 1000 * per_token
+    output = model.generate(inputs, stop_token_ids=None, max_length=3)
+    assert output["decoder_padding_mask"].sum() == 6, "the model is as good as before"
 
 
 FORKING = """

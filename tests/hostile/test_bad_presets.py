@@ -6,8 +6,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from bart_fast import presets
-from bart_fast.presets import files
 from preset_helpers import (
     CONFIG,
     GOLDEN,
@@ -18,6 +16,9 @@ from preset_helpers import (
     task,
     writable_copy,
 )
+
+from bart_fast import presets
+from bart_fast.presets import files
 
 WEIGHTS = "model.weights.h5"
 

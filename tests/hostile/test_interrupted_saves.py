@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bart_fast import presets
-from bart_fast.presets import atomic
 from preset_helpers import (
     CONFIG,
     ArrayModel,
@@ -19,6 +17,9 @@ from preset_helpers import (
     task,
     tokenizer,
 )
+
+from bart_fast import presets
+from bart_fast.presets import atomic
 
 
 @pytest.fixture

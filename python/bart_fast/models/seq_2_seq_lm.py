@@ -213,7 +213,7 @@ class Seq2SeqLM(TrainingMixin):
         """Special ids of the preset, completed or overridden by those of the tokenizer."""
         preset = self.backbone._special_tokens
         tokenizer = getattr(self.preprocessor, "tokenizer", None)
-        if tokenizer is None:
+        if tokenizer is None or tokenizer.end_token_id is None:
             return preset
         end = tokenizer.end_token_id
         return generation.SpecialTokens(
@@ -353,13 +353,31 @@ class Seq2SeqLM(TrainingMixin):
         (print_fn or print)(summary_text(self, line_length or 108))
 
     def get_config(self) -> dict[str, Any]:
-        """Configs of backbone and preprocessor, as plain values."""
-        preprocessor = self.preprocessor
+        """Configs of backbone and preprocessor, as plain values; weights and vocabulary are not
+        in it."""
         return {
-            "backbone": self.backbone.get_config(),
-            "preprocessor": None if preprocessor is None else preprocessor.get_config(),
+            "backbone": _serialised(self.backbone),
+            "preprocessor": _serialised(self.preprocessor),
             "name": self.name,
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Seq2SeqLM":
+        """A model, with random weights, from what `get_config()` returned.
+
+        `backbone` and `preprocessor` may also be objects. A preprocessor made from a config has no
+        vocabulary yet: `model.preprocessor.tokenizer.load_assets(...)` gives it one.
+        """
+        from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
+
+        parts = dict(config)
+        for name, part in (
+            ("backbone", BartBackbone),
+            ("preprocessor", BartSeq2SeqLMPreprocessor),
+        ):
+            if isinstance(parts.get(name), Mapping):
+                parts[name] = part.from_config(parts[name]["config"])
+        return cls(**parts)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name} parameters={self.count_params():,}>"
@@ -400,6 +418,12 @@ class Texts:
                 f"both lists. Received: {len(encoder)} texts and {len(decoder)} prompts."
             )
         return cls(encoder, decoder, not batched)
+
+
+def _serialised(part: Any) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    return {"class_name": type(part).__name__, "config": part.get_config()}
 
 
 def is_token_arrays(inputs: Any) -> bool:
