@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=torch python make_masked_queries.py SHARED/golden/keras_tiny
 
-Made with keras-hub 0.32.0 and keras 3.15.1 on torch. keras-hub computes attention in two ways, by the
-dropout its layers were built with, and they differ where all keys are masked.
+Made with keras-hub 0.32.0 and keras 3.15.1 on torch. keras-hub computes attention in two ways, by
+the dropout its layers were built with, and they differ where all keys are masked.
 """
 
 import sys
