@@ -38,8 +38,9 @@ test-rust-only: ## Rust tests of the crate without its Python half
 	cargo test --release --no-default-features
 
 .PHONY: bench
-bench: ## kernels against what the machine can do
+bench: ## kernels, then the whole model, against what the machine can do
 	cargo bench --bench kernels
+	python benches/compare.py
 
 .PHONY: help
 help: ## this list

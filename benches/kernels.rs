@@ -3,6 +3,10 @@
 //! `cargo bench --bench kernels` prints one line a case: time, rate, and the share of the limit it
 //! stands against (multiply-adds for many rows, memory reads for few). Every result is compared
 //! with the definition before it is timed. An argument picks the cases whose name contains it.
+//!
+//! Two cautions: weights of 768 by 768 stay in a cache and may be read faster than memory, so their
+//! share goes above 100 %; elsewhere such a share says that the machine was busy with something else
+//! while its limit was measured, and the run is worth nothing.
 
 use std::time::Instant;
 
@@ -33,7 +37,7 @@ enum Limit {
 }
 
 fn main() {
-    // `cargo test --benches` passes `--test`: check the results and leave.
+    // `cargo test --release --bench kernels -- --test` checks the results and leaves.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let untimed = arguments.iter().any(|a| a == "--test");
     let filter = arguments.iter().find(|a| !a.starts_with('-'));

@@ -40,6 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, default=default_data(), help="directory of the corpora")
     add("--work", type=Path, default=Path(__file__).parent / "work", help="where all output goes")
     add("--pairs", type=int, default=1_500_000, help="training pairs until the rate reaches 0")
+    add("--start-from", type=Path, help="begin with this preset's weights and vocabulary")
     add("--minutes", type=float, help="stop after so long; the same command goes on")
     add("--batch-tokens", type=int, default=2000, help="target tokens of a batch")
     add("--learning-rate", type=float, default=1e-3, help="its highest value")
@@ -245,12 +246,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.threads is not None:
         bart_fast.set_num_threads(options.threads)
     split, noise = load_corpus(options.data)
-    tokenizer = load_tokenizer(options.work, split, noise, options.seed)
     begun = latest_checkpoint(options.work)
-    if begun is None:
+    weights = begun.preset if begun is not None else options.start_from
+    if weights is None:
+        tokenizer = load_tokenizer(options.work, split, noise, options.seed)
         model = new_model(tokenizer, options)
     else:
-        model = bart_fast.BartSeq2SeqLM.from_preset(str(begun.preset), compile=False)
+        model = bart_fast.BartSeq2SeqLM.from_preset(str(weights), compile=False)
+        tokenizer = model.preprocessor.tokenizer
     stream = PairStream(
         split, noise, tokenizer.tokenize, seed=options.seed, batch_tokens=options.batch_tokens
     )

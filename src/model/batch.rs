@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
-use crate::ops::attention::Spans;
+use crate::ops::attention::{NoKey, Spans};
 
 /// Token rows of several sequences, end to end. A row keeps the position it had in its sequence.
 #[derive(Debug, Clone)]
@@ -133,12 +133,13 @@ impl Batch {
     }
 
     /// Which rows of this batch see which rows of `keys` (the same batch, or the source's).
-    pub fn attending_to(&self, keys: &Batch, causal: bool) -> Spans {
+    pub fn attending_to(&self, keys: &Batch, causal: bool, no_key: NoKey) -> Spans {
         Spans {
             queries: self.offsets.clone(),
             keys: keys.offsets.clone(),
             visible: keys.visible.clone(),
             causal,
+            no_key,
         }
     }
 }

@@ -9,13 +9,13 @@ use super::attention::MultiHeadAttention;
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
 use super::embedding::Embedding;
-use super::encoder::FeedForward;
+use super::encoder::{FeedForward, answer_without_keys};
 use super::layers::LayerNorm;
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
 use crate::config::BartConfig;
 use crate::error::Result;
-use crate::ops::attention::Spans;
+use crate::ops::attention::{NoKey, Spans};
 
 /// Where a layer's two attentions find keys and values: in whole sequences, or in caches.
 trait Attend {
@@ -81,6 +81,7 @@ pub struct Decoder {
     embedding: Embedding,
     layers: Vec<DecoderLayer>,
     layerdrop: f64,
+    no_key: NoKey,
 }
 
 impl Decoder {
@@ -96,6 +97,7 @@ impl Decoder {
                 .map(|i| DecoderLayer::new(parameters, &format!("decoder.layers.{i}"), config))
                 .collect::<Result<_>>()?,
             layerdrop: config.decoder_layerdrop,
+            no_key: answer_without_keys(config),
         })
     }
 
@@ -109,8 +111,8 @@ impl Decoder {
     ) -> Result<Tensor> {
         let mut attend = WholeSequences {
             memory,
-            to_target: target.attending_to(target, true),
-            to_source: target.attending_to(source, false),
+            to_target: target.attending_to(target, true, self.no_key),
+            to_source: target.attending_to(source, false, self.no_key),
             pass,
         };
         let mut x = self.embedding.forward(target, pass)?;

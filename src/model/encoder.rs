@@ -13,7 +13,14 @@ use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
 use crate::config::BartConfig;
 use crate::error::Result;
-use crate::ops::attention::Spans;
+use crate::ops::attention::{NoKey, Spans};
+
+/// What a query gets whose keys are all masked. keras-hub computes attention in two ways, by the
+/// dropout it was built with, and they differ here; Hugging Face (without attention dropout) agrees
+/// with the second.
+pub(super) fn answer_without_keys(config: &BartConfig) -> NoKey {
+    if config.attention_dropout > 0.0 { NoKey::Zeros } else { NoKey::MeanOfValues }
+}
 
 /// `FFN(x) = W2 dropout(GELU(W1 x))`, shared by both stacks.
 #[derive(Debug)]
@@ -99,6 +106,7 @@ pub struct Encoder {
     embedding: Embedding,
     layers: Vec<EncoderLayer>,
     layerdrop: f64,
+    no_key: NoKey,
 }
 
 impl Encoder {
@@ -114,12 +122,13 @@ impl Encoder {
                 .map(|i| EncoderLayer::new(parameters, &format!("encoder.layers.{i}"), config))
                 .collect::<Result<_>>()?,
             layerdrop: config.encoder_layerdrop,
+            no_key: answer_without_keys(config),
         })
     }
 
     /// The source's hidden states `[rows, width]`: the decoder's memory.
     pub fn forward(&self, source: &Batch, pass: &Pass) -> Result<Tensor> {
-        let spans = source.attending_to(source, false);
+        let spans = source.attending_to(source, false, self.no_key);
         let mut x = self.embedding.forward(source, pass)?;
         for layer in &self.layers {
             if !pass.skips_layer(self.layerdrop) {

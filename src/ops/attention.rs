@@ -9,6 +9,8 @@ use super::dropout::Dropout;
 use super::{floats, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::attention as kernel;
 
+pub use crate::kernels::attention::NoKey;
+
 /// Which rows attend to which: sequence `s` has query rows `queries[s]..queries[s + 1]` and key
 /// rows `keys[s]..keys[s + 1]`.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub struct Spans {
     pub visible: Option<Arc<Vec<bool>>>,
     /// Whether a query sees only keys up to its own place in its sequence.
     pub causal: bool,
+    /// What a query that sees no key gets.
+    pub no_key: NoKey,
 }
 
 /// Sizes of the heads.
@@ -40,7 +44,7 @@ impl Heads {
 }
 
 /// `softmax(q k^T / sqrt(d)) v` for each sequence and head; `q [query rows, heads * width]`, `k`
-/// and `v [key rows, heads * width]`. A query that sees no key gets zeros, as in Keras.
+/// and `v [key rows, heads * width]`. A query that sees no key gets what [`Spans::no_key`] says.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -107,6 +111,10 @@ fn portable(
             let mask = Tensor::from_vec(mask, weights.shape().clone(), weights.device())?;
             weights = (weights * mask.to_dtype(q.dtype())?)?;
         }
+        if spans.no_key == NoKey::MeanOfValues {
+            let sees_none = seen.sum_keepdim(D::Minus1)?.eq(0.0)?.to_dtype(q.dtype())?; // [lq, 1]
+            weights = weights.broadcast_add(&(sees_none / lk as f64)?)?;
+        }
         let out = weights.matmul(&v)?.transpose(0, 1)?.reshape((lq, heads.count * heads.width))?;
         outputs.push(out);
     }
@@ -161,7 +169,7 @@ impl Attention {
             scale: self.heads.scale(),
             q_stride: self.heads.count * self.heads.width,
             kv_stride: self.heads.count * self.heads.width,
-            no_key: kernel::NoKey::Zeros,
+            no_key: self.spans.no_key,
             dropout: self.dropout.filter(|dropout| dropout.probability > 0.0),
         }
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::attention::{self, Heads, Spans};
+use super::attention::{self, Heads, NoKey, Spans};
 use super::{Way, tensor, way, with_floats};
 use crate::kernels::kv_cache::KvCache;
 
@@ -120,6 +120,7 @@ fn attend(
         keys: offsets.into(),
         visible: None,
         causal: false,
+        no_key: NoKey::Zeros,
     };
     let (k, v) = (Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?);
     attention::attention(q, &k, &v, &spans, heads, None)

@@ -245,18 +245,13 @@ impl PyModel {
         seed: u64,
         normalizer: Option<f64>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let source = padded(encoder_token_ids, encoder_padding_mask, "encoder")?;
-        let target = padded(decoder_token_ids, decoder_padding_mask, "decoder")?;
-        let (labels, weights) = labels(targets, sample_weight, &source, &target)?;
+        let arrays = StepArrays {
+            source: padded(encoder_token_ids, encoder_padding_mask, "encoder")?,
+            target: padded(decoder_token_ids, decoder_padding_mask, "decoder")?,
+        };
+        let labels = arrays.labels(targets, sample_weight)?;
         let result = compute(py, || {
-            let examples = Examples::new(
-                &self.model,
-                &source,
-                &target,
-                &labels,
-                weights.as_deref(),
-                normalizer,
-            )?;
+            let examples = arrays.examples(&self.model, &labels, normalizer)?;
             step::train(&self.model, &mut optimizer.lock(), &examples, learning_rate, seed)
         })?;
         step_dict(py, result)
@@ -277,18 +272,13 @@ impl PyModel {
         sample_weight: Option<&Bound<'py, PyAny>>,
         normalizer: Option<f64>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let source = padded(encoder_token_ids, encoder_padding_mask, "encoder")?;
-        let target = padded(decoder_token_ids, decoder_padding_mask, "decoder")?;
-        let (labels, weights) = labels(targets, sample_weight, &source, &target)?;
+        let arrays = StepArrays {
+            source: padded(encoder_token_ids, encoder_padding_mask, "encoder")?,
+            target: padded(decoder_token_ids, decoder_padding_mask, "decoder")?,
+        };
+        let labels = arrays.labels(targets, sample_weight)?;
         let result = compute(py, || {
-            let examples = Examples::new(
-                &self.model,
-                &source,
-                &target,
-                &labels,
-                weights.as_deref(),
-                normalizer,
-            )?;
+            let examples = arrays.examples(&self.model, &labels, normalizer)?;
             step::evaluate(&self.model, &examples)
         })?;
         step_dict(py, result)
@@ -343,26 +333,49 @@ fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Resul
     Ok(Padded { ids: ids.values, mask, width: ids.width })
 }
 
-fn labels(
-    targets: &Bound<'_, PyAny>,
-    sample_weight: Option<&Bound<'_, PyAny>>,
-    source: &Padded,
-    target: &Padded,
-) -> Result<(Vec<u32>, Option<Vec<f32>>)> {
-    let rows = target.ids.len() / target.width;
-    let labels = arrays::ids("y", targets)?;
-    if (labels.rows, labels.width) != (rows, target.width) {
-        let message = format!(
-            "must have the shape of `decoder_token_ids` [{rows}, {}], received [{}, {}]",
-            target.width, labels.rows, labels.width
-        );
-        return Err(Error::argument("y", message));
+/// The rectangles of a training or evaluation step.
+struct StepArrays {
+    source: Padded,
+    target: Padded,
+}
+
+/// What the decoder should say at each position, and how much each counts.
+struct Labels {
+    ids: Vec<u32>,
+    weights: Option<Vec<f32>>,
+}
+
+impl StepArrays {
+    fn labels(
+        &self,
+        targets: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> Result<Labels> {
+        let (rows, width) = (self.target.ids.len() / self.target.width, self.target.width);
+        let labels = arrays::ids("y", targets)?;
+        if (labels.rows, labels.width) != (rows, width) {
+            let message = format!(
+                "must have the shape of `decoder_token_ids` [{rows}, {width}], received [{}, {}]",
+                labels.rows, labels.width
+            );
+            return Err(Error::argument("y", message));
+        }
+        same_rows(self.source.ids.len() / self.source.width, &labels)?;
+        let weights = sample_weight
+            .map(|weights| arrays::weights("sample_weight", weights, &labels))
+            .transpose()?;
+        Ok(Labels { ids: labels.values, weights })
     }
-    same_rows(source.ids.len() / source.width, &labels)?;
-    let weights = sample_weight
-        .map(|weights| arrays::weights("sample_weight", weights, &labels))
-        .transpose()?;
-    Ok((labels.values, weights))
+
+    fn examples(
+        &self,
+        model: &BartModel,
+        labels: &Labels,
+        normalizer: Option<f64>,
+    ) -> Result<Examples> {
+        let weights = labels.weights.as_deref();
+        Examples::new(model, &self.source, &self.target, &labels.ids, weights, normalizer)
+    }
 }
 
 fn same_rows<T>(source_rows: usize, target: &Rectangle<T>) -> Result<()> {

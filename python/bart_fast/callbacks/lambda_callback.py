@@ -18,7 +18,9 @@ class LambdaCallback(Callback):
     Example:
 
     ```python
-    show = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
+    show = bart_fast.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"])
+    )
     model.fit(x, callbacks=[show])
     ```
     """
