@@ -34,8 +34,8 @@ MEASUREMENTS = {
 # Sums of thousands of products in another order, over twelve layers.
 ENCODER_TOLERANCE = 1e-3
 FIRST_LOSS_TOLERANCE = 1e-4
-# Adam turns rounding of gradients near zero into whole steps.
-LATER_LOSS_TOLERANCE = 1e-2
+# Adam turns the rounding of gradients that are nearly zero into whole steps.
+LATER_LOSS_TOLERANCE = 1e-3
 
 
 def main() -> None:
