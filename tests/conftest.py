@@ -1,12 +1,18 @@
 """Where the recorded answers and large vocabularies of the tests lie, and how they are read."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# A run in the background of a script starts with SIGINT ignored, and would hand that on to the
+# children that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shared_folder() -> Path:

@@ -325,6 +325,18 @@ def test_an_unusable_environment_is_one_clear_error(value):
     assert "hint: " in failed.stderr
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_importing_starts_no_threads():
+    """Neither ours nor the tensor library's, which would not survive a fork."""
+    script = """
+        import os, numpy
+        before = len(os.listdir("/proc/self/task"))
+        import bart_fast.models
+        print(len(os.listdir("/proc/self/task")) - before)
+    """
+    assert run_python(script).stdout == "0\n"
+
+
 # Ctrl-C -------------------------------------------------------------------------------------------
 
 _LONG_GENERATION = """
