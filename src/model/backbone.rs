@@ -1,6 +1,6 @@
 //! The whole model: two stacks over one token table, and the language-model head tied to it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
@@ -23,6 +23,7 @@ pub struct BartModel {
     decoder: Decoder,
     final_logits_bias: Option<Arc<Parameter>>,
     parameters: Vec<Arc<Parameter>>,
+    training: Mutex<()>,
 }
 
 impl BartModel {
@@ -41,7 +42,15 @@ impl BartModel {
             .then(|| parameters.vector("final_logits_bias", config.vocab_size, 0.0))
             .transpose()?;
         let parameters = parameters.into_list();
-        Ok(BartModel { config, shared, encoder, decoder, final_logits_bias, parameters })
+        Ok(BartModel {
+            config,
+            shared,
+            encoder,
+            decoder,
+            final_logits_bias,
+            parameters,
+            training: Mutex::new(()),
+        })
     }
 
     /// Its sizes and switches.
@@ -57,6 +66,11 @@ impl BartModel {
     /// Those that training changes: all but the stored logits bias, which BART keeps fixed.
     pub fn trainable(&self) -> impl Iterator<Item = &Arc<Parameter>> {
         self.parameters.iter().filter(|parameter| parameter.name() != "final_logits_bias")
+    }
+
+    /// Held during a training step: gradients gather in buffers of the model, one step at a time.
+    pub fn lock_for_training(&self) -> MutexGuard<'_, ()> {
+        self.training.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The encoder's output `[source rows, width]`.

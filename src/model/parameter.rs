@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::kernels::{pack, team};
+use crate::ops::gradient::GradientBuffer;
 use crate::ops::weight::Weight;
 use crate::ops::with_floats;
 use crate::random;
@@ -38,6 +39,7 @@ pub struct Parameter {
     var: Var,
     /// The same storage without gradient tracking.
     frozen: Tensor,
+    gradient: GradientBuffer,
 }
 
 impl Parameter {
@@ -68,24 +70,29 @@ impl Parameter {
 
     /// The same as a matrix.
     pub fn weight(&self, pass: &Pass) -> Weight {
-        Weight::new(self.tensor(pass).clone(), self.shape[0], self.shape[1])
+        let weight = Weight::new(self.tensor(pass).clone(), self.shape[0], self.shape[1]);
+        if pass.is_training() { weight.gathering_in(self.gradient.clone()) } else { weight }
+    }
+
+    /// Where the gradient of a matrix gathers in a backward pass by our kernels.
+    pub fn gradient(&self) -> &GradientBuffer {
+        &self.gradient
     }
 
     /// A copy of the values, row-major in [`Self::shape`].
     pub fn values(&self) -> Result<Vec<f32>> {
-        self.rows_of(&self.frozen)
+        Ok(with_floats([&self.frozen], |[stored]| self.rows_of(stored))?)
     }
 
-    /// A copy of another tensor of this layout (a gradient, say), row-major in [`Self::shape`].
-    pub fn rows_of(&self, stored: &Tensor) -> Result<Vec<f32>> {
-        Ok(with_floats([&stored.contiguous()?], |[stored]| {
-            if !self.packed {
-                return stored.to_vec();
-            }
-            let mut rows = vec![0.0; self.count()];
-            pack::to_rows(stored, self.shape[0], self.shape[1], &mut rows);
-            rows
-        })?)
+    /// A copy of floats in the layout of this parameter (a gradient, say), row-major in
+    /// [`Self::shape`].
+    pub fn rows_of(&self, stored: &[f32]) -> Vec<f32> {
+        if !self.packed {
+            return stored.to_vec();
+        }
+        let mut rows = vec![0.0; self.count()];
+        pack::to_rows(stored, self.shape[0], self.shape[1], &mut rows);
+        rows
     }
 
     /// Replaces the values by `values`, row-major in [`Self::shape`].
@@ -184,7 +191,14 @@ impl Parameters {
     ) -> Result<Arc<Parameter>> {
         let var = Var::from_tensor(&stored)?;
         let frozen = var.as_detached_tensor();
-        let parameter = Arc::new(Parameter { name: name.to_string(), shape, packed, var, frozen });
+        let parameter = Arc::new(Parameter {
+            name: name.to_string(),
+            shape,
+            packed,
+            var,
+            frozen,
+            gradient: GradientBuffer::default(),
+        });
         self.list.push(parameter.clone());
         Ok(parameter)
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::gradient::GradientBuffer;
 use super::weight::Weight;
 use super::{floats, tensor, use_kernels, with_floats};
 use crate::kernels::pack;
@@ -18,8 +19,13 @@ pub fn embed(
     places: &[u32],
 ) -> Result<Tensor> {
     if use_kernels(table.stored()) && table.is_packed() {
-        let op =
-            Embed { rows: table.rows(), tokens: tokens.to_vec(), scale, places: places.to_vec() };
+        let op = Embed {
+            rows: table.rows(),
+            tokens: tokens.to_vec(),
+            scale,
+            places: places.to_vec(),
+            gradient: table.gradient().cloned(),
+        };
         return table.stored().apply_op2(positions, op);
     }
     let device = positions.device();
@@ -34,6 +40,7 @@ struct Embed {
     tokens: Vec<u32>,
     scale: f32,
     places: Vec<u32>,
+    gradient: Option<GradientBuffer>,
 }
 
 impl CustomOp2 for Embed {
@@ -70,8 +77,20 @@ impl CustomOp2 for Embed {
         let dout = dout.contiguous()?;
         let (dtable, dpositions) = with_floats([&dout], |[dout]| {
             let width = dout.len() / self.tokens.len().max(1);
-            let mut dtable = vec![0.0; table.elem_count()];
-            pack::scatter_add_rows(dout, &self.tokens, self.scale, self.rows, width, &mut dtable);
+            let add = |dtable: &mut [f32]| {
+                pack::scatter_add_rows(dout, &self.tokens, self.scale, self.rows, width, dtable);
+            };
+            let dtable = match &self.gradient {
+                Some(buffer) => {
+                    buffer.add_sparse(table.elem_count(), add);
+                    None
+                }
+                None => {
+                    let mut dtable = vec![0.0; table.elem_count()];
+                    add(&mut dtable);
+                    Some(dtable)
+                }
+            };
             let mut dpositions = vec![0.0; positions.elem_count()];
             for (row, &place) in dout.chunks_exact(width.max(1)).zip(&self.places) {
                 let position = &mut dpositions[place as usize * width..][..width];
@@ -80,7 +99,7 @@ impl CustomOp2 for Embed {
             (dtable, dpositions)
         })?;
         Ok((
-            Some(tensor(dtable, table.shape().clone())?),
+            dtable.map(|dtable| tensor(dtable, table.shape().clone())).transpose()?,
             Some(tensor(dpositions, positions.shape().clone())?),
         ))
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
+use super::gradient::GradientBuffer;
 use super::weight::Weight;
 use super::{floats, gelu, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::gemm::{self, Epilogue};
@@ -10,7 +11,7 @@ use crate::kernels::gemm::{self, Epilogue};
 pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
     if use_kernels(x) && weight.is_packed() {
         let x = x.contiguous()?;
-        let op = Linear { out_features: weight.rows(), epilogue: Epilogue::None };
+        let op = Linear::new(weight, Epilogue::None);
         return match bias {
             Some(bias) => x.apply_op3(weight.stored(), bias, op),
             None => x.apply_op2(weight.stored(), op),
@@ -28,7 +29,7 @@ pub fn linear_gelu(x: &Tensor, weight: &Weight, bias: &Tensor) -> Result<Tensor>
     let fused =
         use_kernels(x) && weight.is_packed() && !wants_gradient(&[x, weight.stored(), bias]);
     if fused {
-        let op = Linear { out_features: weight.rows(), epilogue: Epilogue::Gelu };
+        let op = Linear::new(weight, Epilogue::Gelu);
         return x.contiguous()?.apply_op3_no_bwd(weight.stored(), bias, &op);
     }
     gelu::gelu(&linear(x, weight, Some(bias))?)
@@ -37,9 +38,14 @@ pub fn linear_gelu(x: &Tensor, weight: &Weight, bias: &Tensor) -> Result<Tensor>
 struct Linear {
     out_features: usize,
     epilogue: Epilogue,
+    gradient: Option<GradientBuffer>,
 }
 
 impl Linear {
+    fn new(weight: &Weight, epilogue: Epilogue) -> Self {
+        Linear { out_features: weight.rows(), epilogue, gradient: weight.gradient().cloned() }
+    }
+
     fn forward(
         &self,
         (x, x_layout): (&CpuStorage, &Layout),
@@ -81,17 +87,26 @@ impl Linear {
         } else {
             None
         };
-        let dweight = if weight.track_op() {
-            let dweight = with_floats([x, dy], |[x, dy]| {
-                let mut dweight = vec![0.0; weight.elem_count()];
-                gemm::linear_backward_weight(x, dy, rows, inputs, outputs, &mut dweight);
-                dweight
-            })?;
-            Some(tensor(dweight, weight.shape().clone())?)
-        } else {
-            None
-        };
+        let dweight = if weight.track_op() { self.weight_gradient(x, weight, dy)? } else { None };
         Ok((dx, dweight))
+    }
+
+    /// The gradient of the packed weight; `None` if it went into the weight's buffer.
+    fn weight_gradient(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let ((rows, inputs), outputs) = (x.dims2()?, self.out_features);
+        let count = weight.elem_count();
+        with_floats([x, dy], |[x, dy]| {
+            let write = |dweight: &mut [f32]| {
+                gemm::linear_backward_weight(x, dy, rows, inputs, outputs, dweight);
+            };
+            if let Some(buffer) = &self.gradient {
+                buffer.add_dense(count, write);
+                return Ok(None);
+            }
+            let mut dweight = vec![0.0; count];
+            write(&mut dweight);
+            tensor(dweight, weight.shape().clone()).map(Some)
+        })?
     }
 }
 

@@ -9,6 +9,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
 pub mod gelu;
+pub mod gradient;
 pub mod kv_store;
 pub mod linear;
 pub mod weight;

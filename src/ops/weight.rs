@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::gradient::GradientBuffer;
 use crate::kernels::pack::{self, PANEL};
 
 /// A matrix `[rows, columns]` (`[out, in]` of a linear layer, `[vocabulary, width]` of a table).
@@ -14,6 +15,7 @@ pub struct Weight {
     stored: Tensor,
     rows: usize,
     columns: usize,
+    gradient: Option<GradientBuffer>,
 }
 
 impl Weight {
@@ -23,7 +25,17 @@ impl Weight {
             stored.dims() == [rows, columns]
                 || stored.dims() == [rows.div_ceil(PANEL), columns, PANEL]
         );
-        Weight { stored, rows, columns }
+        Weight { stored, rows, columns, gradient: None }
+    }
+
+    /// The same weight, whose gradient gathers in `buffer` where our kernels compute it.
+    pub fn gathering_in(self, buffer: GradientBuffer) -> Self {
+        Weight { gradient: Some(buffer), ..self }
+    }
+
+    /// Where the gradient gathers; `None`: in candle's store.
+    pub fn gradient(&self) -> Option<&GradientBuffer> {
+        self.gradient.as_ref()
     }
 
     /// The shape in which panels are stored.

@@ -1,4 +1,5 @@
 //! Loss, optimizers and the training step.
 
+pub mod gradients;
 pub mod optimizer;
 pub mod step;

@@ -2,12 +2,12 @@
 
 use candle_core::Tensor;
 
-use super::optimizer::{Optimizer, global_norm};
+use super::gradients::Gradients;
+use super::optimizer::Optimizer;
 use crate::error::{Error, Result};
 use crate::model::batch::Rows;
 use crate::model::{BartModel, Batch, Pass};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::with_floats;
 
 /// A padded rectangle of token ids with its mask, row-major.
 #[derive(Debug, Clone)]
@@ -165,21 +165,22 @@ pub fn train(
     learning_rate: f64,
     seed: u64,
 ) -> Result<StepResult> {
+    let _alone = model.lock_for_training();
     let (loss, mut result) = examples.loss(model, &Pass::training(seed))?;
     if !result.loss.is_finite() {
         return Ok(result);
     }
-    let gradients = gradients(model, loss.as_ref())?;
-    let norm = norm_of(&gradients)?;
+    let gradients = Gradients::of(model, loss.as_ref())?;
+    let norm = gradients.norm()?;
     result.gradient_norm = Some(norm);
     if !norm.is_finite() {
         return Ok(result);
     }
     optimizer.begin_step(learning_rate);
     optimizer.clip_to_global_norm(norm);
-    for (parameter, gradient) in model.trainable().zip(&gradients) {
+    for parameter in model.trainable() {
         let mut outcome = Ok(());
-        with_floats([gradient], |[gradient]| {
+        gradients.with(parameter, |gradient| {
             parameter.update(|value| {
                 outcome = optimizer.update(parameter.name(), value, gradient);
             })
@@ -188,33 +189,6 @@ pub fn train(
     }
     result.applied = true;
     Ok(result)
-}
-
-/// The gradient of every trainable parameter, zero where the loss does not depend on it.
-///
-/// # Errors
-/// Only what the tensor library reports.
-pub fn gradients(model: &BartModel, loss: Option<&Tensor>) -> Result<Vec<Tensor>> {
-    let store = loss.map(Tensor::backward).transpose()?;
-    model
-        .trainable()
-        .map(|parameter| {
-            let var = parameter.var().as_tensor();
-            match store.as_ref().and_then(|store| store.get(var)) {
-                Some(gradient) => Ok(gradient.contiguous()?),
-                None => Ok(var.zeros_like()?.detach()),
-            }
-        })
-        .collect()
-}
-
-fn norm_of(gradients: &[Tensor]) -> Result<f64> {
-    let mut squares: f64 = 0.0;
-    for gradient in gradients {
-        let norm = with_floats([gradient], |gradient| global_norm(&gradient))?;
-        squares += norm * norm;
-    }
-    Ok(squares.sqrt())
 }
 
 #[cfg(test)]

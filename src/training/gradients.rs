@@ -1,0 +1,56 @@
+//! The gradients of a loss: of matrices in their own buffers, of the rest in candle's store.
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+
+use super::optimizer::global_norm;
+use crate::error::Result;
+use crate::model::{BartModel, Parameter};
+use crate::ops::with_floats;
+
+/// What one backward pass computed. One lives at a time: the buffers are the model's.
+pub struct Gradients<'a> {
+    model: &'a BartModel,
+    store: Option<GradStore>,
+}
+
+impl<'a> Gradients<'a> {
+    /// Runs the backward pass of `loss`; without a loss all gradients are zero.
+    ///
+    /// # Errors
+    /// Only what the tensor library reports.
+    pub fn of(model: &'a BartModel, loss: Option<&Tensor>) -> Result<Self> {
+        model.trainable().for_each(|parameter| parameter.gradient().clear());
+        let store = loss.map(Tensor::backward).transpose()?;
+        Ok(Gradients { model, store })
+    }
+
+    /// Calls `read` with the gradient of a trainable parameter, in the parameter's layout; zeros
+    /// where the loss does not depend on it.
+    ///
+    /// # Errors
+    /// Only what the tensor library reports.
+    pub fn with<R>(&self, parameter: &Parameter, mut read: impl FnMut(&[f32]) -> R) -> Result<R> {
+        if let Some(result) = parameter.gradient().with(&mut read) {
+            return Ok(result);
+        }
+        let var = parameter.var().as_tensor();
+        match self.store.as_ref().and_then(|store| store.get(var)) {
+            Some(gradient) => Ok(with_floats([&gradient.contiguous()?], |[values]| read(values))?),
+            None => Ok(read(&vec![0.0; var.elem_count()])),
+        }
+    }
+
+    /// The norm of all gradients together.
+    ///
+    /// # Errors
+    /// Only what the tensor library reports.
+    pub fn norm(&self) -> Result<f64> {
+        let mut squares: f64 = 0.0;
+        for parameter in self.model.trainable() {
+            let norm = self.with(parameter, |gradient| global_norm(&[gradient]))?;
+            squares += norm * norm;
+        }
+        Ok(squares.sqrt())
+    }
+}
