@@ -37,6 +37,27 @@ pub fn from_rows(source: &[f32], n: usize, k: usize, packed: &mut [f32]) {
     });
 }
 
+/// Packs a row-major `[n, k]` that `read` hands out: it fills each run of rows, in order.
+///
+/// # Errors
+/// What `read` returns; the rest of `packed` is as it was.
+pub fn from_row_runs<E>(
+    n: usize,
+    k: usize,
+    packed: &mut [f32],
+    mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    check(n * k, n, k, packed.len());
+    let mut run = vec![0.0; PANELS_PER_RUN * PANEL * k];
+    for (i, panels) in packed.chunks_mut(run.len().max(1)).enumerate() {
+        let rows = (n - i * PANELS_PER_RUN * PANEL).min(PANELS_PER_RUN * PANEL);
+        let run = &mut run[..rows * k];
+        read(run)?;
+        from_rows(run, rows, k, panels);
+    }
+    Ok(())
+}
+
 /// Unpacks to `rows [n, k]`, row-major.
 pub fn to_rows(packed: &[f32], n: usize, k: usize, rows: &mut [f32]) {
     check(rows.len(), n, k, packed.len());
@@ -129,6 +150,9 @@ pub fn scatter_add_rows(
     });
 }
 
+/// Panels that are packed at a time: 768 wide a run is 0.8 MB, which stays in the cache between
+/// reading and packing.
+const PANELS_PER_RUN: usize = 8;
 /// Rows of an embedding that one part looks up.
 const ROWS_PER_PART: usize = 16;
 /// Inputs of a gradient row that one part adds.
@@ -257,8 +281,8 @@ mod tests {
     use super::*;
     use crate::kernels::testing::{noise, on_every_isa};
 
-    const SIZES: [(usize, usize); 8] =
-        [(1, 1), (31, 7), (32, 8), (33, 9), (64, 16), (65, 33), (100, 1), (47, 257)];
+    const SIZES: [(usize, usize); 9] =
+        [(1, 1), (31, 7), (32, 8), (33, 9), (64, 16), (65, 33), (100, 1), (47, 257), (300, 3)];
 
     fn packed_by_definition(rows: &[f32], n: usize, k: usize) -> Vec<f32> {
         let mut packed = vec![0.0; packed_len(n, k)];
@@ -282,6 +306,16 @@ mod tests {
                 let mut packed = vec![f32::NAN; packed_len(n, k)];
                 from_rows(&rows, n, k, &mut packed);
                 assert_eq!(packed, expected, "{what} from rows");
+                packed.fill(f32::NAN);
+                let mut rest = rows.as_slice();
+                let read = |run: &mut [f32]| -> Result<(), ()> {
+                    let (run_rows, later) = rest.split_at(run.len());
+                    run.copy_from_slice(run_rows);
+                    rest = later;
+                    Ok(())
+                };
+                from_row_runs(n, k, &mut packed, read).unwrap();
+                assert_eq!(packed, expected, "{what} from runs of rows");
                 packed.fill(f32::NAN);
                 from_columns(&columns, n, k, &mut packed);
                 assert_eq!(packed, expected, "{what} from columns");

@@ -116,6 +116,24 @@ impl Parameter {
         })
     }
 
+    /// Replaces the values as they are read: `read` fills each run of them, in row-major order, so
+    /// that a matrix is never held a second time.
+    ///
+    /// # Errors
+    /// What `read` returns; values before the failure are replaced, later ones are not.
+    pub fn assign_from(&self, mut read: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+        let mut outcome = Ok(());
+        self.update(|stored| {
+            outcome = if self.packed {
+                let (rows, columns) = (self.shape[0], self.shape[1]);
+                pack::from_row_runs(rows, columns, stored, &mut read)
+            } else {
+                read(stored)
+            };
+        })?;
+        outcome
+    }
+
     /// Changes the stored floats in place.
     pub fn update(&self, change: impl FnMut(&mut [f32])) -> Result<()> {
         Ok(self.frozen.inplace_op1(&Update(std::sync::Mutex::new(change)))?)

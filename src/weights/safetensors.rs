@@ -77,10 +77,10 @@ pub fn load(model: &BartModel, path: &Path) -> Result<()> {
     let mut reader = Reader::open(path)?;
     let plan = plan(model, &reader)?;
     for (parameter, name) in plan {
-        let values = reader.floats(&name)?;
-        let skipped = values.len() - parameter.count();
+        let mut values = reader.floats(&name)?;
         // Only position tables are longer than the parameter: their offset rows come first.
-        parameter.assign(&values[skipped..])?;
+        values.skip(values.remaining() - parameter.count())?;
+        parameter.assign_from(|run| values.read(run))?;
     }
     Ok(())
 }
@@ -198,30 +198,66 @@ impl Reader {
         self.info(name).map_or(&[], |info| &info.shape)
     }
 
-    /// The values of a tensor, widened to f32.
-    fn floats(&mut self, name: &str) -> Result<Vec<f32>> {
+    /// The values of a tensor, to be read in order.
+    fn floats(&mut self, name: &str) -> Result<Floats<'_>> {
         let info = self.info(name).ok_or_else(|| Error::Weights(format!("`{name}` is missing")))?;
         let (dtype, (start, end)) = (info.dtype, info.data_offsets);
-        let mut bytes = vec![0; end - start];
+        if !matches!(dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16) {
+            let message = format!("tensor {name} has dtype {dtype:?}, expected floats");
+            return Err(Error::format(&self.path, message));
+        }
         let at = SeekFrom::Start(self.data_start + start as u64);
         self.file.seek(at).map_err(|e| Error::io(&self.path, e))?;
-        self.file.read_exact(&mut bytes).map_err(|e| Error::io(&self.path, e))?;
-        match dtype {
-            Dtype::F32 => Ok(decode(&bytes, f32::from_le_bytes)),
-            Dtype::F64 => Ok(decode(&bytes, |x| f64::from_le_bytes(x) as f32)),
-            Dtype::F16 => Ok(decode(&bytes, |x| f16::from_le_bytes(x).to_f32())),
-            Dtype::BF16 => Ok(decode(&bytes, |x| bf16::from_le_bytes(x).to_f32())),
-            other => {
-                let message = format!("tensor {name} has dtype {other:?}, expected floats");
-                Err(Error::format(&self.path, message))
-            }
-        }
+        let remaining = (end - start) / dtype_size(dtype);
+        Ok(Floats { path: &self.path, file: &mut self.file, dtype, remaining, bytes: Vec::new() })
     }
 }
 
-fn decode<const N: usize>(bytes: &[u8], widen: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+fn dtype_size(dtype: Dtype) -> usize {
+    dtype.bitsize() / 8
+}
+
+/// The values of one tensor on their way from the file, widened to f32.
+struct Floats<'a> {
+    path: &'a Path,
+    file: &'a mut File,
+    dtype: Dtype,
+    remaining: usize,
+    bytes: Vec<u8>,
+}
+
+impl Floats<'_> {
+    /// How many values have not been read yet.
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    /// Leaves out the next `count` values.
+    fn skip(&mut self, count: usize) -> Result<()> {
+        let bytes = (count * dtype_size(self.dtype)) as i64;
+        self.file.seek_relative(bytes).map_err(|e| Error::io(self.path, e))?;
+        self.remaining -= count;
+        Ok(())
+    }
+
+    /// Fills `out` with the next values.
+    fn read(&mut self, out: &mut [f32]) -> Result<()> {
+        self.bytes.resize(out.len() * dtype_size(self.dtype), 0);
+        self.file.read_exact(&mut self.bytes).map_err(|e| Error::io(self.path, e))?;
+        self.remaining -= out.len();
+        match self.dtype {
+            Dtype::F32 => decode(&self.bytes, out, f32::from_le_bytes),
+            Dtype::F64 => decode(&self.bytes, out, |x| f64::from_le_bytes(x) as f32),
+            Dtype::F16 => decode(&self.bytes, out, |x| f16::from_le_bytes(x).to_f32()),
+            _ => decode(&self.bytes, out, |x| bf16::from_le_bytes(x).to_f32()),
+        }
+        Ok(())
+    }
+}
+
+fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {
     let (chunks, _) = bytes.as_chunks::<N>();
-    chunks.iter().map(|chunk| widen(*chunk)).collect()
+    out.iter_mut().zip(chunks).for_each(|(out, chunk)| *out = widen(*chunk));
 }
 
 /// Writes the model under Hugging Face's names. The file appears whole or not at all.
