@@ -183,31 +183,30 @@ impl Parameters {
             Some(values) => Weight::pack(&values, rows, columns),
             None => vec![0.0; pack::packed_len(rows, columns)],
         };
-        let stored = Tensor::from_vec(panels, Weight::panel_shape(rows, columns), &Device::Cpu)?;
-        self.add(name, vec![rows, columns], stored, true)
+        let var = Var::from_vec(panels, Weight::panel_shape(rows, columns), &Device::Cpu)?;
+        self.add(name, vec![rows, columns], var, true)
     }
 
     /// A plain table `[rows, columns]`, such as positions.
     pub fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
         let values = self.draw(rows * columns).unwrap_or_else(|| vec![0.0; rows * columns]);
-        let stored = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
-        self.add(name, vec![rows, columns], stored, false)
+        let var = Var::from_vec(values, (rows, columns), &Device::Cpu)?;
+        self.add(name, vec![rows, columns], var, false)
     }
 
     /// A vector of a constant: biases start at 0, norms at 1.
     pub fn vector(&mut self, name: &str, length: usize, start: f32) -> Result<Arc<Parameter>> {
-        let stored = Tensor::from_vec(vec![start; length], length, &Device::Cpu)?;
-        self.add(name, vec![length], stored, false)
+        let var = Var::from_vec(vec![start; length], length, &Device::Cpu)?;
+        self.add(name, vec![length], var, false)
     }
 
     fn add(
         &mut self,
         name: &str,
         shape: Vec<usize>,
-        stored: Tensor,
+        var: Var,
         packed: bool,
     ) -> Result<Arc<Parameter>> {
-        let var = Var::from_tensor(&stored)?;
         let frozen = var.as_detached_tensor();
         let parameter = Arc::new(Parameter {
             name: name.to_string(),
