@@ -21,12 +21,15 @@ import slips  # noqa: E402
 import sources  # noqa: E402
 import split as split_module  # noqa: E402
 import vocabulary  # noqa: E402
-from pairs import Position  # noqa: E402
+from pairs import Pair, Position  # noqa: E402
 
 
 def encode(texts: list[str]) -> list[list[int]]:
     """A tokenizer for tests: a letter a token, above the special ids."""
     return [[5 + ord(letter) % 200 for letter in text] for text in texts]
+
+
+WORD_STARTS = [id == 5 + ord(" ") for id in range(205)]
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def stream(monkeypatch) -> pairs_module.PairStream:
             split.train.append(sources.Sentence(source, text, continues=n > 0))
             split.follower.append(-1 if source == "tatoeba" or n == 99 else len(split.train))
     noise = noise_module.Noise(slips.Speller({}))
-    return pairs_module.PairStream(split, noise, encode, seed=5, batch_tokens=400)
+    return pairs_module.PairStream(split, noise, encode, WORD_STARTS, seed=5, batch_tokens=400)
 
 
 def arrays(batch: pairs_module.Batch) -> list[np.ndarray]:
@@ -47,26 +50,39 @@ def arrays(batch: pairs_module.Batch) -> list[np.ndarray]:
 
 
 def test_batch_has_the_layout_of_the_preprocessor():
-    batch = pairs_module.make_batch([([7, 8], [9]), ([7], [9, 10, 11])])
+    pairs = [Pair([7, 8], [9], [1, 1]), Pair([7], [9, 10, 11], [1, 3, 3, 1])]
+    batch = pairs_module.make_batch(pairs)
     assert batch.encoder_token_ids.tolist() == [[0, 7, 8, 2], [0, 7, 2, 1]]
     assert batch.encoder_padding_mask.tolist() == [[True] * 4, [True] * 3 + [False]]
     assert batch.decoder_token_ids.tolist() == [[2, 0, 9, 1, 1], [2, 0, 9, 10, 11]]
     assert batch.decoder_padding_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     assert batch.targets.tolist() == [[0, 9, 2, 1, 1], [0, 9, 10, 11, 2]]
     assert batch.tokens == 8
-    weight = 10 / 8  # rows times width by real tokens: Keras' loss becomes a mean over tokens
-    assert batch.sample_weight.tolist() == [[weight] * 3 + [0, 0], [weight] * 5]
+    # Rows times width by the sum of the weights: Keras' loss becomes a mean over tokens.
+    weights = np.array([[1, 1, 1, 0, 0], [1, 1, 3, 3, 1]]) * (10 / 12)
+    np.testing.assert_allclose(batch.sample_weight, weights, rtol=1e-6)
     assert batch.encoder_token_ids.dtype == np.int32
     assert batch.sample_weight.dtype == np.float32
 
 
+def test_words_that_stay_weigh_more_and_so_does_what_follows_them():
+    given, text = "he sed no", "He said, no"
+    weights = pairs_module.keep_weights(given, text, encode([text])[0], WORD_STARTS)
+    assert len(weights) == len(text) + 1
+    heavy = [piece for piece, weight in zip([*text, "end"], weights, strict=True) if weight > 1]
+    assert heavy == [" ", "n", "o", "end"]
+    weights = pairs_module.keep_weights("no sed", "no said", encode(["no said"])[0], WORD_STARTS)
+    assert weights == [pairs_module.KEEP_WEIGHT] * 3 + [1] * 5
+
+
 def test_packing_keeps_every_pair_within_the_budget():
     random = Random(0)
-    pairs = [([5] * random.randint(1, 30), [5, n]) for n in range(50)] + [([5], [5] * 200)]
+    pairs = [Pair([5] * random.randint(1, 30), [5, n], []) for n in range(50)]
+    pairs.append(Pair([5], [5] * 200, []))
     batches = pairs_module.pack(pairs, 100, random)
     assert sorted(str(pair) for batch in batches for pair in batch) == sorted(map(str, pairs))
     for batch in batches:
-        assert sum(len(target) + 2 for _, target in batch) <= 100 or len(batch) == 1
+        assert sum(len(pair.target) + 2 for pair in batch) <= 100 or len(batch) == 1
 
 
 def test_stream_goes_on_where_it_was_stopped(stream):

@@ -255,7 +255,12 @@ def main(arguments: list[str] | None = None) -> None:
         model = bart_fast.BartSeq2SeqLM.from_preset(str(weights), compile=False)
         tokenizer = model.preprocessor.tokenizer
     stream = PairStream(
-        split, noise, tokenizer.tokenize, seed=options.seed, batch_tokens=options.batch_tokens
+        split,
+        noise,
+        tokenizer.tokenize,
+        [piece.startswith("\u0120") for piece in tokenizer.get_vocabulary()],
+        seed=options.seed,
+        batch_tokens=options.batch_tokens,
     )
 
     def measure(part: str, limit: int) -> dict:
