@@ -109,7 +109,7 @@ impl BartConfig {
             // A stored bias is announced by the weights, not by the config.
             if name == "final_logits_bias" {
                 *slot = Value::Bool(true);
-            } else if let Some(given) = fields.get(name).filter(|given| !given.is_null()) {
+            } else if let Some(given) = given(&fields, name)? {
                 check_kind(name, slot, given)?;
                 *slot = given.clone();
             }
@@ -185,6 +185,20 @@ impl BartConfig {
     }
 }
 
+/// The value of a field, under its own name or the one that transformers has for all models.
+fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Value>> {
+    let field = |name: &str| fields.get(name).filter(|given| !given.is_null());
+    let aliases = [("d_model", "hidden_size"), ("encoder_attention_heads", "num_attention_heads")];
+    let alias = aliases.iter().find(|(own, _)| *own == name).map(|(_, alias)| *alias);
+    match (field(name), alias.and_then(field)) {
+        (Some(own), Some(other)) if own != other => {
+            let alias = alias.unwrap_or_default();
+            Err(Error::config(name, format!("is {own}, but `{alias}`, which is the same, {other}")))
+        }
+        (own, other) => Ok(own.or(other)),
+    }
+}
+
 /// Fields whose only supported value is given here; any other value means other arithmetic.
 fn refuse_other_arithmetic(fields: &Map<String, Value>) -> Result<()> {
     let supported = [
@@ -197,6 +211,10 @@ fn refuse_other_arithmetic(fields: &Map<String, Value>) -> Result<()> {
         ("tie_word_embeddings", Value::Bool(true)),
         ("is_encoder_decoder", Value::Bool(true)),
         ("extra_pos_embeddings", Value::from(2)),
+        ("is_decoder", Value::Bool(false)),
+        ("tie_encoder_decoder", Value::Bool(false)),
+        ("do_blenderbot_90_layernorm", Value::Bool(false)),
+        ("pruned_heads", Value::Object(Map::new())),
     ];
     for (name, only) in supported {
         match fields.get(name) {
@@ -260,6 +278,12 @@ mod tests {
             ("encoder_layers", "0"),
             ("dropout", "1.5"),
             ("encoder_ffn_dim", "99999999999"),
+            ("is_decoder", "true"),
+            ("tie_encoder_decoder", "true"),
+            ("do_blenderbot_90_layernorm", "true"),
+            ("pruned_heads", "{\"0\": [1]}"),
+            ("hidden_size", "24"),
+            ("num_attention_heads", "8"),
         ] {
             let text = format!("{base}, \"{field}\": {value}}}");
             let error = BartConfig::from_hugging_face(&text).unwrap_err().to_string();
@@ -268,6 +292,14 @@ mod tests {
         let error = BartConfig::from_hugging_face(r#"{"model_type": "mbart"}"#).unwrap_err();
         assert!(error.to_string().contains("model_type"));
         assert!(BartConfig::from_hugging_face("[").is_err());
+    }
+
+    #[test]
+    fn names_that_all_models_share_are_read() {
+        let text = r#"{"model_type": "bart", "hidden_size": 32, "num_attention_heads": 8,
+            "pruned_heads": {}, "dtype": "float16", "d_model": null}"#;
+        let config = BartConfig::from_hugging_face(text).unwrap();
+        assert_eq!((config.d_model, config.encoder_attention_heads), (32, 8));
     }
 
     #[test]

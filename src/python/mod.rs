@@ -24,7 +24,7 @@ mod _core {
         set_portable,
     };
     #[pymodule_export]
-    use super::tokenizer::PyTokenizer;
+    use super::tokenizer::{PyTokenizer, read_tokenizer_json};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

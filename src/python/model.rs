@@ -20,6 +20,7 @@ use crate::model::batch::Rows;
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass};
 use crate::ops::with_floats;
 use crate::training::step::{self, Examples, Padded, StepResult};
+use crate::weights::checkpoint;
 use crate::weights::safetensors::{self, FloatFormat};
 
 /// Answers of a generation: for each input its sequences, best first, each as (ids, score, stopped).
@@ -93,9 +94,9 @@ impl PyModel {
         compute(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
     }
 
-    /// Fills all parameters from a Hugging Face `.safetensors` file.
-    fn load_safetensors(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        compute(py, || safetensors::load(&self.model, &path))
+    /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
+    fn load_checkpoint(&self, py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<()> {
+        compute(py, || checkpoint::load(&self.model, &paths))
     }
 
     /// Writes all parameters under Hugging Face's names; `dtype` float32, float16 or bfloat16.

@@ -1,5 +1,7 @@
 //! `_core.Tokenizer`: the byte-level BPE of `src/text`.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyDict;
@@ -7,7 +9,7 @@ use pyo3::types::PyDict;
 use super::enter::enter;
 use crate::error::{Error, Result};
 use crate::kernels::team;
-use crate::text::{Tokenizer, TokenizerOptions};
+use crate::text::{self, Tokenizer, TokenizerOptions};
 
 /// Byte-level BPE. Adds no start or end tokens and pads nothing; safe from several threads.
 #[pyclass(frozen, name = "Tokenizer", module = "bart_fast._core")]
@@ -75,6 +77,25 @@ impl PyTokenizer {
     fn vocabulary_size(&self) -> usize {
         self.inner.vocabulary_size()
     }
+}
+
+/// What a Hugging Face `tokenizer.json` of byte-level BPE says: vocabulary (in the order of the ids),
+/// merges, added tokens, and whether a space is put in front of text.
+#[pyfunction]
+pub fn read_tokenizer_json(
+    py: Python<'_>,
+    path: PathBuf,
+) -> PyResult<(Bound<'_, PyDict>, Vec<String>, Vec<String>, bool)> {
+    let file = enter(py, || text::read_tokenizer_json(&path))?;
+    let mut pieces: Vec<(String, u32)> = file.vocabulary.into_iter().collect();
+    pieces.sort_unstable_by(|(left, left_id), (right, right_id)| {
+        (left_id, left).cmp(&(right_id, right))
+    });
+    let vocabulary = PyDict::new(py);
+    for (piece, id) in pieces {
+        vocabulary.set_item(piece, id)?;
+    }
+    Ok((vocabulary, file.merges, file.added_tokens, file.add_prefix_space))
 }
 
 /// An entry of a Python vocabulary.

@@ -6,7 +6,9 @@
 mod alphabet;
 mod files;
 mod tokenizer;
+mod tokenizer_json;
 mod word_split;
 
 pub use files::{parse_merge, read_merges, read_vocabulary};
 pub use tokenizer::{Tokenizer, TokenizerOptions};
+pub use tokenizer_json::{TokenizerFile, parse_tokenizer_json, read_tokenizer_json};

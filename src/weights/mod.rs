@@ -1,5 +1,20 @@
-//! Checkpoint files: one file a format. Names are mapped in `names.rs`; what does not fit the
+//! Checkpoint files: one file a format. Each reader says where a file keeps its tensors
+//! ([`StoredTensor`]), after it has checked that they lie within the file; [`checkpoint`] joins the
+//! files of a checkpoint and fills a model. Names are mapped in `names.rs`; what does not fit the
 //! model is listed whole in one error.
 
+pub mod checkpoint;
 pub mod names;
+pub mod pickle;
 pub mod safetensors;
+pub mod torch;
+
+mod stored;
+mod zip;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use stored::StoredTensor;

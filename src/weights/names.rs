@@ -1,4 +1,4 @@
-//! The tensors of a Hugging Face BART checkpoint, and which parameter each one fills.
+//! The tensors of a Hugging Face or fairseq BART checkpoint, and which parameter each one fills.
 
 /// Rows that Hugging Face's position tables carry in front, left over from padding ids in fairseq.
 pub const POSITION_OFFSET: usize = 2;
@@ -21,6 +21,9 @@ pub fn role(name: &str) -> Role {
         "encoder.embed_tokens.weight" | "decoder.embed_tokens.weight" | "lm_head.weight" => {
             Role::TiedCopy
         }
+        // The head's name in fairseq, which has the other names in common with Hugging Face, and
+        // the offset of positions too.
+        "decoder.output_projection.weight" => Role::TiedCopy,
         "encoder.version" | "decoder.version" => Role::Ignored,
         _ => Role::Parameter(name.to_string()),
     }

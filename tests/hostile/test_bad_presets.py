@@ -165,7 +165,7 @@ def test_other_damaged_files_are_named(saved, name, content):
 
 
 def test_a_file_too_large_to_be_text(saved, monkeypatch):
-    monkeypatch.setattr(files, "_TEXT_LIMIT", 10)
+    monkeypatch.setattr(files, "_CONFIG_LIMIT", 10)
     with pytest.raises(ValueError, match="at most 10"):
         presets.load_preset(saved)
 

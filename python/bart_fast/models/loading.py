@@ -33,7 +33,7 @@ def load_backbone(
 
 def load_preprocessor(preset: presets.Preset) -> BartSeq2SeqLMPreprocessor | None:
     """The preprocessor of a preset; `None` if there are neither vocabulary nor merges."""
-    if preset.vocabulary_file is None and preset.merges_file is None:
+    if not preset.mentions_tokenizer:
         return None
     tokenizer = BartTokenizer(preset.vocabulary, preset.merges, **preset.tokenizer_config)
     return BartSeq2SeqLMPreprocessor(tokenizer, **preset.preprocessor_config)

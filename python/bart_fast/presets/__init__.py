@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 _DTYPES = ("float32", "float16", "bfloat16")
+# Keras' `tokenizer.json` holds a few arguments, Hugging Face's a vocabulary, so it may be longer.
+_KERAS_TOKENIZER_SIZE = 1 << 20
 
 
 def load_preset(preset: str | os.PathLike) -> Preset:
@@ -45,9 +47,7 @@ def load_preset(preset: str | os.PathLike) -> Preset:
     directory = resolve(preset)
     path = directory / "config.json"
     if not path.is_file():
-        if (directory / "tokenizer.json").is_file():
-            return keras_format.read(directory)
-        raise missing_file(directory, "config.json", None)
+        return _load_tokenizer(directory)
     config = read_json(path)
     if "registered_name" in config:
         return keras_format.read(directory)
@@ -57,6 +57,20 @@ def load_preset(preset: str | os.PathLike) -> Preset:
         f"`{path}` is of no format that can be read: a Keras preset has `registered_name` in it, "
         f"a Hugging Face model `model_type`. Received: {', '.join(sorted(config)[:10]) or '{}'}."
     )
+
+
+def _load_tokenizer(directory) -> Preset:
+    """A directory without `config.json`, which may still hold a tokenizer."""
+    from . import keras_format, transformers_format
+    from .files import read_json
+
+    path = directory / "tokenizer.json"
+    whole = path.is_file()
+    if whole and path.stat().st_size < _KERAS_TOKENIZER_SIZE and "class_name" in read_json(path):
+        return keras_format.read(directory)
+    if whole or all((directory / name).is_file() for name in ("vocab.json", "merges.txt")):
+        return transformers_format.read_tokenizer(directory)
+    raise missing_file(directory, "config.json", None)
 
 
 def load_weights(preset: Preset, core_model) -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-# The largest legitimate file here is a vocabulary of a few megabytes.
-_TEXT_LIMIT = 64 * 1024 * 1024
+# A configuration has a few kilobytes, a vocabulary a few megabytes. Python takes up to sixty times
+# the length of a hostile JSON file, so that more would be a way to ask for all memory.
+_CONFIG_LIMIT = 2 * 1024 * 1024
+_VOCABULARY_LIMIT = 8 * 1024 * 1024
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file of at most 64 MiB.
+def read_text(path: Path, limit: int | None = None) -> str:
+    """The text of a UTF-8 file of at most `limit` bytes, or 2 MiB.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is larger than 64 MiB or is not UTF-8.
+        ValueError: the file is larger or is not UTF-8.
     """
+    limit = _CONFIG_LIMIT if limit is None else limit
     size = path.stat().st_size
-    if size > _TEXT_LIMIT:
-        raise ValueError(
-            f"`{path}` has {size} bytes; a text file of a preset has at most {_TEXT_LIMIT}."
-        )
+    if size > limit:
+        raise ValueError(f"`{path}` has {size} bytes; such a file of a preset has at most {limit}.")
     try:
         # The merges of byte-level BPE may hold any character, so line ends stay as they are.
         with path.open(encoding="utf-8", newline="") as file:
@@ -29,14 +30,14 @@ def read_text(path: Path) -> str:
         raise ValueError(f"`{path}` is not UTF-8 text: {error}.") from error
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file.
+def read_json(path: Path, limit: int | None = None) -> dict:
+    """The JSON object in a file of at most `limit` bytes, or 2 MiB.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file holds no JSON object.
     """
-    return parse_json(read_text(path), path)
+    return parse_json(read_text(path, limit), path)
 
 
 def parse_json(text: str, path: Path) -> dict:
@@ -50,9 +51,36 @@ def parse_json(text: str, path: Path) -> dict:
     return value
 
 
+def read_shard_index(path: Path) -> list[Path]:
+    """The files that the index of a sharded checkpoint names, Keras' or Hugging Face's.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: the index is damaged, or names a file that is not beside it.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"`{path}` has no `weight_map` that names the shards.")
+    names: set[str] = set()
+    for value in weight_map.values():
+        found = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) and _is_beside(name) for name in found):
+            raise ValueError(f"`{path}` must name files beside it. Received: {value!r}.")
+        names.update(found)
+    missing = sorted(name for name in names if not (path.parent / name).is_file())
+    if missing:
+        raise FileNotFoundError(f"`{path}` names shards that are missing: {', '.join(missing)}.")
+    return [path.parent / name for name in sorted(names)]
+
+
+def _is_beside(name: str) -> bool:
+    """Is this the bare name of a file, by the rules of any system?"""
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\:\0")
+
+
 def read_vocabulary(path: Path) -> dict[str, int]:
     """A vocabulary file: a JSON object from token to id, ids unique and not negative."""
-    vocabulary = read_json(path)
+    vocabulary = read_json(path, _VOCABULARY_LIMIT)
     wrong = [token for token, id in vocabulary.items() if type(id) is not int or id < 0]
     if wrong:
         raise ValueError(
@@ -69,7 +97,7 @@ def read_merges(path: Path) -> list[str]:
 
     The `#version` line that Hugging Face writes first is left out.
     """
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    lines = [line.removesuffix("\r") for line in read_text(path, _VOCABULARY_LIMIT).split("\n")]
     if lines[0].startswith("#version"):
         lines = lines[1:]
     merges = [line for line in lines if line]
@@ -81,6 +109,22 @@ def read_merges(path: Path) -> list[str]:
                 f"Received: {merge!r}."
             )
     return merges
+
+
+def read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[str], list[str], bool]:
+    """Vocabulary, merges, added tokens and `add_prefix_space` of Hugging Face's `tokenizer.json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or describes another tokenizer than byte-level BPE.
+    """
+    from bart_fast import _core
+
+    try:
+        return _core.read_tokenizer_json(str(path))
+    except ValueError as error:
+        hint = "hint: BART's own tokenizers are byte-level BPE; see docs/formats.md"
+        raise ValueError(f"{error}\n{hint}") from error
 
 
 def write_json(path: Path, value: dict, *, indent: int | None = 4) -> None:

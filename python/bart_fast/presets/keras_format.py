@@ -63,7 +63,7 @@ def read(directory: Path) -> Preset:
         format="keras",
         dtype=dtype,
         preprocessor_config=_lengths(preprocessor, config, directory),
-        tokenizer_config=_tokenizer_options(tokenizer, directory / "tokenizer.json"),
+        _tokenizer_options=_tokenizer_options(tokenizer, directory / "tokenizer.json"),
         sampler=_sampler(task, directory / "task.json"),
         vocabulary_file=vocabulary,
         merges_file=merges,

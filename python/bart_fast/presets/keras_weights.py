@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_json
+from .files import read_shard_index
 from .keras_names import Group, Variable
 
 WEIGHTS_FILE = "model.weights.h5"
@@ -37,19 +37,7 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / SHARDS_FILE
     if not index.is_file():
         return []
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"`{index}` has no `weight_map` that names the shards.")
-    names: set[str] = set()
-    for value in weight_map.values():
-        found = value if isinstance(value, list) else [value]
-        if not all(isinstance(name, str) and name == Path(name).name for name in found):
-            raise ValueError(f"`{index}` must name files beside it. Received: {value!r}.")
-        names.update(found)
-    missing = sorted(name for name in names if not (directory / name).is_file())
-    if missing:
-        raise FileNotFoundError(f"`{index}` names shards that are missing: {', '.join(missing)}.")
-    return [directory / name for name in sorted(names)]
+    return read_shard_index(index)
 
 
 def load(files: list[Path], groups: list[Group], core_model) -> None:

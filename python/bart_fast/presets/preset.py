@@ -9,9 +9,21 @@ from typing import Literal
 
 from . import keras_weights
 from .atomic import unfinished
-from .files import read_merges, read_vocabulary
+from .files import read_merges, read_shard_index, read_tokenizer_json, read_vocabulary
 
 SAFETENSORS_FILE = "model.safetensors"
+# Where a Hugging Face directory keeps its weights, in the order in which transformers looks; an
+# index names several files. The last is fairseq's name, beside a configuration of Hugging Face.
+_TRANSFORMERS_WEIGHTS = (
+    SAFETENSORS_FILE,
+    f"{SAFETENSORS_FILE}.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pt",
+)
+
+# What stays whole in text where a preset does not say.
+_SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 
 # What each format consists of; quoted by the errors about missing files.
 NEEDED = {
@@ -21,8 +33,9 @@ NEEDED = {
         "`assets/tokenizer/merges.txt`."
     ),
     "transformers": (
-        "A Hugging Face directory has `config.json` and `model.safetensors`, and for text "
-        "`vocab.json` and `merges.txt`."
+        "A Hugging Face directory has `config.json` and `model.safetensors` or `pytorch_model.bin` "
+        "(or the index of several), and for text `tokenizer.json`, or `vocab.json` and "
+        "`merges.txt`."
     ),
 }
 
@@ -36,8 +49,6 @@ class Preset:
         format: "keras" or "transformers".
         preprocessor_config: dict. `encoder_sequence_length` and `decoder_sequence_length`, as
             saved; by default 1024, or as many positions as the model has if those are fewer.
-        tokenizer_config: dict. `sequence_length` (int or None), `add_prefix_space` (bool),
-            `unsplittable_tokens` (list of str, or None where the preset does not say) and `dtype`.
         sampler: str, dict or None. What `save_keras_preset` was given: the name of a sampler
             or its serialised form.
         generation_config: dict. Hugging Face's generation settings (`num_beams`, ...), empty
@@ -45,17 +56,23 @@ class Preset:
         dtype: str. The dtype the weights were saved in, such as "float32" or "int8".
         vocabulary_file: pathlib.Path or None. Where the vocabulary is, if there is one.
         merges_file: pathlib.Path or None. Where the merges are, if there are any.
+        tokenizer_file: pathlib.Path or None. Hugging Face's `tokenizer.json`, where it stands for
+            vocabulary and merges.
     """
 
     path: Path
     format: Literal["keras", "transformers"]
     preprocessor_config: dict
-    tokenizer_config: dict
+    # `tokenizer_config` as far as it stands apart from the vocabulary.
+    _tokenizer_options: dict
     sampler: str | dict | None = None
     generation_config: dict = field(default_factory=dict)
     dtype: str = "float32"
     vocabulary_file: Path | None = None
     merges_file: Path | None = None
+    tokenizer_file: Path | None = None
+    # Tokens that were added to the vocabulary in the file.
+    _added_tokens: dict[str, int] = field(default_factory=dict)
     # None where there is no `config.json`: a directory with a tokenizer alone.
     _backbone_config: dict | None = None
     # Hugging Face keeps ids in its configuration; Keras goes by the names in the vocabulary.
@@ -69,7 +86,14 @@ class Preset:
     @property
     def has_tokenizer(self) -> bool:
         """Are there a vocabulary and merges?"""
-        return self.vocabulary_file is not None and self.merges_file is not None
+        both = self.vocabulary_file is not None and self.merges_file is not None
+        return both or self.tokenizer_file is not None
+
+    @property
+    def mentions_tokenizer(self) -> bool:
+        """Is there at least one file of a tokenizer?"""
+        files = (self.vocabulary_file, self.merges_file, self.tokenizer_file)
+        return any(file is not None for file in files)
 
     @property
     def backbone_config(self) -> dict:
@@ -89,22 +113,47 @@ class Preset:
         """The files with the weights; empty where there are none."""
         if self.format == "keras":
             return keras_weights.weight_files(self.path)
-        path = self.path / SAFETENSORS_FILE
-        return [path] if path.is_file() else []
+        paths = (self.path / name for name in _TRANSFORMERS_WEIGHTS)
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            return []
+        return read_shard_index(path) if path.suffix == ".json" else [path]
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
         """The vocabulary, from token to id. FileNotFoundError where the preset has none."""
+        if self.tokenizer_file is not None:
+            return self._tokenizer_json[0]
         if self.vocabulary_file is None:
             raise missing_file(self.path, self._names[0], self.format)
-        return read_vocabulary(self.vocabulary_file)
+        return read_vocabulary(self.vocabulary_file) | self._added_tokens
 
     @cached_property
     def merges(self) -> list[str]:
         """The merge rules, best first. FileNotFoundError where the preset has none."""
+        if self.tokenizer_file is not None:
+            return self._tokenizer_json[1]
         if self.merges_file is None:
             raise missing_file(self.path, self._names[1], self.format)
         return read_merges(self.merges_file)
+
+    @cached_property
+    def tokenizer_config(self) -> dict:
+        """`sequence_length` (int or None), `add_prefix_space` (bool), `unsplittable_tokens` (list
+        of str, or None where the preset does not say) and `dtype`. Errors as for `vocabulary`."""
+        config = dict(self._tokenizer_options)
+        added, space = list(self._added_tokens), False
+        if self.tokenizer_file is not None:
+            _, _, added, space = self._tokenizer_json
+        if config["add_prefix_space"] is None:
+            config["add_prefix_space"] = space
+        if config["unsplittable_tokens"] is None and added:
+            config["unsplittable_tokens"] = list(dict.fromkeys([*_SPECIAL_TOKENS, *added]))
+        return config
+
+    @cached_property
+    def _tokenizer_json(self) -> tuple[dict[str, int], list[str], list[str], bool]:
+        return read_tokenizer_json(self.tokenizer_file)
 
     @property
     def decoder_start_token_ids(self) -> list[int] | None:
@@ -136,7 +185,8 @@ class Preset:
     def _special(self, field: str, token: str) -> int | None:
         if self._special_ids is not None:
             return self._special_ids[field]
-        return self.vocabulary.get(token) if self.vocabulary_file is not None else None
+        known = self.vocabulary_file is not None or self.tokenizer_file is not None
+        return self.vocabulary.get(token) if known else None
 
     @property
     def _names(self) -> tuple[str, str]:

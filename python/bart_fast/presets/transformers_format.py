@@ -1,4 +1,5 @@
-"""Hugging Face directories: `config.json`, `model.safetensors`, `vocab.json` and `merges.txt`.
+"""Hugging Face directories: `config.json`, weights (`preset.py` lists their names), and either
+`tokenizer.json` or `vocab.json` and `merges.txt`. Read is what transformers 3 to 5 wrote.
 
 The arithmetic part of the configuration is read by the core, which refuses what it cannot honour.
 """
@@ -9,35 +10,60 @@ import json
 from pathlib import Path
 
 from .atomic import staged_directory
-from .files import parse_json, read_json, read_text, write_json, write_merges
+from .files import (
+    parse_json,
+    read_json,
+    read_text,
+    read_vocabulary,
+    write_json,
+    write_merges,
+)
 from .preset import SAFETENSORS_FILE, Preset, default_lengths, missing_file
 
 # What `config.json` of older checkpoints says about generation; newer ones have a file for it.
 _GENERATION_FIELDS = (
     "bad_words_ids",
+    "begin_suppress_tokens",
     "bos_token_id",
+    "constraints",
     "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
     "early_stopping",
     "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
     "eos_token_id",
+    "epsilon_cutoff",
+    "eta_cutoff",
     "exponential_decay_length_penalty",
+    "force_words_ids",
     "forced_bos_token_id",
+    "forced_decoder_ids",
     "forced_eos_token_id",
+    "guidance_scale",
     "length_penalty",
     "max_length",
+    "max_new_tokens",
     "min_length",
+    "min_new_tokens",
+    "min_p",
     "no_repeat_ngram_size",
     "num_beam_groups",
     "num_beams",
     "num_return_sequences",
+    "output_scores",
     "pad_token_id",
+    "penalty_alpha",
+    "remove_invalid_values",
+    "renormalize_logits",
     "repetition_penalty",
+    "return_dict_in_generate",
+    "sequence_bias",
     "suppress_tokens",
     "temperature",
     "top_k",
     "top_p",
+    "typical_p",
 )
 # The defaults of Hugging Face's BartConfig, which apply where `config.json` is silent.
 _DEFAULT_IDS = {
@@ -46,10 +72,16 @@ _DEFAULT_IDS = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
+# Another such default: the last token that a full answer is given.
+_DEFAULT_FORCED_EOS = 2
 # Earlier files that Hugging Face would prefer to the ones written here, or mix with them.
 _STALE = (
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model-*-of-*.bin",
+    "model.pt",
     "tokenizer.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -66,38 +98,35 @@ def read(directory: Path) -> Preset:
     text = read_text(path)
     fields = parse_json(text, path)
     config = _core_config(text, path)
-    generation = {key: fields[key] for key in _GENERATION_FIELDS if fields.get(key) is not None}
-    if (directory / "generation_config.json").is_file():
-        generation = read_json(directory / "generation_config.json")
-    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    generation = _generation(directory, fields)
     return Preset(
         path=directory,
         format="transformers",
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
         preprocessor_config=default_lengths(config),
-        tokenizer_config=_tokenizer_options(directory),
         generation_config=generation,
-        vocabulary_file=vocabulary if vocabulary.is_file() else None,
-        merges_file=merges if merges.is_file() else None,
         _backbone_config=config,
         _special_ids=_special_ids(fields, generation, path),
+        **_tokenizer(directory),
+    )
+
+
+def read_tokenizer(directory: Path) -> Preset:
+    """Read a Hugging Face directory that holds a tokenizer alone."""
+    return Preset(
+        path=directory,
+        format="transformers",
+        preprocessor_config=default_lengths(None),
+        **_tokenizer(directory),
     )
 
 
 def load_weights(preset: Preset, core_model) -> None:
     """Set the parameters of `core_model` from the directory. See `presets.load_weights`."""
     files = preset.weight_files()
-    if files:
-        core_model.load_safetensors(str(files[0]))
-        return
-    error = missing_file(preset.path, SAFETENSORS_FILE, "transformers")
-    if (preset.path / f"{SAFETENSORS_FILE}.index.json").is_file():
-        way_out = "load it with transformers and save it with max_shard_size='100GB'."
-    elif (preset.path / "pytorch_model.bin").is_file():
-        way_out = "load it with transformers and save it again, which writes safetensors."
-    else:
-        raise error
-    raise FileNotFoundError(f"{error}\nhint: {way_out}")
+    if not files:
+        raise missing_file(preset.path, SAFETENSORS_FILE, "transformers")
+    core_model.load_checkpoint([str(file) for file in files])
 
 
 def save(
@@ -153,10 +182,39 @@ def _special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | 
     return ids
 
 
+def _generation(directory: Path, fields: dict) -> dict:
+    """Generation settings: the file's if there is one, else those in the configuration, as in
+    `GenerationConfig.from_model_config` of transformers 4."""
+    path = directory / "generation_config.json"
+    if path.is_file():
+        return read_json(path)
+    fields = {"forced_eos_token_id": _DEFAULT_FORCED_EOS, **fields}
+    # What transformers 3 called it.
+    if fields.get("force_bos_token_to_be_generated") and fields.get("forced_bos_token_id") is None:
+        start = fields.get("bos_token_id", _DEFAULT_IDS["bos_token_id"])
+        fields["forced_bos_token_id"] = start
+    return {key: fields[key] for key in _GENERATION_FIELDS if fields.get(key) is not None}
+
+
+def _tokenizer(directory: Path) -> dict:
+    """The fields of a `Preset` that concern text."""
+    names = ("vocab.json", "merges.txt", "tokenizer.json")
+    vocabulary, merges, whole = (
+        path if path.is_file() else None for path in (directory / name for name in names)
+    )
+    files = {"vocabulary_file": vocabulary, "merges_file": merges}
+    if whole is not None and (vocabulary is None or merges is None):
+        files = {"tokenizer_file": whole}
+    added = directory / "added_tokens.json"
+    if "tokenizer_file" not in files and added.is_file():
+        files["_added_tokens"] = read_vocabulary(added)
+    return {**files, "_tokenizer_options": _tokenizer_options(directory)}
+
+
 def _tokenizer_options(directory: Path) -> dict:
     path = directory / "tokenizer_config.json"
-    space = read_json(path).get("add_prefix_space", False) if path.is_file() else False
-    if not isinstance(space, bool):
+    space = read_json(path).get("add_prefix_space") if path.is_file() else None
+    if space is not None and not isinstance(space, bool):
         raise ValueError(
             f"`{path}`: `add_prefix_space` must be true or false. Received: {space!r}."
         )
