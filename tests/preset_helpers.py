@@ -126,6 +126,26 @@ def writable_copy(source: Path, target: Path) -> Path:
     return target
 
 
+def as_tokenizer_json(directory: Path, **changes) -> None:
+    """Put a `tokenizer.json` in the place of vocabulary and merges, as transformers writes it."""
+    vocabulary = json.loads((directory / "vocab.json").read_text())
+    merges = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [m for m in merges if m[0] != "#"]}
+    added = [
+        {"id": vocabulary[token], "content": token, "lstrip": token == "<mask>", "special": True}
+        for token in ("<s>", "<pad>", "</s>", "<mask>")
+    ]
+    value = {
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+        "model": model,
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(value | changes))
+    (directory / "vocab.json").unlink()
+    (directory / "merges.txt").unlink()
+
+
 def edit_json(path: Path, change) -> None:
     """Apply `change` to the object in a JSON file."""
     value = json.loads(path.read_text())

@@ -113,7 +113,7 @@ fn tensors_that_cannot_be() {
         (tensor(six(), 0, &[-2], &[1]), "not described"),
         (tensor(six(), 0, &[2, 3], &[1]), "strides"),
         (tensor(six(), 0, &[1; 9], &[1; 9]), "not described"),
-        (tensor(storage("7", 6), 0, &[6], &[1]), "0"),
+        (tensor(storage("7", 6), 0, &[6], &[1]), "lacks|has no use for storage 0"),
         (tensor(storage("0", 7), 0, &[6], &[1]), "0"),
         (tensor(storage("0", -7), 0, &[6], &[1]), "something else than storages"),
         (tensor(double.concat(), 0, &[6], &[1]), "0"),
@@ -124,7 +124,7 @@ fn tensors_that_cannot_be() {
         let state = pickle(&[("m", tensor)]);
         for bytes in [archive(state.clone(), false), stream(state)] {
             let error = read(&bytes).unwrap_err();
-            assert!(error.contains(named), "{named}: {error}");
+            assert!(named.split('|').any(|named| error.contains(named)), "{named}: {error}");
         }
     }
 }

@@ -110,22 +110,12 @@ def test_missing_shard(saved):
 
 
 @needs_golden
-@pytest.mark.parametrize(
-    ("other", "hint"),
-    [
-        ("pytorch_model.bin", "which writes safetensors"),
-        ("model.safetensors.index.json", "max_shard_size"),
-        (None, "A Hugging Face directory has"),
-    ],
-)
-def test_missing_safetensors(hugging_face, other, hint):
+def test_missing_safetensors(hugging_face):
     (hugging_face / "model.safetensors").unlink()
-    if other:
-        (hugging_face / other).write_bytes(b"")
     preset = presets.load_preset(hugging_face)
     with pytest.raises(FileNotFoundError, match=r"`model\.safetensors` is missing") as caught:
         presets.load_weights(preset, ArrayModel(preset.backbone_config))
-    assert hint in str(caught.value)
+    assert "`pytorch_model.bin`" in str(caught.value)
 
 
 # JSON.
