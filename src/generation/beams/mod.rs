@@ -10,7 +10,7 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
-use super::constraints::Context;
+use super::constraints::check_choice;
 use super::generate::check_shape;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
@@ -193,7 +193,7 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             }
             self.collect(source, rows, vocabulary, limit);
             let best = self.candidates.first().map_or(f32::NEG_INFINITY, |first| first.score);
-            scores::check_choice(best, position)?;
+            check_choice(best, position, &self.options.constraints)?;
             self.searches[source].advance(&self.candidates);
         }
         Ok(())
@@ -207,11 +207,7 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
         let forced = input.forced(ids.len());
         search.score(row, forced);
         if forced.is_none() {
-            let (prompt_length, max_length) = (input.start(), input.max_length());
-            let context = Context { ids, prompt_length, max_length };
-            for constraint in &self.options.constraints {
-                constraint.apply(&context, row);
-            }
+            self.options.constrain(&input.context(ids), row)?;
         }
         Ok(())
     }
