@@ -5,7 +5,7 @@ Letters in shapes: b rows, n beams a row, s source positions, w decoder position
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,13 @@ class SpecialTokens:
 class Answer:
     """One generated sequence: prompt and answer up to and including the stop token.
 
-    `logprobs` are the log probabilities of the tokens that were generated, the last ones of `ids`.
+    `token_logprobs` are those of the tokens after the prompt. Beam search always has them, other
+    methods where the option `token_logprobs` asks for them.
     """
 
     ids: list[int]
     score: float
-    logprobs: list[float] | None = None
+    token_logprobs: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -283,20 +284,15 @@ def answer_arrays(request: Request, answers: list[list[Answer]]) -> dict[str, np
     return {DECODER_IDS: ids, DECODER_MASK: mask, "scores": scores}
 
 
-def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray | None:
-    """Log probabilities of generated tokens, float32 [b * n, width - shortest prompt]; 0 elsewhere.
-
-    `None` if the method does not know them.
-    """
+def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray:
+    """Those of generated tokens, float32 [b * n, width - shortest prompt]; 0 elsewhere."""
     starts = request.given_mask.sum(axis=1)
     shortest = int(starts.min(initial=width))
     rows = [each for row in answers for each in row]
-    if any(each.logprobs is None for each in rows):
-        return None
     logprobs = np.zeros((len(rows), width), dtype=np.float32)
     for row, each in enumerate(rows):
         end = len(each.ids)
-        logprobs[row, end - len(each.logprobs) : end] = each.logprobs
+        logprobs[row, end - len(each.token_logprobs) : end] = each.token_logprobs
     return logprobs[:, shortest:]
 
 

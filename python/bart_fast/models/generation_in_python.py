@@ -22,7 +22,7 @@ def generate_in_python(
     backbone: Any,
     request: Request,
     limits: list[int],
-    options: Mapping[str, Any],
+    options: dict[str, Any],
     functions: Mapping[str, Any],
 ) -> list[list[Answer]]:
     """Generates with a sampler in Python; see `generation.generate_in_core`.
@@ -43,7 +43,16 @@ def generate_in_python(
             type(sampler).__name__,
             "pass `num_beams` instead",
         )
+    wants_logprobs = bool(options.pop("token_logprobs", False))
+    if is_beams and wants_logprobs:
+        raise argument_error(
+            "output_scores",
+            "cannot be had from a subclass of `BeamSampler`",
+            type(sampler).__name__,
+            "pass `num_beams` instead",
+        )
     rules = _core.Constraints(json.dumps({"sampler": "greedy", **options}), dict(functions))
+    stop_ids = options["stop_token_ids"]
     answers: list[list[Answer]] = [[]] * len(request)
     for limit in sorted(set(limits)):
         rows = np.flatnonzero(np.array(limits) == limit)
@@ -55,7 +64,8 @@ def generate_in_python(
             given_mask=request.given_mask[rows],
             limit=limit,
         )
-        next_token = NextToken(backbone, part, rows, options["stop_token_ids"], rules, is_beams)
+        next_token = NextToken(backbone, part, rows, stop_ids, rules, is_beams)
+        next_token.keeps_scores = wants_logprobs
         for row, answer in zip(rows, next_token.ask(sampler), strict=True):
             answers[row] = answer
     return answers
@@ -85,6 +95,9 @@ class NextToken:
         self.cache = (request.sources, request.source_mask, self.mask, lengths, numbers)
         # Number of an input -> the length at which a criterion ended it.
         self.ends: dict[int, int] = {}
+        # Position -> the scores that were handed out for it, where they are kept.
+        self.keeps_scores = False
+        self.scores: dict[int, np.ndarray] = {}
 
     def ask(self, sampler: Callable[..., Any]) -> list[list[Answer]]:
         """Runs the sampler and cuts its answers where they end."""
@@ -105,11 +118,24 @@ class NextToken:
         scores = np.zeros(sequences.shape[:2]) if scores is None else np.asarray(scores)
         return [
             [
-                Answer(self._cut(ids, row), float(score))
+                self._answer(sampler, self._cut(ids, row), float(score), row)
                 for ids, score in zip(beams, scores[row], strict=True)
             ]
             for row, beams in enumerate(sequences)
         ]
+
+    def _answer(self, sampler: Any, ids: list[int], score: float, row: int) -> Answer:
+        prompt = int(self.cache[3][row])
+        if not self.keeps_scores:
+            return Answer(ids, score)
+        temperature = getattr(sampler, "temperature", 1.0)
+        logprobs = [0.0] * (len(ids) - prompt)
+        for position in range(prompt, len(ids)):
+            if not self.mask[row, position]:
+                logits = self.scores[position][row].astype(np.float64) / temperature
+                norm = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
+                logprobs[position - prompt] = float(logits[ids[position]] - norm)
+        return Answer(ids, score, logprobs)
 
     def __call__(self, prompt: Any, cache: Any, index: int) -> tuple[np.ndarray, np.ndarray, Any]:
         history = np.asarray(prompt)[:, :index].astype(np.int64)
@@ -120,6 +146,8 @@ class NextToken:
         if not self.is_beams:
             self._ask_criteria(history, cache)
             logits = self.constrain(logits, prompt, cache, index)
+        if self.keeps_scores:
+            self.scores[index] = np.array(logits)
         return logits, hidden, cache
 
     def constrain(self, scores: np.ndarray, prompt: Any, cache: Any, index: int) -> np.ndarray:
