@@ -246,8 +246,8 @@ def check_lengths(request: Request, settings: Mapping[str, Any], said: Iterable[
             f"must be at most the limit of {request.limit} tokens",
             settings["min_length"],
         )
-    least, most = settings.get("min_new_tokens", 0), settings.get("max_new_tokens")
-    if most is not None and least > most:
+    least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
+    if "min_new_tokens" in said and most is not None and least > most:
         raise argument_error("min_new_tokens", f"must be at most `max_new_tokens`, {most}", least)
 
 
@@ -284,11 +284,13 @@ def answer_arrays(request: Request, answers: list[list[Answer]]) -> dict[str, np
     return {DECODER_IDS: ids, DECODER_MASK: mask, "scores": scores}
 
 
-def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray:
+def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray | None:
     """Those of generated tokens, float32 [b * n, width - shortest prompt]; 0 elsewhere."""
     starts = request.given_mask.sum(axis=1)
     shortest = int(starts.min(initial=width))
     rows = [each for row in answers for each in row]
+    if not any(each.token_logprobs for each in rows):
+        return None
     logprobs = np.zeros((len(rows), width), dtype=np.float32)
     for row, each in enumerate(rows):
         end = len(each.ids)

@@ -95,11 +95,15 @@ class Settings:
             ]
             if idle:
                 _warn(f"{_names(idle)} without effect, since `do_sample` is False")
-        scores, has_place = (
-            self.values.get(n) for n in ("output_scores", "return_dict_in_generate")
-        )
-        if scores and "output_scores" in self.said and not has_place:
+        scores = "output_scores" in self.said and self.values["output_scores"]
+        if scores and not self.wants_scores:
             _warn("`output_scores` is without effect, since `return_dict_in_generate` is not True")
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the answer is an object with scores."""
+        names = ("return_dict_in_generate", "output_scores")
+        return all(self.values.get(name) for name in names)
 
     @property
     def constraints(self) -> dict[str, Any]:

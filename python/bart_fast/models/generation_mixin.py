@@ -239,7 +239,7 @@ class GenerationMixin:
         """The answers to each input, best first."""
         settings = call.settings
         options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.values.get("output_scores"):
+        if settings.wants_scores and call.method is None:
             options["token_logprobs"] = True
         limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
@@ -413,7 +413,7 @@ def _output(
 ) -> GenerateOutput:
     kept = slice(None) if call.answers_each is not None or call.gives_lists else slice(1)
     scores = logprobs = None
-    if call.settings.values.get("output_scores"):
+    if call.settings.wants_scores:
         is_beams = call.method is not None and call.method["sampler"] == "beam"
         scores = _rows(result["scores"][:, kept]) if is_beams else None
         width = result[DECODER_IDS].shape[-1]
