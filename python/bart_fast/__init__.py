@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bart_fast.samplers import (
         BeamSampler,
         GreedySampler,
+        PresetSampler,
         RandomSampler,
         Sampler,
         TopKSampler,
@@ -43,6 +44,7 @@ __all__ = [
     "BartTokenizer",
     "BeamSampler",
     "GreedySampler",
+    "PresetSampler",
     "RandomSampler",
     "Sampler",
     "Seq2SeqLM",
@@ -78,6 +80,7 @@ _HOMES = {
     "samplers": (
         "BeamSampler",
         "GreedySampler",
+        "PresetSampler",
         "RandomSampler",
         "Sampler",
         "TopKSampler",
