@@ -1,23 +1,18 @@
 """What the preset tests share: the recorded presets, and a model that only holds arrays."""
 
 import json
-import os
 import shutil
 import types
 from pathlib import Path
 
 import numpy as np
-import pytest
-from conftest import shared_folder
+from conftest import needs_shared, shared_folder
 
-from bart_fast import presets
+from bart_fast import _core, presets
 
 GOLDEN = shared_folder() / "golden"
 
-# Where they must be, a test without them fails rather than being skipped.
-needs_golden = pytest.mark.skipif(
-    not GOLDEN.is_dir() and not os.environ.get("CI"), reason="the recorded answers are not here"
-)
+needs_golden = needs_shared("golden")
 
 CONFIG = {
     "vocab_size": 11,
@@ -188,3 +183,20 @@ def assert_same_parameters(left: ArrayModel, right: ArrayModel):
     assert left.values.keys() == right.values.keys()
     for name, value in left.values.items():
         np.testing.assert_array_equal(value, right.values[name], err_msg=name)
+
+
+def core_model(directory) -> _core.Model:
+    preset = presets.load_preset(directory)
+    model = _core.Model(json.dumps(preset.backbone_config), 0)
+    presets.load_weights(preset, model)
+    return model
+
+
+def assert_same_cores(left: _core.Model, right: _core.Model):
+    bias = {"final_logits_bias"}
+    names, others = (dict(model.parameters()).keys() - bias for model in (left, right))
+    assert names == others
+    for name in names:
+        np.testing.assert_array_equal(
+            left.get_parameter(name), right.get_parameter(name), err_msg=name
+        )

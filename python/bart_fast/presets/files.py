@@ -51,26 +51,32 @@ def parse_json(text: str, path: Path) -> dict:
     return value
 
 
-def read_shard_index(path: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
     """The files that the index of a sharded checkpoint names, Keras' or Hugging Face's.
 
     Raises:
-        FileNotFoundError: a shard is missing.
-        ValueError: the index is damaged, or names a file that is not beside it.
+        ValueError: it is damaged, or names a file that is not beside it.
     """
-    weight_map = read_json(path).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"`{path}` has no `weight_map` that names the shards.")
+        raise ValueError(f"`{index}` has no `weight_map` that names the shards.")
     names: set[str] = set()
     for value in weight_map.values():
         found = value if isinstance(value, list) else [value]
         if not all(isinstance(name, str) and _is_beside(name) for name in found):
-            raise ValueError(f"`{path}` must name files beside it. Received: {value!r}.")
+            raise ValueError(f"`{index}` must name files beside it. Received: {value!r}.")
         names.update(found)
-    missing = sorted(name for name in names if not (path.parent / name).is_file())
+    return sorted(names)
+
+
+def shards(index: Path) -> list[Path]:
+    """The files themselves. FileNotFoundError where one is missing; else as `shard_names`."""
+    names = shard_names(index)
+    missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"`{path}` names shards that are missing: {', '.join(missing)}.")
-    return [path.parent / name for name in sorted(names)]
+        shown = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if missing[20:] else "")
+        raise FileNotFoundError(f"`{index}` names shards that are missing: {shown}.")
+    return [index.parent / name for name in names]
 
 
 def _is_beside(name: str) -> bool:

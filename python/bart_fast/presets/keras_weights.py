@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_shard_index
+from .files import shards
 from .keras_names import Group, Variable
 
 WEIGHTS_FILE = "model.weights.h5"
@@ -37,11 +37,21 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / SHARDS_FILE
     if not index.is_file():
         return []
-    return read_shard_index(index)
+    return shards(index)
 
 
-def load(files: list[Path], groups: list[Group], core_model) -> None:
+def has_group(path: Path, name: str) -> bool:
+    """Whether a file has a group of this path."""
+    with _open(path) as file:
+        return _find(file, name) is not None
+
+
+def load(
+    files: list[Path], groups: list[Group], core_model, *, passed_over: tuple[str, ...] = ()
+) -> None:
     """Set every parameter of `core_model` from the weight files.
+
+    Datasets below one of the paths `passed_over` may be there and are not read.
 
     All names, shapes and kinds are checked before the first parameter changes; 16-bit values are
     widened to float32. One layer at a time is in memory beside the model.
@@ -52,7 +62,7 @@ def load(files: list[Path], groups: list[Group], core_model) -> None:
     """
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_open(file)) for file in files]
-        found = _check(opened, groups)
+        found = _check(opened, groups, passed_over)
         shapes = dict(core_model.parameters())
         for group in groups:
             values = {}
@@ -202,7 +212,7 @@ def _damage(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _check(files: list, groups: list[Group]) -> dict[str, list]:
+def _check(files: list, groups: list[Group], passed_over: tuple[str, ...]) -> dict[str, list]:
     """The datasets of each group, in order. ValueError with everything that does not fit."""
     problems: list[str] = []
     found: dict[str, list] = {}
@@ -222,7 +232,7 @@ def _check(files: list, groups: list[Group]) -> dict[str, list]:
                 problems.append(problem)
             found[group.path].append(dataset)
     left_over = set().union(*(_all_datasets(file) for file in files)) - expected
-    problems += [f"not expected: {name}" for name in left_over]
+    problems += [f"not expected: {n}" for n in left_over if not n.startswith(passed_over)]
     if problems:
         problems.sort(key=lambda text: not text.startswith("missing"))
         more = len(problems) - _SHOWN

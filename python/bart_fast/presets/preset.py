@@ -9,7 +9,7 @@ from typing import Literal
 
 from . import keras_weights
 from .atomic import unfinished
-from .files import read_merges, read_shard_index, read_tokenizer_json, read_vocabulary
+from .files import read_merges, read_tokenizer_json, read_vocabulary, shards
 
 SAFETENSORS_FILE = "model.safetensors"
 # Where a Hugging Face directory keeps its weights, in the order in which transformers looks; an
@@ -117,7 +117,7 @@ class Preset:
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             return []
-        return read_shard_index(path) if path.suffix == ".json" else [path]
+        return shards(path) if path.suffix == ".json" else [path]
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
