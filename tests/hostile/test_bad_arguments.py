@@ -52,12 +52,18 @@ def arrays(**changes):
 # Backbone.
 
 
+def test_a_model_larger_than_any_memory_is_refused():
+    with pytest.raises(MemoryError, match="a model of these sizes needs .* GB of memory"):
+        BartBackbone(2**24, 1, 1, 2**24, 16)
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
         ({"vocabulary_size": 0}, ["`vocabulary_size`", "at least 1", "Received: 0"]),
         ({"num_layers": -1}, ["`num_layers`", "Received: -1"]),
         ({"num_heads": 2.0}, ["`num_heads`", "Received: 2.0"]),
+        ({"num_layers": 10**6}, ["`encoder_layers`", "1 to 1024"]),
         ({"num_heads": True}, ["`num_heads`", "Received: True"]),
         ({"hidden_dim": "16"}, ["`hidden_dim`", "Received: '16'"]),
         ({"hidden_dim": 15}, ["`hidden_dim`", "multiple of `num_heads`, 2", "Received: 15"]),
