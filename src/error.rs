@@ -52,6 +52,8 @@ pub enum Error {
     },
     /// The caller asked to stop (Ctrl-C). Python: the pending exception, `KeyboardInterrupt`.
     Interrupted,
+    /// A function that the caller passed in failed. Python: its exception.
+    Callback(Box<dyn std::error::Error + Send + Sync>),
     /// The tensor library failed. Python: `RuntimeError`.
     Candle(candle_core::Error),
 }
@@ -106,6 +108,7 @@ impl fmt::Display for Error {
                 write!(f, "{what} needs {gigabytes:.1} GB of memory, more than this machine gives")
             }
             Error::Interrupted => f.write_str("interrupted"),
+            Error::Callback(error) => write!(f, "{error}"),
             Error::Candle(error) => write!(f, "{error}"),
         }
     }
@@ -115,6 +118,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } => Some(source),
+            Error::Callback(error) => Some(error.as_ref()),
             Error::Candle(error) => Some(error),
             _ => None,
         }

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from bart_fast._core import get_num_threads, set_num_threads
     from bart_fast._random import set_random_seed
     from bart_fast.models import (
+        Backbone,
         BartBackbone,
         BartSeq2SeqLM,
         BartSeq2SeqLMPreprocessor,
         BartTokenizer,
         Seq2SeqLM,
+        Seq2SeqLMPreprocessor,
+        Tokenizer,
     )
     from bart_fast.samplers import (
         BeamSampler,
         GreedySampler,
+        PresetSampler,
         RandomSampler,
         Sampler,
         TopKSampler,
@@ -33,15 +37,19 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Backbone",
     "BartBackbone",
     "BartSeq2SeqLM",
     "BartSeq2SeqLMPreprocessor",
     "BartTokenizer",
     "BeamSampler",
     "GreedySampler",
+    "PresetSampler",
     "RandomSampler",
     "Sampler",
     "Seq2SeqLM",
+    "Seq2SeqLMPreprocessor",
+    "Tokenizer",
     "TopKSampler",
     "TopPSampler",
     "__version__",
@@ -60,15 +68,19 @@ __all__ = [
 # Submodule -> names of `__all__` that it defines.
 _HOMES = {
     "models": (
+        "Backbone",
         "BartBackbone",
         "BartSeq2SeqLM",
         "BartSeq2SeqLMPreprocessor",
         "BartTokenizer",
         "Seq2SeqLM",
+        "Seq2SeqLMPreprocessor",
+        "Tokenizer",
     ),
     "samplers": (
         "BeamSampler",
         "GreedySampler",
+        "PresetSampler",
         "RandomSampler",
         "Sampler",
         "TopKSampler",

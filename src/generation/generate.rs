@@ -1,7 +1,7 @@
 //! The decoding loop for samplers, and the entry for both ways of decoding.
 
 use super::beams;
-use super::constraints::Context;
+use super::constraints::check_choice;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
@@ -106,19 +106,14 @@ impl<'a> Sampling<'a> {
             }
             let logits = &mut logits[..limit];
             scores::check_logits(logits, input.sequence(), position)?;
-            let context = Context {
-                ids: &self.sequences[row].ids,
-                prompt_length: input.start(),
-                max_length: input.max_length(),
-            };
-            for constraint in &self.options.constraints {
-                constraint.apply(&context, logits);
-            }
-            scores::check_choice(logits[scores::argmax(logits) as usize], position)?;
+            self.options.constrain(&input.context(&self.sequences[row].ids), logits)?;
+            let best = logits[scores::argmax(logits) as usize];
+            check_choice(best, position, &self.options.constraints)?;
             let mut draws = Stream::new(self.options.seed, input.sequence(), position as u64);
             let token = self.sampler.choose(logits, &mut draws);
-            self.sequences[row].ids.push(token);
-            self.sequences[row].stopped = self.options.stop_token_ids.contains(&token);
+            let sequence = &mut self.sequences[row];
+            sequence.ids.push(token);
+            sequence.stopped = self.options.stops(&sequence.ids, input.number())?;
         }
         Ok(())
     }

@@ -15,6 +15,14 @@ use crate::error::Error;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
+        let error = match error {
+            // What a function of the user raised comes out as it was.
+            Error::Callback(inner) => match inner.downcast::<PyErr>() {
+                Ok(exception) => return *exception,
+                Err(other) => Error::Callback(other),
+            },
+            other => other,
+        };
         match &error {
             Error::Argument { .. }
             | Error::Config { .. }
@@ -24,7 +32,7 @@ impl From<Error> for PyErr {
             Error::Io { path, source } => io_error(path, source),
             Error::Memory { .. } => PyMemoryError::new_err(error.to_string()),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
-            Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
+            Error::Callback(_) | Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
         }
     }
 }
@@ -58,6 +66,7 @@ fn os_error<E: PyTypeInfo>(path: &Path, source: &std::io::Error) -> PyErr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pyo3::exceptions::PyKeyError;
     use std::io;
 
     /// An error, its Python class and its text.
@@ -88,6 +97,8 @@ mod tests {
                 "MemoryError",
                 "a model needs 18446744073.7 GB of memory, more than this machine gives",
             ),
+            (Error::Callback(Box::new(PyKeyError::new_err("own"))), "KeyError", "'own'"),
+            (Error::Callback("own".into()), "RuntimeError", "own"),
             (Error::Interrupted, "KeyboardInterrupt", ""),
             (Error::Candle(candle_core::Error::Msg("shape".into())), "RuntimeError", "shape"),
         ]

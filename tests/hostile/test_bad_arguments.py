@@ -53,7 +53,7 @@ def arrays(**changes):
 
 
 def test_a_model_larger_than_any_memory_is_refused():
-    with pytest.raises(MemoryError, match="a model of these sizes needs .* GB of memory"):
+    with pytest.raises(MemoryError, match=r"a model of these sizes needs .* GB of memory"):
         BartBackbone(2**24, 1, 1, 2**24, 16)
 
 

@@ -10,7 +10,7 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
-use super::constraints::Context;
+use super::constraints::check_choice;
 use super::generate::check_shape;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
@@ -42,6 +42,8 @@ struct Candidate {
     score: f32,
     beam: usize,
     id: u32,
+    /// Whether the sequence ends here, other than by its length.
+    stops: bool,
 }
 
 /// The beams of one input.
@@ -193,7 +195,10 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             }
             self.collect(source, rows, vocabulary, limit);
             let best = self.candidates.first().map_or(f32::NEG_INFINITY, |first| first.score);
-            scores::check_choice(best, position)?;
+            check_choice(best, position, &self.options.constraints)?;
+            if !given {
+                self.ask_for_stops(source)?;
+            }
             self.searches[source].advance(&self.candidates);
         }
         Ok(())
@@ -207,11 +212,7 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
         let forced = input.forced(ids.len());
         search.score(row, forced);
         if forced.is_none() {
-            let (prompt_length, max_length) = (input.start(), input.max_length());
-            let context = Context { ids, prompt_length, max_length };
-            for constraint in &self.options.constraints {
-                constraint.apply(&context, row);
-            }
+            self.options.constrain(&input.context(ids), row)?;
         }
         Ok(())
     }
@@ -226,13 +227,26 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             if beam < self.rows_each {
                 top = scores::top_k(&rows[beam * vocabulary..][..limit], wanted);
             }
-            let candidate = |&(id, score)| Candidate { score: score + state.score, beam, id };
+            let candidate =
+                |&(id, score)| Candidate { score: score + state.score, beam, id, stops: false };
             self.candidates.extend(top.iter().map(candidate));
         }
         self.candidates.sort_by(|a, b| {
             b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))
         });
         self.candidates.truncate(wanted);
+    }
+
+    /// Notes which candidates of an input end their sequences. Given tokens never do.
+    fn ask_for_stops(&mut self, source: usize) -> Result<()> {
+        let (input, beams) = (&self.inputs[source], self.searches[source].beams());
+        let mut ids = Vec::new();
+        for candidate in &mut self.candidates {
+            ids.clone_from(&beams[candidate.beam].ids);
+            ids.push(candidate.id);
+            candidate.stops = self.options.stops(&ids, input.number())?;
+        }
+        Ok(())
     }
 
     /// Writes down which slots continue which, and what each slot is fed.

@@ -22,7 +22,8 @@ struct Place {
 
 pub(super) struct Standard<'a> {
     input: &'a Input,
-    stop_token_ids: &'a [u32],
+    /// Different stop tokens.
+    stop_tokens: usize,
     settings: &'a BeamSettings,
     start: usize,
     running: Vec<Beam>,
@@ -49,7 +50,7 @@ impl<'a> Search<'a> for Standard<'a> {
         };
         Self {
             input,
-            stop_token_ids: &options.stop_token_ids,
+            stop_tokens: options.stop_token_ids.len(),
             settings,
             start,
             next: running.clone(),
@@ -75,7 +76,7 @@ impl<'a> Search<'a> for Standard<'a> {
 
     fn candidates(&self) -> usize {
         // Even if every stop token of every beam came first, enough would be left to go on with.
-        (1 + self.stop_token_ids.len()).max(2) * self.settings.num_beams
+        (1 + self.stop_tokens).max(2) * self.settings.num_beams
     }
 
     fn score(&self, row: &mut [f32], forced: Option<u32>) {
@@ -93,15 +94,12 @@ impl<'a> Search<'a> for Standard<'a> {
     fn advance(&mut self, candidates: &[Candidate]) {
         let length = self.running[0].ids.len() + 1;
         let full = length >= self.input.max_length();
-        let stops = self.input.forced(length - 1).is_none();
-        let stopped = |id: u32| stops && self.stop_token_ids.contains(&id);
-        let ended: Vec<bool> = candidates.iter().map(|c| full || stopped(c.id)).collect();
+        let ended: Vec<bool> = candidates.iter().map(|c| full || c.stops).collect();
 
         for (candidate, _) in
             candidates.iter().zip(&ended).take(self.settings.num_beams).filter(|(_, ended)| **ended)
         {
-            let stopped = stopped(candidate.id);
-            self.set_aside(candidate, length, stopped);
+            self.set_aside(candidate, length);
         }
         self.extend(candidates, &ended);
         self.over = !self.can_improve(length)
@@ -125,7 +123,7 @@ impl<'a> Search<'a> for Standard<'a> {
 
 impl Standard<'_> {
     /// Lets an ended candidate compete for a place.
-    fn set_aside(&mut self, candidate: &Candidate, length: usize, stopped: bool) {
+    fn set_aside(&mut self, candidate: &Candidate, length: usize) {
         let score = candidate.score / self.penalty(length - self.start);
         // Among equals the sequence that was there first stays first.
         let place = self.finished.partition_point(|held| held.sequence.score >= score);
@@ -137,7 +135,7 @@ impl Standard<'_> {
         ids.clone_from(&self.running[candidate.beam].ids);
         ids.push(candidate.id);
         last.sequence.score = score;
-        last.sequence.stopped = stopped;
+        last.sequence.stopped = candidate.stops;
         last.taken = true;
         self.finished.insert(place, last);
     }
