@@ -166,7 +166,7 @@ def test_texts(model, inputs, parts):
 
 
 def test_texts_without_a_preprocessor(bare):
-    for inputs in ("text", ["text"], {"encoder_text": "text"}, []):
+    for inputs in ("text", ["text"], {"encoder_text": "text"}):
         refused(
             lambda inputs=inputs: bare.generate(inputs, stop_token_ids=None),
             "`inputs` must be a dict of token arrays",
