@@ -4,6 +4,7 @@ from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.bart_seq_2_seq_lm import BartSeq2SeqLM
 from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
 from bart_fast.models.bart_tokenizer import BartTokenizer
+from bart_fast.models.generation_mixin import GenerateOutput
 from bart_fast.models.seq_2_seq_lm import Seq2SeqLM
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "BartSeq2SeqLM",
     "BartSeq2SeqLMPreprocessor",
     "BartTokenizer",
+    "GenerateOutput",
     "Seq2SeqLM",
 ]

@@ -299,6 +299,11 @@ class Call:
         sampler = model._compiled_sampler()
         from_preset = isinstance(sampler, PresetSampler)
         checkpoint = model.backbone._generation_config if from_preset else None
+        if from_preset and not checkpoint:
+            raise ValueError(
+                '`sampler="preset"` stands for the generation settings of a checkpoint, and this '
+                'model has none.\nhint: call `compile(sampler="greedy")`, or pass keywords'
+            )
         settings = Settings.of({**keywords, "max_length": max_length}, checkpoint, vocabulary)
         is_auto = isinstance(stop_token_ids, str) and stop_token_ids == "auto"
         if not is_auto and keywords.get("eos_token_id") is not None:
