@@ -48,7 +48,7 @@ class Model:
         decoder_masks: list[list[bool]] | None,
         max_lengths: list[int],
         options: str,
-    ) -> list[list[tuple[list[int], float, bool]]]: ...
+    ) -> list[list[tuple[list[int], float, bool, list[float]]]]: ...
     def train_step(
         self,
         optimizer: Optimizer,

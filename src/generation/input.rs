@@ -71,9 +71,15 @@ impl Input {
         self.max_length
     }
 
-    /// The number of the input's random stream.
+    /// The number of the input in the user's call.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// The number of the random stream of one of the input's answers: for the first the input's own
+    /// number, and never that of another input.
+    pub(super) fn stream(&self, answer: usize) -> u64 {
+        self.sequence ^ ((answer as u64) << 32)
     }
 
     /// The tokens that stand before position `start`, which may not exceed [`Input::start`].
@@ -98,6 +104,11 @@ pub struct Sequence {
     pub ids: Vec<u32>,
     /// Beam search's score, by which an input's sequences are ordered; 0 for samplers.
     pub score: f32,
+    /// The log probability of each token after the prompt, as the choice saw it: with constraints,
+    /// temperature and filters. Given tokens are certain. Beam search sums these (and does not
+    /// normalise what the constraints left); samplers leave them out unless
+    /// [`Options::token_logprobs`](super::Options::token_logprobs) asks for them.
+    pub token_logprobs: Vec<f32>,
     /// Whether a stop token ended it (otherwise its length did).
     pub stopped: bool,
 }

@@ -18,6 +18,8 @@ pub struct Options {
     pub seed: u64,
     /// What changes the scores before the choice.
     pub constraints: Vec<Box<dyn Constraint>>,
+    /// Whether samplers report each token's log probability (beam search always does).
+    pub token_logprobs: bool,
     /// Only ids below this are generated (a model's table may be larger than its vocabulary).
     pub vocabulary_limit: Option<usize>,
 }
@@ -30,13 +32,15 @@ impl Options {
             stop_token_ids: Vec::new(),
             seed: 0,
             constraints: Vec::new(),
+            token_logprobs: false,
             vocabulary_limit: None,
         }
     }
 
     /// Reads a flat object: `sampler` (a name of [`samplers::names`]) and that sampler's arguments
-    /// as its `get_config()` gives them, `stop_token_ids`, `seed`, `vocabulary_limit`, and the
-    /// arguments of the constraints (`min_length`, `min_new_tokens`).
+    /// as its `get_config()` gives them, `num_return_sequences`, `stop_token_ids`, `seed`,
+    /// `token_logprobs`, `vocabulary_limit`, and the arguments of the constraints (`min_length`,
+    /// `min_new_tokens`).
     ///
     /// # Errors
     /// `Argument` for an unknown name or a value that cannot be used.
@@ -49,17 +53,18 @@ impl Options {
         };
         let stop_token_ids = arguments.token_ids("stop_token_ids")?;
         let seed = arguments.seed("seed")?;
+        let token_logprobs = arguments.flag("token_logprobs", false)?;
         let vocabulary_limit = arguments.optional_count("vocabulary_limit", 1)?;
         let constraints = constraints::from_arguments(&mut arguments, &stop_token_ids)?;
         let method = samplers::from_arguments(&name, &mut arguments)?;
         arguments.finish(&format!("sampler {name:?}"))?;
-        Ok(Self { method, stop_token_ids, seed, constraints, vocabulary_limit })
+        Ok(Self { method, stop_token_ids, seed, constraints, token_logprobs, vocabulary_limit })
     }
 
     /// How many cache slots each input needs.
     pub fn slots_per_source(&self) -> usize {
         match &self.method {
-            Method::Sample(_) => 1,
+            Method::Sample(settings) => settings.returned,
             Method::Beam(settings) => settings.num_beams,
         }
     }

@@ -5,7 +5,7 @@ Letters in shapes: b rows, n beams a row, s source positions, w decoder position
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,15 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated sequence: prompt and answer up to and including the stop token."""
+    """One generated sequence: prompt and answer up to and including the stop token.
+
+    `token_logprobs` are those of the tokens after the prompt. Beam search always has them, other
+    samplers of the core where the option `token_logprobs` asks for them, those in Python never.
+    """
 
     ids: list[int]
     score: float
+    token_logprobs: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -309,7 +314,7 @@ def generate_in_core(
         limits,
         json.dumps(options),
     )
-    return [[Answer(ids, score) for ids, score, _ in beams] for beams in answers]
+    return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]
 
 
 def generate_in_python(
