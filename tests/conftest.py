@@ -24,6 +24,13 @@ def shared_folder() -> Path:
     return beside if beside.is_dir() else PROJECT / "shared"
 
 
+def needs_shared(name: str) -> pytest.MarkDecorator:
+    """Skips a test where `name` of the shared data is absent. Under CI, where it must be, the test
+    runs and fails."""
+    absent = not (shared_folder() / name).exists() and not os.environ.get("CI")
+    return pytest.mark.skipif(absent, reason=f"{name} is not here")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """`shared("golden/keras_tiny")`: a file or folder of the shared data.

@@ -1,23 +1,18 @@
 """What the preset tests share: the recorded presets, and a model that only holds arrays."""
 
 import json
-import os
 import shutil
 import types
 from pathlib import Path
 
 import numpy as np
-import pytest
-from conftest import shared_folder
+from conftest import needs_shared, shared_folder
 
 from bart_fast import presets
 
 GOLDEN = shared_folder() / "golden"
 
-# Where they must be, a test without them fails rather than being skipped.
-needs_golden = pytest.mark.skipif(
-    not GOLDEN.is_dir() and not os.environ.get("CI"), reason="the recorded answers are not here"
-)
+needs_golden = needs_shared("golden")
 
 CONFIG = {
     "vocab_size": 11,

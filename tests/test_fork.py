@@ -95,9 +95,27 @@ def run(*parts: str, way: str = "kernel") -> None:
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=110)
 
 
+# Where the way is chosen after the import, the products of the parent must start no threads either.
+_CHOOSE_PORTABLE = """
+    from bart_fast import _core
+    os.environ["RAYON_NUM_THREADS"] = "2"
+    _core.set_portable(True)
+    before, expected = hidden(512), answer()
+"""
+
+_CHOOSE_KERNELS = """
+    _core.set_portable(False)
+    assert os.environ["RAYON_NUM_THREADS"] == "2", "the variable is the user's again"
+"""
+
+
 @pytest.mark.parametrize("way", ["kernel", "portable"])
 def test_a_child_computes_what_its_parent_does(way):
     run(_PARENT, _FORK, way=way)
+
+
+def test_the_portable_way_may_be_chosen_late():
+    run(_PARENT, _CHOOSE_PORTABLE, _FORK, _CHOOSE_KERNELS)
 
 
 def test_a_child_born_during_a_generation(way="kernel"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from random import Random
 
 import pytest
+from conftest import needs_shared, shared_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "text_repair"))
@@ -19,8 +19,7 @@ import slips  # noqa: E402
 import sources  # noqa: E402
 import split as split_module  # noqa: E402
 
-DATA = Path(os.environ.get("BART_FAST_TEXT_REPAIR_DATA", corpus.default_data()))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the corpora are not here")
+DATA = shared_folder() / "data" / "text_repair"
 
 MISSPELLINGS = {"because": ["becuase", "becasue"], "their": ["thier"], "receive": ["recieve"]}
 WORDS = frozenset(
@@ -296,7 +295,7 @@ def test_evaluate_rewards_the_perfect_model_and_not_the_idle_one(noise):
 # Real data ---------------------------------------------------------------------------------------
 
 
-@needs_data
+@needs_shared("data/text_repair")
 @pytest.mark.timeout(600)  # reads all corpora: ten seconds, more on a busy machine
 def test_the_real_corpora_split_without_a_leak():
     split, noise = corpus.load_corpus(DATA)

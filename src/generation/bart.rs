@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::model::{PromptRow, StepModel, StepRow};
 use crate::error::{Error, Result};
-use crate::model::{BartModel, Batch, DecoderCache, Pass};
+use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
 use crate::ops::with_floats;
 
 /// One generation of a BART model over encoded sources.
@@ -17,13 +17,13 @@ pub struct BartDecoder<'a> {
 }
 
 impl<'a> BartDecoder<'a> {
-    /// Encodes the sources, once for the whole generation.
+    /// Encodes the sources, once for the whole generation; `stop` is asked before each layer.
     ///
     /// # Errors
-    /// `Argument` for ids or positions outside the model's tables.
-    pub fn new(model: &'a BartModel, source: Batch) -> Result<Self> {
+    /// `Argument` for ids or positions outside the model's tables, and what `stop` returns.
+    pub fn new(model: &'a BartModel, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
-        let memory = model.encode(&source, &Pass::inference())?;
+        let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
         Ok(BartDecoder { model, source, memory, cache: None })
     }
 

@@ -117,6 +117,7 @@ impl Decoder {
         };
         let mut x = self.embedding.forward(target, pass)?;
         for layer in &self.layers {
+            pass.check_stop()?;
             if !pass.skips_layer(self.layerdrop) {
                 x = layer.forward(&x, &mut attend, pass)?;
             }
@@ -161,7 +162,7 @@ struct WholeSequences<'a> {
     memory: &'a Tensor,
     to_target: Spans,
     to_source: Spans,
-    pass: &'a Pass,
+    pass: &'a Pass<'a>,
 }
 
 impl Attend for WholeSequences<'_> {
@@ -177,7 +178,7 @@ impl Attend for WholeSequences<'_> {
 struct Cached<'a> {
     slots: &'a CachedRows,
     cache: &'a mut super::cache::LayerCache,
-    pass: &'a Pass,
+    pass: &'a Pass<'a>,
 }
 
 impl Attend for Cached<'_> {

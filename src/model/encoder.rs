@@ -131,6 +131,7 @@ impl Encoder {
         let spans = source.attending_to(source, false, self.no_key);
         let mut x = self.embedding.forward(source, pass)?;
         for layer in &self.layers {
+            pass.check_stop()?;
             if !pass.skips_layer(self.layerdrop) {
                 x = layer.forward(&x, &spans, pass)?;
             }

@@ -19,4 +19,4 @@ pub use backbone::BartModel;
 pub use batch::Batch;
 pub use cache::DecoderCache;
 pub use parameter::{Initialisation, Parameter};
-pub use pass::Pass;
+pub use pass::{Pass, StopCheck};

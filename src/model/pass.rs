@@ -1,6 +1,7 @@
 //! What a pass through the model is for: inference, or training with its random draws.
 
 use std::cell::Cell;
+use std::fmt;
 
 use candle_core::Tensor;
 
@@ -8,23 +9,39 @@ use crate::error::Result;
 use crate::ops::dropout::{self, Dropout};
 use crate::random;
 
+/// Called now and then during long work; an error of it ends the work.
+pub type StopCheck<'a> = dyn Fn() -> Result<()> + 'a;
+
 /// One pass through the model. Numbers its dropouts in the order in which the model meets them, so
 /// that the same seed gives the same masks on every device.
-#[derive(Debug)]
-pub struct Pass {
+pub struct Pass<'a> {
     seed: Option<u64>,
     next_stream: Cell<u64>,
+    stop: Option<&'a StopCheck<'a>>,
 }
 
-impl Pass {
+impl<'a> Pass<'a> {
     /// No gradients, no dropout.
     pub fn inference() -> Self {
-        Pass { seed: None, next_stream: Cell::new(0) }
+        Pass { seed: None, next_stream: Cell::new(0), stop: None }
     }
 
     /// Gradients, and dropout drawn from `seed` (a new seed for every step).
     pub fn training(seed: u64) -> Self {
-        Pass { seed: Some(seed), next_stream: Cell::new(0) }
+        Pass { seed: Some(seed), ..Pass::inference() }
+    }
+
+    /// The same pass, which `stop` can end between two layers.
+    pub fn stopped_by(self, stop: &'a StopCheck<'a>) -> Self {
+        Pass { stop: Some(stop), ..self }
+    }
+
+    /// Asks whether to go on; both stacks do so before each layer.
+    ///
+    /// # Errors
+    /// That of the check given to [`Pass::stopped_by`].
+    pub fn check_stop(&self) -> Result<()> {
+        self.stop.map_or(Ok(()), |stop| stop())
     }
 
     /// Whether gradients are wanted.
@@ -57,5 +74,11 @@ impl Pass {
         let stream = self.next_stream.get();
         self.next_stream.set(stream + 1);
         stream
+    }
+}
+
+impl fmt::Debug for Pass<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pass").field("seed", &self.seed).field("stream", &self.next_stream).finish()
     }
 }

@@ -1,6 +1,7 @@
 //! The way from Python into a long call: frees the interpreter, stops panics, maps errors.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::kernels::team;
+use crate::model::StopCheck;
 
 /// Runs `work` with the interpreter released. An error becomes its exception
 /// (see `errors.rs`), a panic a `RuntimeError`.
@@ -43,25 +45,26 @@ pub(super) fn compute<T: Send>(
 /// (5 ms) when other Python threads are busy.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// [`compute`] for long work: `work` calls its argument between steps, which fails when Python has a
-/// pending signal (Ctrl-C); the exception of its handler is then raised.
+/// [`compute`] for long work: `work` calls its argument between steps and layers, which fails when
+/// Python has a pending signal (Ctrl-C); the exception of its handler is then raised.
 pub(super) fn compute_interruptible<T: Send>(
     py: Python<'_>,
-    work: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<T> + Send,
+    work: impl FnOnce(&StopCheck) -> Result<T> + Send,
 ) -> PyResult<T> {
     let pending = Mutex::new(None);
-    let mut looked = Instant::now();
-    let mut stop = || {
-        if looked.elapsed() < SIGNAL_INTERVAL {
-            return Ok(());
-        }
-        looked = Instant::now();
-        Python::attach(|py| py.check_signals()).map_err(|exception| {
-            *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(exception);
-            Error::Interrupted
+    let result = compute(py, || {
+        let looked = Cell::new(Instant::now());
+        work(&|| {
+            if looked.get().elapsed() < SIGNAL_INTERVAL {
+                return Ok(());
+            }
+            looked.set(Instant::now());
+            Python::attach(|py| py.check_signals()).map_err(|exception| {
+                *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(exception);
+                Error::Interrupted
+            })
         })
-    };
-    let result = compute(py, || work(&mut stop));
+    });
     match pending.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(exception) => Err(exception),
         None => result,

@@ -117,7 +117,9 @@ impl PyModel {
             ("encoder_token_ids", encoder_token_ids),
             ("encoder_padding_mask", encoder_padding_mask),
         )?;
-        let hidden = compute(py, || floats(&self.model.encode(&source, &Pass::inference())?))?;
+        let hidden = compute_interruptible(py, |stop| {
+            floats(&self.model.encode(&source, &Pass::inference().stopped_by(stop))?)
+        })?;
         self.hidden_array(py, hidden, &shape)
     }
 
@@ -139,8 +141,8 @@ impl PyModel {
             ("decoder_padding_mask", decoder_padding_mask),
         )?;
         same_rows(source_shape.rows, &target_shape)?;
-        let (memory, hidden) = compute(py, || {
-            let pass = Pass::inference();
+        let (memory, hidden) = compute_interruptible(py, |stop| {
+            let pass = Pass::inference().stopped_by(stop);
             let memory = self.model.encode(&source, &pass)?;
             let hidden = self.model.decode(&target, &memory, &source, &pass)?;
             Ok((floats(&memory)?, floats(&hidden)?))
@@ -220,8 +222,8 @@ impl PyModel {
             (ids.as_slice(), positions)
         }));
         let answers = compute_interruptible(py, |stop| {
-            let mut decoder = BartDecoder::new(&self.model, source)?;
-            generation::generate(&mut decoder, &inputs, &options, stop)
+            let mut decoder = BartDecoder::new(&self.model, source, stop)?;
+            generation::generate(&mut decoder, &inputs, &options, &mut || stop())
         })?;
         let tuple = |answer: generation::Sequence| {
             (answer.ids, answer.score, answer.stopped, answer.token_logprobs)

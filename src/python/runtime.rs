@@ -1,5 +1,7 @@
 //! Functions of the module: threads, the way of computing, what runs here, configurations.
 
+use std::sync::{Mutex, PoisonError};
+
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -28,10 +30,36 @@ pub fn get_num_threads() -> usize {
     team::num_threads()
 }
 
+/// The variable that candle's matrix products read at every call.
+const PRODUCT_THREADS: &str = "RAYON_NUM_THREADS";
+
+/// What [`PRODUCT_THREADS`] was before the portable way was chosen.
+static PRODUCT_THREADS_BEFORE: Mutex<Option<String>> = Mutex::new(None);
+
 /// Computes with candle's own operations (`True`) or with our kernels (`False`, the default).
+///
+/// The portable way takes one thread: with more, candle's products start threads of their own, and
+/// a child that is forked later would wait for them for ever.
 #[pyfunction]
-pub fn set_portable(portable: bool) {
-    ops::set_way(if portable { Way::Portable } else { Way::Kernel });
+pub fn set_portable(py: Python<'_>, portable: bool) -> PyResult<()> {
+    let way = if portable { Way::Portable } else { Way::Kernel };
+    if way == ops::way() {
+        return Ok(());
+    }
+    let environment = py.import("os")?.getattr("environ")?;
+    let mut before = PRODUCT_THREADS_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    if portable {
+        *before = environment.call_method1("get", (PRODUCT_THREADS,))?.extract()?;
+        environment.set_item(PRODUCT_THREADS, "1")?;
+    } else {
+        if let Some(threads) = before.take() {
+            environment.set_item(PRODUCT_THREADS, threads)?;
+        } else {
+            environment.call_method1("pop", (PRODUCT_THREADS, py.None()))?;
+        }
+    }
+    ops::set_way(way);
+    Ok(())
 }
 
 /// Reads a Hugging Face `config.json` into our configuration, both as JSON text.
