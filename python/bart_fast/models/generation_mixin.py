@@ -239,7 +239,7 @@ class GenerationMixin:
         """The answers to each input, best first."""
         settings = call.settings
         options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.wants_scores and call.method is None:
+        if settings.wants_scores:
             options["token_logprobs"] = True
         limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
