@@ -14,7 +14,8 @@ class PresetSampler(Sampler):
     number of beams, lengths, forced tokens and so on (bart-large-cnn: 4 beams, length penalty 2, 56
     to 142 tokens, no trigram twice). Keywords of `generate()` beat them. Answers to strings then
     start as in transformers: with `decoder_start_token_id` alone. Without any settings that is
-    greedy search. Works inside a model only; a Keras preset has no such settings.
+    greedy search. Works inside a model only; a preset of keras-hub has no such settings, one that
+    we wrote in Keras' format keeps those its model came with.
 
     Example:
 
