@@ -14,8 +14,10 @@ from tiny_models import tiny_model
 from bart_fast import presets
 from bart_fast.models import BartBackbone, BartSeq2SeqLM, bart_presets
 
+# Older versions of kagglehub call Kaggle in another way than is imitated here.
 needs_kagglehub = pytest.mark.skipif(
-    importlib.util.find_spec("kagglehub") is None, reason="kagglehub is not installed"
+    not all(map(importlib.util.find_spec, ("kagglehub", "kagglesdk"))),
+    reason="kagglehub 0.4 or newer is not installed",
 )
 
 # Starting the hubs' packages is most of the time here, and a busy machine takes long for it.
