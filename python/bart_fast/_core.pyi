@@ -49,7 +49,7 @@ class Model:
         max_lengths: list[int],
         options: str,
         callbacks: dict[str, Any] | None = None,
-    ) -> list[list[tuple[list[int], float, bool]]]: ...
+    ) -> list[list[tuple[list[int], float, bool, list[float]]]]: ...
     def train_step(
         self,
         optimizer: Optimizer,

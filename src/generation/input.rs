@@ -20,7 +20,6 @@ pub struct Input {
     start: usize,
     max_length: usize,
     sequence: u64,
-    number: u64,
     source: Vec<u32>,
 }
 
@@ -62,7 +61,7 @@ impl Input {
             ));
         }
         let source = Vec::new();
-        Ok(Self { ids, given, start, max_length, sequence, number: sequence, source })
+        Ok(Self { ids, given, start, max_length, sequence, source })
     }
 
     /// The same with what the encoder read, for the constraints that look at it.
@@ -80,14 +79,9 @@ impl Input {
         self.max_length
     }
 
-    /// The number of the input's random stream.
+    /// The number of the input in the user's call.
     pub fn sequence(&self) -> u64 {
         self.sequence
-    }
-
-    /// The index among the inputs of the user's call.
-    pub fn number(&self) -> u64 {
-        self.number
     }
 
     /// What a constraint may look at when the sequence has come to `ids`.
@@ -97,8 +91,14 @@ impl Input {
             prompt_length: self.start,
             max_length: self.max_length,
             source: &self.source,
-            input: self.number,
+            input: self.sequence,
         }
+    }
+
+    /// The number of the random stream of one of the input's answers: for the first the input's own
+    /// number, and never that of another input.
+    pub(super) fn stream(&self, answer: usize) -> u64 {
+        self.sequence ^ ((answer as u64) << 32)
     }
 
     /// The tokens that stand before position `start`, which may not exceed [`Input::start`].
@@ -123,6 +123,11 @@ pub struct Sequence {
     pub ids: Vec<u32>,
     /// Beam search's score, by which an input's sequences are ordered; 0 for samplers.
     pub score: f32,
+    /// The log probability of each token after the prompt, as the choice saw it: with constraints,
+    /// temperature and filters. Given tokens are certain. Beam search sums these (and does not
+    /// normalise what the constraints left); samplers leave them out unless
+    /// [`Options::token_logprobs`](super::Options::token_logprobs) asks for them.
+    pub token_logprobs: Vec<f32>,
     /// Whether a stop token ended it (otherwise its length did).
     pub stopped: bool,
 }

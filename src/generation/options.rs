@@ -20,6 +20,8 @@ pub struct Options {
     pub constraints: Vec<Box<dyn Constraint>>,
     /// What ends a sequence beside the stop tokens.
     pub stopping_criteria: Option<Box<dyn StoppingCriterion>>,
+    /// Whether samplers report each token's log probability (beam search always does).
+    pub token_logprobs: bool,
     /// Only ids below this are generated (a model's table may be larger than its vocabulary).
     pub vocabulary_limit: Option<usize>,
 }
@@ -33,13 +35,15 @@ impl Options {
             seed: 0,
             constraints: Vec::new(),
             stopping_criteria: None,
+            token_logprobs: false,
             vocabulary_limit: None,
         }
     }
 
     /// Reads a flat object: `sampler` (a name of [`samplers::names`]) and that sampler's arguments
-    /// as its `get_config()` gives them, `stop_token_ids`, `seed`, `vocabulary_limit`, and the
-    /// arguments of the constraints ([`constraints::names`]).
+    /// as its `get_config()` gives them, `num_return_sequences`, `stop_token_ids`, `seed`,
+    /// `token_logprobs`, `vocabulary_limit`, and the arguments of the constraints
+    /// ([`constraints::names`]).
     ///
     /// # Errors
     /// `Argument` for an unknown name or a value that cannot be used.
@@ -60,13 +64,22 @@ impl Options {
         };
         let stop_token_ids = arguments.token_ids("stop_token_ids")?;
         let seed = arguments.seed("seed")?;
+        let token_logprobs = arguments.flag("token_logprobs", false)?;
         let vocabulary_limit = arguments.optional_count("vocabulary_limit", 1)?;
         let constraints =
             constraints::from_arguments(&mut arguments, &stop_token_ids, &mut callbacks)?;
         let stopping_criteria = callbacks.stopping_criteria;
         let method = samplers::from_arguments(&name, &mut arguments)?;
         arguments.finish(&format!("sampler {name:?}"))?;
-        Ok(Self { method, stop_token_ids, seed, constraints, stopping_criteria, vocabulary_limit })
+        Ok(Self {
+            method,
+            stop_token_ids,
+            seed,
+            constraints,
+            stopping_criteria,
+            token_logprobs,
+            vocabulary_limit,
+        })
     }
 
     /// Applies the constraints, in their order.
@@ -91,7 +104,7 @@ impl Options {
     /// How many cache slots each input needs.
     pub fn slots_per_source(&self) -> usize {
         match &self.method {
-            Method::Sample(_) => 1,
+            Method::Sample(settings) => settings.returned,
             Method::Beam(settings) => settings.num_beams,
         }
     }

@@ -31,6 +31,11 @@ pub(super) fn log_softmax(row: &mut [f32], temperature: f32) {
     row.iter_mut().for_each(|x| *x -= log_sum);
 }
 
+/// The log probability of `token` in the softmax of logits.
+pub(super) fn log_probability(row: &[f32], token: u32) -> f32 {
+    row[token as usize] - softmax::log_sum_exp(row)
+}
+
 /// Turns logits into probabilities at `temperature`.
 pub(super) fn softmax(row: &mut [f32], temperature: f32) {
     cool(row, temperature);

@@ -23,8 +23,9 @@ use crate::ops::with_floats;
 use crate::training::step::{self, Examples, Padded, StepResult};
 use crate::weights::safetensors::{self, FloatFormat};
 
-/// Answers of a generation: for each input its sequences, best first, each as (ids, score, stopped).
-type Answers = Vec<Vec<(Vec<u32>, f32, bool)>>;
+/// Answers of a generation: for each input its sequences, best first, each as (ids, score, stopped,
+/// token_logprobs).
+type Answers = Vec<Vec<(Vec<u32>, f32, bool, Vec<f32>)>>;
 
 /// Float array on its way to Python.
 type Floats<'py> = Bound<'py, PyArrayDyn<f32>>;
@@ -189,7 +190,8 @@ impl PyModel {
 
     /// Decodes: sources as ragged ids (with their positions, if masks had holes), decoder rows as
     /// ragged ids with masks (`None`: all given) and the most tokens each may have, and `options`
-    /// as JSON, `callbacks` as functions by their arguments. For each input its sequences, best first, as (ids, score, stopped).
+    /// as JSON, `callbacks` as functions by their arguments. For each input its sequences, best
+    /// first, as (ids, score, stopped, token_logprobs).
     #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_masks, max_lengths, options,
         callbacks = None))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
@@ -230,8 +232,9 @@ impl PyModel {
             let mut decoder = BartDecoder::new(&self.model, source, stop)?;
             generation::generate(&mut decoder, &inputs, &options, &mut || stop())
         })?;
-        let tuple =
-            |sequence: generation::Sequence| (sequence.ids, sequence.score, sequence.stopped);
+        let tuple = |answer: generation::Sequence| {
+            (answer.ids, answer.score, answer.stopped, answer.token_logprobs)
+        };
         Ok(answers.into_iter().map(|best| best.into_iter().map(tuple).collect()).collect())
     }
 

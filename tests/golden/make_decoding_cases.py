@@ -1,8 +1,6 @@
 """Writes decoding_cases.json: what transformers and keras-hub decode from a toy model.
 
-The toy model's logits are a hash of the token history, written again in Rust
-(`src/generation/testing.rs`), so both sides search the same tree without any weights. Needs torch,
-transformers and keras-hub:
+The toy model is in `toy_model.py`. Needs torch, transformers and keras-hub:
 
     KERAS_BACKEND=torch python tests/golden/make_decoding_cases.py [count] [seed] [path]
 """
@@ -17,41 +15,7 @@ import keras_hub
 import numpy as np
 import torch
 import transformers
-from transformers.modeling_outputs import CausalLMOutput
-
-MASK32 = 0xFFFFFFFF
-
-
-def toy_logits(history, vocabulary, favoured):
-    """Logits [vocabulary]: multiples of 1/8192 in [0, 8), `favoured` ids higher by 2."""
-    state = 2166136261
-    for token in history:
-        state = ((state ^ int(token)) * 16777619) & MASK32
-        state ^= state >> 15
-    logits = np.empty(vocabulary, np.float32)
-    for token in range(vocabulary):
-        mixed = (state + token * 0x9E3779B9) & MASK32
-        mixed = ((mixed ^ (mixed >> 16)) * 0x85EBCA6B) & MASK32
-        mixed = ((mixed ^ (mixed >> 13)) * 0xC2B2AE35) & MASK32
-        mixed ^= mixed >> 16
-        logits[token] = (mixed >> 16) / 8192 + (2 if token in favoured else 0)
-    return logits
-
-
-class Toy(transformers.PreTrainedModel, transformers.GenerationMixin):
-    """The toy model as a decoder-only model without a cache."""
-
-    config_class = transformers.PretrainedConfig
-
-    def __init__(self, config, favoured):
-        super().__init__(config)
-        self.favoured = favoured
-        self.unused = torch.nn.Linear(1, 1)
-        self.post_init()
-
-    def forward(self, input_ids, **_):
-        rows = [toy_logits(row, self.config.vocab_size, self.favoured) for row in input_ids]
-        return CausalLMOutput(logits=torch.tensor(np.stack(rows))[:, None])
+from toy_model import Toy, cut, toy_logits
 
 
 def transformers_answers(case):
@@ -122,12 +86,6 @@ def keras_answers(case):
         ]
         for beams, row_scores, row_mask in zip(sequences, scores, mask, strict=True)
     ]
-
-
-def cut(ids, stops, generated):
-    """The ids up to and including the first generated stop token."""
-    ends = [position + 1 for position in generated if ids[position] in stops]
-    return ids[: min(ends, default=len(ids))]
 
 
 def draw_case(rng, kind):

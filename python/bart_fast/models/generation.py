@@ -217,7 +217,7 @@ def resolve_stop_ids(
     try:
         ids = np.atleast_1d(np.asarray(stop_token_ids)).tolist()
         if isinstance(stop_token_ids, (set, frozenset)):
-            ids = sorted(stop_token_ids)
+            ids = np.sort(list(stop_token_ids)).tolist()
     except (TypeError, ValueError):
         ids = [None]
     for each in ids:
@@ -249,6 +249,14 @@ def check_lengths(request: Request, settings: Mapping[str, Any], said: Iterable[
     least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
     if "min_new_tokens" in said and most is not None and least > most:
         raise argument_error("min_new_tokens", f"must be at most `max_new_tokens`, {most}", least)
+    longest_prompt = int(request.given_mask.sum(axis=1).max(initial=0))
+    if "min_new_tokens" in said and least > max(0, request.limit - longest_prompt):
+        raise argument_error(
+            "min_new_tokens",
+            f"must be at most {max(0, request.limit - longest_prompt)}: answers have a limit of "
+            f"{request.limit} tokens, and a prompt has {longest_prompt}",
+            least,
+        )
 
 
 def row_limits(request: Request, max_new_tokens: int | None) -> list[int]:
@@ -284,13 +292,11 @@ def answer_arrays(request: Request, answers: list[list[Answer]]) -> dict[str, np
     return {DECODER_IDS: ids, DECODER_MASK: mask, "scores": scores}
 
 
-def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray | None:
+def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray:
     """Those of generated tokens, float32 [b * n, width - shortest prompt]; 0 elsewhere."""
     starts = request.given_mask.sum(axis=1)
     shortest = int(starts.min(initial=width))
     rows = [each for row in answers for each in row]
-    if not any(each.token_logprobs for each in rows):
-        return None
     logprobs = np.zeros((len(rows), width), dtype=np.float32)
     for row, each in enumerate(rows):
         end = len(each.ids)
@@ -338,4 +344,4 @@ def generate_in_core(
         json.dumps(options),
         dict(functions),
     )
-    return [[Answer(ids, score) for ids, score, _ in beams] for beams in answers]
+    return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]

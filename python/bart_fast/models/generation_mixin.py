@@ -143,6 +143,8 @@ class GenerationMixin:
         bart_lm.generate("the quick brown fox", num_beams=4, no_repeat_ngram_size=3)
         ```
         """
+        if isinstance(inputs, list | tuple) and len(inputs) == 0:
+            return []
         call = Call.of(self, max_length, stop_token_ids, settings)
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
@@ -209,12 +211,20 @@ class GenerationMixin:
         elif texts is None and start is not None:
             special = generation.SpecialTokens((start,), special.end_ids, special.pad_id)
         limit = call.settings.values.get("max_length")
-        arrays = inputs if texts is None else self._preprocess(texts, limit)
+        arrays = inputs if texts is None else self._preprocess(texts, self._widest(call))
         if texts is not None and (start := call.start_of_texts(special)) is not None:
             arrays = _starting_with(arrays, start, special.pad_id)
         request = generation.request_from_arrays(arrays, limit, self.backbone, special)
         generation.check_lengths(request, call.settings.values, call.settings.said)
         return request
+
+    def _widest(self, call: "Call") -> int | None:
+        """The limit that a call sets for answers to strings, if it does."""
+        settings = call.settings.values
+        if settings.get("max_length") is None and settings.get("max_new_tokens") is not None:
+            # What follows the prompt has a limit of its own; the whole has that of the model.
+            return self.backbone.max_sequence_length
+        return settings.get("max_length")
 
     def _preprocess(self, texts: "Texts", max_length: int | None) -> dict[str, np.ndarray]:
         """Token arrays of `texts`; sequences fit the position table."""
@@ -239,7 +249,7 @@ class GenerationMixin:
         """The answers to each input, best first."""
         settings = call.settings
         options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.wants_scores and call.method is None:
+        if settings.wants_scores:
             options["token_logprobs"] = True
         limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
@@ -299,6 +309,11 @@ class Call:
         sampler = model._compiled_sampler()
         from_preset = isinstance(sampler, PresetSampler)
         checkpoint = model.backbone._generation_config if from_preset else None
+        if from_preset and not checkpoint:
+            raise ValueError(
+                '`sampler="preset"` stands for the generation settings of a checkpoint, and this '
+                'model has none.\nhint: call `compile(sampler="greedy")`, or pass keywords'
+            )
         settings = Settings.of({**keywords, "max_length": max_length}, checkpoint, vocabulary)
         is_auto = isinstance(stop_token_ids, str) and stop_token_ids == "auto"
         if not is_auto and keywords.get("eos_token_id") is not None:

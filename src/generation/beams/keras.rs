@@ -57,9 +57,8 @@ impl<'a> Search<'a> for Keras<'a> {
         let places = self.next.iter_mut().zip(&mut self.parents);
         for ((beam, parent), candidate) in places.zip(candidates) {
             let origin = &self.running[candidate.beam];
-            beam.ids.clone_from(&origin.ids);
-            beam.ids.push(forced.unwrap_or(candidate.id));
-            beam.score = candidate.score;
+            let token = Candidate { id: forced.unwrap_or(candidate.id), ..*candidate };
+            beam.continue_from(origin, &token);
             beam.end = origin.end.or(candidate.stops.then_some(position + 1));
             *parent = candidate.beam;
         }
@@ -77,9 +76,21 @@ impl<'a> Search<'a> for Keras<'a> {
     fn finish(mut self) -> Vec<Sequence> {
         self.running.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.running.truncate(self.settings.returned);
+        let prompt = self.input.start();
         let answer = |mut beam: Beam| {
-            beam.ids.truncate(beam.end.unwrap_or(usize::MAX));
-            Sequence { ids: beam.ids, score: beam.score, stopped: beam.end.is_some() }
+            // The search may have begun before the prompt of this input had ended.
+            let searched = beam.ids.len() - beam.token_logprobs.len();
+            beam.token_logprobs.drain(..(prompt - searched).min(beam.token_logprobs.len()));
+            if let Some(end) = beam.end {
+                beam.ids.truncate(end);
+                beam.token_logprobs.truncate(end.saturating_sub(prompt));
+            }
+            Sequence {
+                ids: beam.ids,
+                score: beam.score,
+                token_logprobs: beam.token_logprobs,
+                stopped: beam.end.is_some(),
+            }
         };
         self.running.into_iter().map(answer).collect()
     }

@@ -30,16 +30,30 @@ const NO_SCORE: f32 = -1e9;
 #[derive(Clone, Debug)]
 struct Beam {
     ids: Vec<u32>,
+    /// Of every token after the first `start` ones; see [`Sequence::token_logprobs`].
+    token_logprobs: Vec<f32>,
     score: f32,
     /// The length at which the first stop token was generated (keras rule only: under the standard
     /// rule such a sequence is no longer extended).
     end: Option<usize>,
 }
 
-/// A possible extension: beam `beam` followed by token `id`, and their score.
+impl Beam {
+    /// Becomes `origin` followed by a candidate's token, reusing the memory.
+    fn continue_from(&mut self, origin: &Beam, candidate: &Candidate) {
+        self.ids.clone_from(&origin.ids);
+        self.ids.push(candidate.id);
+        self.token_logprobs.clone_from(&origin.token_logprobs);
+        self.token_logprobs.push(candidate.token_logprob);
+        self.score = candidate.score;
+    }
+}
+
+/// A possible extension: beam `beam` followed by token `id`, their score and the token's part of it.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     score: f32,
+    token_logprob: f32,
     beam: usize,
     id: u32,
     /// Whether the sequence ends here, other than by its length.
@@ -227,8 +241,13 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             if beam < self.rows_each {
                 top = scores::top_k(&rows[beam * vocabulary..][..limit], wanted);
             }
-            let candidate =
-                |&(id, score)| Candidate { score: score + state.score, beam, id, stops: false };
+            let candidate = |&(id, score)| Candidate {
+                score: score + state.score,
+                token_logprob: score,
+                beam,
+                id,
+                stops: false,
+            };
             self.candidates.extend(top.iter().map(candidate));
         }
         self.candidates.sort_by(|a, b| {
@@ -244,7 +263,7 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
         for candidate in &mut self.candidates {
             ids.clone_from(&beams[candidate.beam].ids);
             ids.push(candidate.id);
-            candidate.stops = self.options.stops(&ids, input.number())?;
+            candidate.stops = self.options.stops(&ids, input.sequence())?;
         }
         Ok(())
     }

@@ -4,11 +4,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::generation::arguments::{Arguments, refusal};
-use crate::generation::samplers::{Method, check_temperature};
-
-/// More beams than this are refused: each needs a cache of its own, and a mistyped number should
-/// not exhaust the memory.
-const MOST_BEAMS: usize = 1024;
+use crate::generation::samplers::{MOST_SEQUENCES, Method, check_temperature};
 
 /// By which rule beams end and are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +65,11 @@ impl BeamSettings {
     /// # Errors
     /// `Argument` naming the first of them.
     pub fn check(self) -> Result<Self> {
-        if !(1..=MOST_BEAMS).contains(&self.num_beams) {
-            let message =
-                format!("received {}, expected an integer from 1 to {MOST_BEAMS}", self.num_beams);
+        if !(1..=MOST_SEQUENCES).contains(&self.num_beams) {
+            let message = format!(
+                "received {}, expected an integer from 1 to {MOST_SEQUENCES}",
+                self.num_beams
+            );
             return Err(Error::argument("num_beams", message));
         }
         if !(1..=self.num_beams).contains(&self.returned) {

@@ -45,7 +45,12 @@ impl<'a> Search<'a> for Standard<'a> {
         let prompt = input.prompt(start);
         let running = first_beams(prompt, settings.num_beams);
         let place = |_| Place {
-            sequence: Sequence { ids: prompt.to_vec(), score: NO_SCORE, stopped: false },
+            sequence: Sequence {
+                ids: prompt.to_vec(),
+                score: NO_SCORE,
+                token_logprobs: Vec::new(),
+                stopped: false,
+            },
             taken: false,
         };
         Self {
@@ -131,9 +136,11 @@ impl Standard<'_> {
             return;
         }
         let Some(mut last) = self.finished.pop() else { return };
-        let ids = &mut last.sequence.ids;
-        ids.clone_from(&self.running[candidate.beam].ids);
-        ids.push(candidate.id);
+        let (origin, sequence) = (&self.running[candidate.beam], &mut last.sequence);
+        sequence.ids.clone_from(&origin.ids);
+        sequence.ids.push(candidate.id);
+        sequence.token_logprobs.clone_from(&origin.token_logprobs);
+        sequence.token_logprobs.push(candidate.token_logprob);
         last.sequence.score = score;
         last.sequence.stopped = candidate.stops;
         last.taken = true;
@@ -154,8 +161,7 @@ impl Standard<'_> {
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         let places = self.next.iter_mut().zip(&mut self.parents);
         for ((beam, parent), (score, candidate)) in places.zip(order) {
-            beam.ids.clone_from(&self.running[candidate.beam].ids);
-            beam.ids.push(candidate.id);
+            beam.continue_from(&self.running[candidate.beam], candidate);
             beam.score = score;
             *parent = candidate.beam;
         }
@@ -189,6 +195,11 @@ impl Standard<'_> {
 /// The first beam, and copies of it that no candidate will be taken from while there are others.
 pub(super) fn first_beams(prompt: &[u32], num_beams: usize) -> Vec<Beam> {
     let score = |beam| if beam == 0 { 0.0 } else { NO_SCORE };
-    let beam = |beam| Beam { ids: prompt.to_vec(), score: score(beam), end: None };
+    let beam = |beam| Beam {
+        ids: prompt.to_vec(),
+        token_logprobs: Vec::new(),
+        score: score(beam),
+        end: None,
+    };
     (0..num_beams).map(beam).collect()
 }

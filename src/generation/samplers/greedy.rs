@@ -1,6 +1,6 @@
 //! Greedy search: always the most probable token.
 
-use super::{Method, Sampler, check_temperature, scores};
+use super::{Choice, Method, Sampler, check_temperature, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -11,15 +11,15 @@ use crate::random::Stream;
 pub struct Greedy;
 
 impl Sampler for Greedy {
-    fn choose(&self, logits: &mut [f32], _: &mut Stream) -> u32 {
-        scores::argmax(logits)
+    fn choose(&self, logits: &mut [f32], _: &mut Stream) -> Choice {
+        Choice { token: scores::argmax(logits), log_probability: None }
     }
 }
 
 /// From the arguments `temperature` (checked, without effect).
 pub(super) fn build(arguments: &mut Arguments) -> Result<Method> {
     check_temperature(arguments.number("temperature", 1.0)?)?;
-    Ok(Method::Sample(Box::new(Greedy)))
+    Method::certain(Greedy, arguments)
 }
 
 #[cfg(test)]
@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn the_first_of_the_highest() {
         let mut draws = Stream::new(0, 0, 0);
-        let mut choose = |logits: &mut [f32]| Greedy.choose(logits, &mut draws);
+        let mut choose = |logits: &mut [f32]| Greedy.choose(logits, &mut draws).token;
         assert_eq!(choose(&mut [0.0, 2.0, 1.0, 2.0]), 1);
         assert_eq!(choose(&mut [f32::NEG_INFINITY, f32::NEG_INFINITY, -4.0]), 2);
     }

@@ -25,17 +25,72 @@ pub trait Sampler: Debug + Send + Sync {
     /// Chooses from logits `[vocabulary]`, none of which is NaN and at least one of which is
     /// finite; ruled-out tokens hold negative infinity and are never chosen. May overwrite them.
     /// Every random number comes from `draws`, which belongs to this sequence and position alone.
-    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32;
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice;
+}
+
+/// A chosen token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The token.
+    pub token: u32,
+    /// Its log probability in the distribution that it was chosen from; `None` if that is the
+    /// softmax of the logits, which were then left as they are.
+    pub log_probability: Option<f32>,
 }
 
 /// How the tokens of a sequence are chosen.
 #[derive(Debug)]
 pub enum Method {
-    /// One sequence for each input, token by token.
-    Sample(Box<dyn Sampler>),
+    /// Token by token.
+    Sample(SampleSettings),
     /// Several sequences for each input, compared by their scores.
     Beam(BeamSettings),
 }
+
+/// The settings of a decoding that goes token by token.
+#[derive(Debug)]
+pub struct SampleSettings {
+    /// What chooses.
+    pub sampler: Box<dyn Sampler>,
+    /// How many sequences each input gets, each from a random stream of its own.
+    pub returned: usize,
+}
+
+impl Method {
+    /// Sampling, with the rest of its settings from `arguments`: `num_return_sequences`.
+    fn sample(sampler: impl Sampler + 'static, arguments: &mut Arguments) -> Result<Self> {
+        let returned = arguments.count("num_return_sequences", 1, 1)?;
+        if returned > MOST_SEQUENCES {
+            let message = format!("received {returned}, expected at most {MOST_SEQUENCES}");
+            return Err(Error::argument("num_return_sequences", message));
+        }
+        Ok(Method::Sample(SampleSettings { sampler: Box::new(sampler), returned }))
+    }
+
+    /// The same for a sampler without chance, whose answers would all be one.
+    fn certain(sampler: impl Sampler + 'static, arguments: &mut Arguments) -> Result<Self> {
+        check_single(arguments)?;
+        Ok(Method::Sample(SampleSettings { sampler: Box::new(sampler), returned: 1 }))
+    }
+}
+
+/// Takes `num_return_sequences`, and refuses more than one.
+fn check_single(arguments: &mut Arguments) -> Result<()> {
+    match arguments.count("num_return_sequences", 1, 1)? {
+        1 => Ok(()),
+        more => Err(Error::argument(
+            "num_return_sequences",
+            format!(
+                "received {more}, but this way of decoding has one answer for each input\n\
+                 hint: draw at random (`do_sample`) or search with beams (`num_beams`)"
+            ),
+        )),
+    }
+}
+
+/// More sequences than this for one input are refused: each needs a cache of its own, and a mistyped
+/// number should not exhaust the memory.
+pub(super) const MOST_SEQUENCES: usize = 1024;
 
 type Build = fn(&mut Arguments) -> Result<Method>;
 
@@ -86,26 +141,26 @@ fn check_k(k: usize) -> Result<usize> {
     Err(Error::argument("k", "received 0, expected an integer, at least 1"))
 }
 
-/// Draws an index with probability in proportion to its weight; weights are not negative and not
-/// all zero.
-fn draw(weights: impl Iterator<Item = f32> + Clone, draws: &mut Stream) -> usize {
+/// Draws an index with probability in proportion to its weight, and gives the logarithm of that
+/// probability; weights are not negative and not all zero.
+fn draw(weights: impl Iterator<Item = f32> + Clone, draws: &mut Stream) -> (usize, f32) {
     // The sum is taken in f64 and the draw has 53 bits: with 24, a rare token of a large
     // vocabulary could never be reached.
     let total: f64 = weights.clone().map(f64::from).sum();
     let target = draws.next_f64() * total;
     let mut sum = 0.0;
-    let mut chosen = 0;
+    let mut chosen = (0, 0.0);
     for (index, weight) in weights.enumerate() {
         if weight > 0.0 {
             // Kept for the case that rounding leaves the target at the very end.
-            chosen = index;
+            chosen = (index, f64::from(weight));
         }
         sum += f64::from(weight);
         if sum > target {
             break;
         }
     }
-    chosen
+    (chosen.0, (chosen.1 / total).ln() as f32)
 }
 
 #[cfg(test)]
@@ -122,7 +177,7 @@ mod tests {
         let mut counts = vec![0; logits.len()];
         for step in 0..draws {
             let mut stream = Stream::new(20, 1, step);
-            counts[sampler.choose(&mut logits.to_vec(), &mut stream) as usize] += 1;
+            counts[sampler.choose(&mut logits.to_vec(), &mut stream).token as usize] += 1;
         }
         counts
     }
@@ -169,6 +224,8 @@ mod tests {
             (json!({"sampler": "random", "temperature": null}), "temperature"),
             (json!({"sampler": "greedy", "temperature": -1}), "temperature"),
             (json!({"sampler": "greedy", "k": 3}), "k"),
+            (json!({"sampler": "greedy", "num_return_sequences": 2}), "num_return_sequences"),
+            (json!({"sampler": "top_k", "num_return_sequences": 1025}), "num_return_sequences"),
             (json!({"sampler": "greedy", "stop_token_ids": 3}), "stop_token_ids"),
             (json!({"sampler": "beam", "num_beams": 0}), "num_beams"),
             (json!({"sampler": "beam", "early_stopping": "soon"}), "early_stopping"),
@@ -188,8 +245,10 @@ mod tests {
     fn a_draw_never_returns_a_weight_of_zero() {
         for step in 0..200 {
             let weights = [0.0f32, 1.0, 0.0, 1e-30, 0.0];
-            let chosen = draw(weights.iter().copied(), &mut Stream::new(0, 0, step));
+            let (chosen, log_probability) =
+                draw(weights.iter().copied(), &mut Stream::new(0, 0, step));
             assert!(weights[chosen] > 0.0);
+            assert!((f64::from(log_probability) - f64::from(weights[chosen]).ln()).abs() < 1e-5);
         }
     }
 }

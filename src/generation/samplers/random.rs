@@ -1,6 +1,6 @@
 //! Random sampling from the whole distribution.
 
-use super::{Method, Sampler, check_temperature, draw, scores};
+use super::{Choice, Method, Sampler, check_temperature, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -20,16 +20,17 @@ impl Random {
 }
 
 impl Sampler for Random {
-    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32 {
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
         scores::softmax(logits, self.temperature);
-        draw(logits.iter().copied(), draws) as u32
+        let (token, log_probability) = draw(logits.iter().copied(), draws);
+        Choice { token: token as u32, log_probability: Some(log_probability) }
     }
 }
 
 /// From the arguments `temperature`.
 pub(super) fn build(arguments: &mut Arguments) -> Result<Method> {
     let sampler = Random::new(arguments.number("temperature", 1.0)?)?;
-    Ok(Method::Sample(Box::new(sampler)))
+    Method::sample(sampler, arguments)
 }
 
 #[cfg(test)]

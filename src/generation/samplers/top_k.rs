@@ -1,6 +1,6 @@
 //! Top-k sampling (Fan, Lewis and Dauphin, 2018): random among the `k` most probable tokens.
 
-use super::{Method, Sampler, check_k, check_temperature, draw, scores};
+use super::{Choice, Method, Sampler, check_k, check_temperature, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -22,20 +22,21 @@ impl TopK {
 }
 
 impl Sampler for TopK {
-    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32 {
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
         // The k highest logits are the k highest probabilities, and what the others add to the
         // softmax's sum cancels: only k exponentials are needed.
         let candidates = scores::top_k(logits, self.k);
         let largest = candidates[0].1;
         let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / self.temperature).exp();
-        candidates[draw(candidates.iter().map(weight), draws)].0
+        let (place, log_probability) = draw(candidates.iter().map(weight), draws);
+        Choice { token: candidates[place].0, log_probability: Some(log_probability) }
     }
 }
 
 /// From the arguments `k` and `temperature`.
 pub(super) fn build(arguments: &mut Arguments) -> Result<Method> {
     let sampler = TopK::new(arguments.count("k", 5, 1)?, arguments.number("temperature", 1.0)?)?;
-    Ok(Method::Sample(Box::new(sampler)))
+    Method::sample(sampler, arguments)
 }
 
 #[cfg(test)]

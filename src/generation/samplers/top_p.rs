@@ -1,7 +1,7 @@
 //! Top-p or nucleus sampling (Holtzman et al., 2020): random among the most probable tokens that
 //! together reach the probability `p`.
 
-use super::{Method, Sampler, check_k, check_temperature, draw, scores};
+use super::{Choice, Method, Sampler, check_k, check_temperature, draw, scores};
 use crate::error::{Error, Result};
 use crate::generation::arguments::Arguments;
 use crate::random::Stream;
@@ -41,7 +41,7 @@ impl TopP {
 }
 
 impl Sampler for TopP {
-    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> u32 {
+    fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
         scores::softmax(logits, self.temperature);
         let most = self.k.unwrap_or(logits.len()).min(logits.len());
         // Sorting the whole vocabulary for a handful of candidates would cost more than all the
@@ -59,7 +59,9 @@ impl Sampler for TopP {
             }
             break candidates;
         };
-        nucleus[draw(nucleus.iter().map(|&(_, probability)| probability), draws)].0
+        let weights = nucleus.iter().map(|&(_, probability)| probability);
+        let (place, log_probability) = draw(weights, draws);
+        Choice { token: nucleus[place].0, log_probability: Some(log_probability) }
     }
 }
 
@@ -68,7 +70,7 @@ pub(super) fn build(arguments: &mut Arguments) -> Result<Method> {
     let p = arguments.number("p", 0.1)?;
     let k = arguments.optional_count("k", 1)?;
     let sampler = TopP::new(p, k, arguments.number("temperature", 1.0)?)?;
-    Ok(Method::Sample(Box::new(sampler)))
+    Method::sample(sampler, arguments)
 }
 
 #[cfg(test)]
