@@ -30,10 +30,10 @@ TWO_SENTENCES, LONG = 0.15, 0.012
 LONG_CHARACTERS = (250, 850)
 MAX_PIECES = 250
 
-# What the pieces of a word that stays as it is weigh in the loss. Greedy decoding then sets a capital
-# or a comma only where the model is sure of it beyond six to one: a mark that is missing is a smaller
-# fault than a right word made wrong. (Grammar correction values precision in the same way: F0.5, and
-# the bias towards keeping in GECToR, Omelianchuk et al. 2020.)
+# What the pieces of a word that stays as it is weigh in the loss. Greedy decoding then sets a
+# capital or a comma only where the model is sure of it beyond six to one: a mark that is missing is
+# a smaller fault than a right word made wrong. (Grammar correction values precision in the same
+# way: F0.5, and the bias towards keeping in GECToR, Omelianchuk et al. 2020.)
 KEEP_WEIGHT = 6.0
 
 Encode = Callable[[list[str]], list[list[int]]]
