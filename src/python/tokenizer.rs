@@ -79,13 +79,12 @@ impl PyTokenizer {
     }
 }
 
-/// What a Hugging Face `tokenizer.json` of byte-level BPE says: vocabulary (in the order of the ids),
-/// merges, added tokens, and whether a space is put in front of text.
+/// Vocabulary, merges, added tokens, and whether a space is put in front of text.
+type TokenizerContent<'py> = (Bound<'py, PyDict>, Vec<String>, Vec<String>, bool);
+
+/// What a Hugging Face `tokenizer.json` of byte-level BPE says; the vocabulary in the order of the ids.
 #[pyfunction]
-pub fn read_tokenizer_json(
-    py: Python<'_>,
-    path: PathBuf,
-) -> PyResult<(Bound<'_, PyDict>, Vec<String>, Vec<String>, bool)> {
+pub fn read_tokenizer_json(py: Python<'_>, path: PathBuf) -> PyResult<TokenizerContent<'_>> {
     let file = enter(py, || text::read_tokenizer_json(&path))?;
     let mut pieces: Vec<(String, u32)> = file.vocabulary.into_iter().collect();
     pieces.sort_unstable_by(|(left, left_id), (right, right_id)| {
