@@ -45,6 +45,8 @@ pub enum Error {
     Tokenizer(String),
     /// The caller asked to stop (Ctrl-C). Python: the pending exception, `KeyboardInterrupt`.
     Interrupted,
+    /// A function that the caller passed in failed. Python: its exception.
+    Callback(Box<dyn std::error::Error + Send + Sync>),
     /// The tensor library failed. Python: `RuntimeError`.
     Candle(candle_core::Error),
 }
@@ -80,6 +82,7 @@ impl fmt::Display for Error {
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Error::Format { path, message } => write!(f, "{}: {message}", path.display()),
             Error::Interrupted => f.write_str("interrupted"),
+            Error::Callback(error) => write!(f, "{error}"),
             Error::Candle(error) => write!(f, "{error}"),
         }
     }
@@ -89,6 +92,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } => Some(source),
+            Error::Callback(error) => Some(error.as_ref()),
             Error::Candle(error) => Some(error),
             _ => None,
         }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bart_fast.samplers import (
         BeamSampler,
         GreedySampler,
+        PresetSampler,
         RandomSampler,
         Sampler,
         TopKSampler,
@@ -39,6 +40,7 @@ __all__ = [
     "BartTokenizer",
     "BeamSampler",
     "GreedySampler",
+    "PresetSampler",
     "RandomSampler",
     "Sampler",
     "Seq2SeqLM",
@@ -69,6 +71,7 @@ _HOMES = {
     "samplers": (
         "BeamSampler",
         "GreedySampler",
+        "PresetSampler",
         "RandomSampler",
         "Sampler",
         "TopKSampler",

@@ -48,6 +48,7 @@ class Model:
         decoder_masks: list[list[bool]] | None,
         max_lengths: list[int],
         options: str,
+        callbacks: dict[str, Any] | None = None,
     ) -> list[list[tuple[list[int], float, bool, list[float]]]]: ...
     def train_step(
         self,
@@ -72,6 +73,13 @@ class Model:
         sample_weight: _Floats | None,
         normalizer: float | None = None,
     ) -> _StepResult: ...
+
+class Constraints:
+    def __new__(cls, options: str, callbacks: dict[str, Any] | None = None) -> Constraints: ...
+    def apply(
+        self, rows: list[tuple[list[int], int, int, list[int], int]], scores: _Floats
+    ) -> _Floats: ...
+    def stops(self, rows: list[tuple[list[int], int]]) -> list[bool]: ...
 
 class Optimizer:
     def __new__(cls, config: str) -> Optimizer: ...

@@ -78,11 +78,17 @@ impl Arguments {
     /// Takes a list of token ids; not given means an empty one.
     pub fn token_ids(&mut self, name: &str) -> Result<Vec<u32>> {
         let Some(value) = self.take(name) else { return Ok(Vec::new()) };
-        let id = |item: &Value| item.as_u64().and_then(|id| u32::try_from(id).ok());
-        value
-            .as_array()
-            .and_then(|items| items.iter().map(id).collect())
+        token_ids(&value)
             .ok_or_else(|| refusal(name, &value, "a list of token ids, integers from 0 up"))
+    }
+
+    /// Takes a token id, if there is one.
+    pub fn optional_token_id(&mut self, name: &str) -> Result<Option<u32>> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match token_id(&value) {
+            Some(id) => Ok(Some(id)),
+            None => Err(refusal(name, &value, "a token id, an integer from 0 up")),
+        }
     }
 
     /// Takes a value that the caller reads itself.
@@ -97,6 +103,16 @@ impl Arguments {
             Some(name) => Err(Error::argument(name, format!("not an argument of {owner}"))),
         }
     }
+}
+
+/// A token id, if `value` is one.
+fn token_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+/// A list of token ids, if `value` is one.
+pub(super) fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    value.as_array()?.iter().map(token_id).collect()
 }
 
 /// "received X, allowed is Y".

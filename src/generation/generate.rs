@@ -3,7 +3,7 @@
 use std::iter::repeat_n;
 
 use super::beams;
-use super::constraints::Context;
+use super::constraints::check_choice;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
@@ -143,15 +143,9 @@ impl SampleSettings {
     ) -> Result<()> {
         let position = sequence.ids.len();
         scores::check_logits(logits, input.sequence(), position)?;
-        let context = Context {
-            ids: &sequence.ids,
-            prompt_length: input.start(),
-            max_length: input.max_length(),
-        };
-        for constraint in &options.constraints {
-            constraint.apply(&context, logits);
-        }
-        scores::check_choice(logits[scores::argmax(logits) as usize], position)?;
+        options.constrain(&input.context(&sequence.ids), logits)?;
+        let best = logits[scores::argmax(logits) as usize];
+        check_choice(best, position, &options.constraints)?;
         let mut draws = Stream::new(options.seed, stream, position as u64);
         let Choice { token, log_probability } = self.sampler.choose(logits, &mut draws);
         if options.token_logprobs {
@@ -159,7 +153,7 @@ impl SampleSettings {
             sequence.token_logprobs.push(log_probability.unwrap_or_else(of_logits));
         }
         sequence.ids.push(token);
-        sequence.stopped = options.stop_token_ids.contains(&token);
+        sequence.stopped = options.stops(&sequence.ids, input.sequence())?;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What goes into a generation for each input, and what comes out.
 
+use super::constraints::Context;
 use crate::error::{Error, Result};
 
 /// One input of a call: what the decoder starts from, and how far it may go.
@@ -19,6 +20,7 @@ pub struct Input {
     start: usize,
     max_length: usize,
     sequence: u64,
+    source: Vec<u32>,
 }
 
 impl Input {
@@ -58,7 +60,13 @@ impl Input {
                 ),
             ));
         }
-        Ok(Self { ids, given, start, max_length, sequence })
+        let source = Vec::new();
+        Ok(Self { ids, given, start, max_length, sequence, source })
+    }
+
+    /// The same with what the encoder read, for the constraints that look at it.
+    pub fn with_source(self, source: Vec<u32>) -> Self {
+        Self { source, ..self }
     }
 
     /// The position of the first token that is not given.
@@ -80,6 +88,17 @@ impl Input {
     /// number, and never that of another input.
     pub(super) fn stream(&self, answer: usize) -> u64 {
         self.sequence ^ ((answer as u64) << 32)
+    }
+
+    /// What a constraint may look at when the sequence has come to `ids`.
+    pub(super) fn context<'a>(&'a self, ids: &'a [u32]) -> Context<'a> {
+        Context {
+            ids,
+            prompt_length: self.start,
+            max_length: self.max_length,
+            source: &self.source,
+            input: self.sequence,
+        }
     }
 
     /// The tokens that stand before position `start`, which may not exceed [`Input::start`].

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::arguments::{Arguments, refusal};
-use super::constraints::{self, Constraint};
+use super::constraints::{self, Callbacks, Constraint, Context, StoppingCriterion};
 use super::samplers::{self, Method};
 use crate::error::{Error, Result};
 
@@ -20,6 +20,8 @@ pub struct Options {
     pub constraints: Vec<Box<dyn Constraint>>,
     /// Whether samplers report each token's log probability (beam search always does).
     pub token_logprobs: bool,
+    /// What ends a sequence beside the stop tokens.
+    pub stopping_criteria: Option<Box<dyn StoppingCriterion>>,
     /// Only ids below this are generated (a model's table may be larger than its vocabulary).
     pub vocabulary_limit: Option<usize>,
 }
@@ -33,18 +35,27 @@ impl Options {
             seed: 0,
             constraints: Vec::new(),
             token_logprobs: false,
+            stopping_criteria: None,
             vocabulary_limit: None,
         }
     }
 
     /// Reads a flat object: `sampler` (a name of [`samplers::names`]) and that sampler's arguments
     /// as its `get_config()` gives them, `num_return_sequences`, `stop_token_ids`, `seed`,
-    /// `token_logprobs`, `vocabulary_limit`, and the arguments of the constraints (`min_length`,
-    /// `min_new_tokens`).
+    /// `token_logprobs`, `vocabulary_limit`, and the arguments of the constraints
+    /// ([`constraints::names`]).
     ///
     /// # Errors
     /// `Argument` for an unknown name or a value that cannot be used.
     pub fn from_json(options: Map<String, Value>) -> Result<Self> {
+        Self::from_json_and(options, Callbacks::default())
+    }
+
+    /// [`Options::from_json`] with functions of the caller.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_json_and(options: Map<String, Value>, mut callbacks: Callbacks) -> Result<Self> {
         let mut arguments = Arguments::new(options);
         let name = match arguments.any("sampler") {
             Some(Value::String(name)) => name,
@@ -55,10 +66,39 @@ impl Options {
         let seed = arguments.seed("seed")?;
         let token_logprobs = arguments.flag("token_logprobs", false)?;
         let vocabulary_limit = arguments.optional_count("vocabulary_limit", 1)?;
-        let constraints = constraints::from_arguments(&mut arguments, &stop_token_ids)?;
+        let constraints =
+            constraints::from_arguments(&mut arguments, &stop_token_ids, &mut callbacks)?;
+        let stopping_criteria = callbacks.stopping_criteria;
         let method = samplers::from_arguments(&name, &mut arguments)?;
         arguments.finish(&format!("sampler {name:?}"))?;
-        Ok(Self { method, stop_token_ids, seed, constraints, token_logprobs, vocabulary_limit })
+        Ok(Self {
+            method,
+            stop_token_ids,
+            seed,
+            constraints,
+            stopping_criteria,
+            token_logprobs,
+            vocabulary_limit,
+        })
+    }
+
+    /// Applies the constraints, in their order.
+    ///
+    /// # Errors
+    /// What a function of the caller returned.
+    pub fn constrain(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+        self.constraints.iter().try_for_each(|constraint| constraint.apply(context, scores))
+    }
+
+    /// Whether a sequence of the input numbered `input` ends with its last token, which was generated.
+    ///
+    /// # Errors
+    /// What a function of the caller returned.
+    pub fn stops(&self, ids: &[u32], input: u64) -> Result<bool> {
+        if ids.last().is_some_and(|last| self.stop_token_ids.contains(last)) {
+            return Ok(true);
+        }
+        self.stopping_criteria.as_ref().map_or(Ok(false), |rule| rule.stops(ids, input))
     }
 
     /// How many cache slots each input needs.

@@ -24,21 +24,6 @@ pub(super) fn check_logits(logits: &[f32], sequence: u64, position: usize) -> Re
     )))
 }
 
-/// Refuses a row in which every token was ruled out, given its best score.
-///
-/// # Errors
-/// `Argument` naming the stop tokens, which are all that the constraints can rule out for a
-/// whole vocabulary.
-pub(super) fn check_choice(best: f32, position: usize) -> Result<()> {
-    if best > f32::NEG_INFINITY {
-        return Ok(());
-    }
-    Err(Error::argument(
-        "stop_token_ids",
-        format!("no token of the vocabulary is allowed at position {position}"),
-    ))
-}
-
 /// Divides by the temperature.
 pub(super) fn cool(row: &mut [f32], temperature: f32) {
     if temperature != 1.0 {
@@ -94,7 +79,5 @@ mod tests {
             let message = check_logits(&[0.0, broken, 1.0], 3, 7).unwrap_err().to_string();
             assert!(message.contains("input 3 at position 7"), "{message}");
         }
-        assert!(check_choice(f32::NEG_INFINITY, 1).is_err());
-        assert!(check_choice(f32::MIN, 1).is_ok());
     }
 }

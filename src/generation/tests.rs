@@ -163,7 +163,7 @@ fn a_vocabulary_without_an_allowed_token_is_an_error() {
         let settings =
             options(json!({"sampler": sampler, "stop_token_ids": [0, 1], "min_length": 3}));
         let error = decode(&mut model, &prompts(&["a"], 8), &settings).unwrap_err();
-        assert!(error.to_string().starts_with("`stop_token_ids`: no token"), "{error}");
+        assert!(error.to_string().starts_with("`min_length`: no token"), "{error}");
     }
 }
 

@@ -15,6 +15,14 @@ use crate::error::Error;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
+        let error = match error {
+            // What a function of the user raised comes out as it was.
+            Error::Callback(inner) => match inner.downcast::<PyErr>() {
+                Ok(exception) => return *exception,
+                Err(other) => Error::Callback(other),
+            },
+            other => other,
+        };
         match &error {
             Error::Argument { .. }
             | Error::Config { .. }
@@ -23,7 +31,7 @@ impl From<Error> for PyErr {
             | Error::Tokenizer(_) => PyValueError::new_err(error.to_string()),
             Error::Io { path, source } => io_error(path, source),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
-            Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
+            Error::Callback(_) | Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
         }
     }
 }
@@ -57,6 +65,7 @@ fn os_error<E: PyTypeInfo>(path: &Path, source: &std::io::Error) -> PyErr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pyo3::exceptions::PyKeyError;
     use std::io;
 
     /// An error, its Python class and its text.
@@ -82,6 +91,8 @@ mod tests {
                 "OSError",
                 "f: cut off",
             ),
+            (Error::Callback(Box::new(PyKeyError::new_err("own"))), "KeyError", "'own'"),
+            (Error::Callback("own".into()), "RuntimeError", "own"),
             (Error::Interrupted, "KeyboardInterrupt", ""),
             (Error::Candle(candle_core::Error::Msg("shape".into())), "RuntimeError", "shape"),
         ]

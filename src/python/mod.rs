@@ -3,6 +3,8 @@
 use pyo3::prelude::*;
 
 mod arrays;
+mod callbacks;
+mod constraints;
 mod enter;
 mod errors;
 mod model;
@@ -14,6 +16,8 @@ mod tokenizer;
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use super::constraints::PyConstraints;
     #[pymodule_export]
     use super::model::PyModel;
     #[pymodule_export]

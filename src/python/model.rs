@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::arrays::{self, Rectangle};
+use super::callbacks::callbacks;
 use super::enter::{compute, compute_interruptible};
 use super::optimizer::PyOptimizer;
 use crate::config::BartConfig;
@@ -189,8 +190,10 @@ impl PyModel {
 
     /// Decodes: sources as ragged ids (with their positions, if masks had holes), decoder rows as
     /// ragged ids with masks (`None`: all given) and the most tokens each may have, and `options`
-    /// as JSON. For each input its sequences, best first, as (ids, score, stopped, token_logprobs).
-    #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_masks, max_lengths, options))]
+    /// as JSON, `callbacks` as functions by their arguments. For each input its sequences, best first,
+    /// as (ids, score, stopped, token_logprobs).
+    #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_masks, max_lengths, options,
+        callbacks = None))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
     fn generate(
         &self,
@@ -201,8 +204,9 @@ impl PyModel {
         decoder_masks: Option<Vec<Vec<bool>>>,
         max_lengths: Vec<usize>,
         options: &str,
+        callbacks: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Answers> {
-        let options = options_from(options)?;
+        let options = options_from(options, callbacks)?;
         let rows = encoder_token_ids.len();
         if decoder_token_ids.len() != rows || max_lengths.len() != rows {
             let message = format!("{rows} sources, but {} decoder rows", decoder_token_ids.len());
@@ -214,8 +218,11 @@ impl PyModel {
             .into_iter()
             .zip(masks)
             .zip(max_lengths)
+            .zip(&encoder_token_ids)
             .enumerate()
-            .map(|(i, ((ids, mask), limit))| Input::masked(ids, mask, limit, i as u64))
+            .map(|(i, (((ids, mask), limit), source))| {
+                Ok(Input::masked(ids, mask, limit, i as u64)?.with_source(source.clone()))
+            })
             .collect::<Result<Vec<_>>>()?;
         let source = Batch::from_sequences(encoder_token_ids.iter().enumerate().map(|(i, ids)| {
             let positions = encoder_positions.as_ref().map(|positions| positions[i].as_slice());
@@ -324,10 +331,13 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(with_floats([&tensor.contiguous()?], |[values]| values.to_vec())?)
 }
 
-fn options_from(text: &str) -> Result<Options> {
+/// The options of a generation: JSON, and functions of the user.
+pub(super) fn options_from(text: &str, functions: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
     match serde_json::from_str(text) {
-        Ok(serde_json::Value::Object(fields)) => Options::from_json(fields),
-        _ => Err(Error::argument("options", "must be a JSON object")),
+        Ok(serde_json::Value::Object(fields)) => {
+            Ok(Options::from_json_and(fields, callbacks(functions)?)?)
+        }
+        _ => Err(Error::argument("options", "must be a JSON object").into()),
     }
 }
 

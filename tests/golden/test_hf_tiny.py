@@ -1,28 +1,18 @@
 """What Hugging Face's transformers computes with `hf_tiny` and `hf_tiny_asym`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from bart_fast import samplers
 from bart_fast.models import BartSeq2SeqLM
 
 # Folder of the preset -> its name in the recorded answers.
 MODELS = {"hf_tiny": "hf_bart_tiny", "hf_tiny_asym": "hf_bart_tiny_asym"}
 
-# Settings that this version knows; cases with others wait for it.
-KNOWN = {
-    "num_beams",
-    "length_penalty",
-    "early_stopping",
-    "num_return_sequences",
-    "min_length",
-    "min_new_tokens",
-    "eos_token_id",
-}
-# What `KNOWN` selects: 4 of greedy search, and 12 for each of 2, 3 and 4 beams.
-KNOWN_CASES = 40
+# Each for both models.
+CASES = 61
 PAD, LIMIT = 2, 14
 
 
@@ -55,18 +45,6 @@ def log_probabilities(model, sources, mask, decoder_ids, targets):
     norm = np.log(np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1))
     of_targets = np.take_along_axis(logits, targets[:, :, None].astype(int), axis=-1)[:, :, 0]
     return of_targets - logits.max(axis=-1) - norm
-
-
-def sampler_of(settings):
-    beams = settings.get("num_beams", 1)
-    if beams == 1:
-        return samplers.GreedySampler()
-    return samplers.BeamSampler(
-        num_beams=beams,
-        length_penalty=settings.get("length_penalty", 1.0),
-        early_stopping=settings.get("early_stopping", False),
-        return_all_beams=True,
-    )
 
 
 def test_sizes(model, folder):
@@ -102,37 +80,56 @@ def test_scores_of_given_targets(model, folder, recorded, keras_golden):
 
 def test_generated_ids_and_scores(model, folder, recorded):
     """All cases in one test, so that what is compared can be counted."""
-    sources, mask = recorded["encoder_token_ids"], recorded["encoder_padding_mask"]
-    inputs = {"encoder_token_ids": sources, "encoder_padding_mask": mask}
+    inputs = {name: recorded[name] for name in ("encoder_token_ids", "encoder_padding_mask")}
     cases = json.loads(str(recorded["cases_json"]))["cases"]
-    compared, failures = 0, []
+    failures = []
     for case, settings in cases.items():
-        if not settings.keys() <= KNOWN:
+        expected = {
+            name.rsplit("/", 1)[1]: array
+            for name, array in recorded.items()
+            if name.startswith(f"{MODELS[folder.name]}/{case}/")
+        }
+        call = {"max_length": LIMIT, "num_beams": 1, **settings}
+        output = model.generate(inputs, **call, return_dict_in_generate=True, output_scores=True)
+        ids = np.where(output.padding_mask, output.sequences, PAD)
+        if not np.array_equal(ids, expected["sequences"]):
+            failures.append(f"{case}: ids {ids.tolist()}, not {expected['sequences'].tolist()}")
             continue
-        prefix = f"{MODELS[folder.name]}/{case}"
-        model.compile(sampler=sampler_of(settings))
-        output = model.generate(
-            inputs,
-            max_length=LIMIT,
-            stop_token_ids=settings.get("eos_token_id", "auto"),
-            min_length=settings.get("min_length"),
-            min_new_tokens=settings.get("min_new_tokens"),
-        )
-        ids = np.where(output["decoder_padding_mask"], output["decoder_token_ids"], PAD)
-        if ids.ndim == 3:
-            answers = settings.get("num_return_sequences", 1)
-            scores = output["scores"][:, :answers].reshape(-1)
-            # The penalty -1 multiplies scores by the length, and their rounding with them.
-            wanted = recorded[f"{prefix}/sequences_scores"]
-            if not np.allclose(scores, wanted, rtol=1e-6, atol=1e-5):
-                failures.append(f"{case}: scores {scores}")
-            ids = ids[:, :answers].reshape(-1, ids.shape[-1])
-        expected = recorded[f"{prefix}/sequences"]
-        if not np.array_equal(ids[:, : expected.shape[1]], expected):
-            failures.append(f"{case}: ids {ids.tolist()}, expected {expected.tolist()}")
-        compared += 1
+        # The penalty -1 multiplies scores by the length, and their rounding with them.
+        scores = expected.get("sequences_scores")
+        if scores is not None and not close(output.sequences_scores, scores):
+            failures.append(f"{case}: scores {output.sequences_scores}, not {scores}")
+        # Behind a stop token the reference goes on to count.
+        of_answer = output.padding_mask[:, 1:]
+        logprobs = np.where(of_answer, expected["token_logprobs"], 0)
+        if output.token_logprobs is not None and not close(output.token_logprobs, logprobs):
+            failures.append(f"{case}: log probabilities {output.token_logprobs}, not {logprobs}")
     assert not failures, "\n".join(failures)
-    assert compared == KNOWN_CASES
+    assert len(cases) == CASES
+
+
+def test_settings_of_the_checkpoint(folder, recorded, tmp_path):
+    """What bart-large-cnn has in its generation_config.json, and the sampler "preset"."""
+    cases = json.loads(str(recorded["cases_json"]))
+    settings = {**cases["base"], **cases["cases"]["beam4_cnn_like"]}
+    copy = tmp_path / "preset"
+    shutil.copytree(folder, copy)
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    model = BartSeq2SeqLM.from_preset(str(copy))
+    model.compile(sampler="preset")
+    inputs = {name: recorded[name] for name in ("encoder_token_ids", "encoder_padding_mask")}
+    output = model.generate(inputs)
+    expected = recorded[f"{MODELS[folder.name]}/beam4_cnn_like/sequences"]
+    ids = np.where(output["decoder_padding_mask"], output["decoder_token_ids"], PAD)
+    np.testing.assert_array_equal(ids, expected)
+    # Answers to strings start with the start token alone, and <s> is forced.
+    strings = model.generate("a text", return_dict_in_generate=True)
+    assert strings.sequences[0, :2].tolist() == [0, 3]
+    assert strings.padding_mask.sum() in range(7, 13)
+
+
+def close(got, expected):
+    return got.shape == expected.shape and np.allclose(got, expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["greedy", "beam4"])

@@ -4,7 +4,7 @@ Letters in shapes: b rows, n beams a row, s source positions, w decoder position
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from bart_fast._validation import (
     ENCODER_IDS,
     ENCODER_MASK,
     argument_error,
-    check_int,
     check_keys,
     check_length,
     check_mask,
@@ -40,7 +39,7 @@ class Answer:
     """One generated sequence: prompt and answer up to and including the stop token.
 
     `token_logprobs` are those of the tokens after the prompt. Beam search always has them, other
-    samplers of the core where the option `token_logprobs` asks for them, those in Python never.
+    methods where the option `token_logprobs` asks for them.
     """
 
     ids: list[int]
@@ -70,6 +69,13 @@ class Request:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def repeated(self, times: int) -> "Request":
+        """Every row so many times, one after the other."""
+        if times == 1:
+            return self
+        names = ("sources", "source_mask", "given", "given_mask")
+        return replace(self, **{n: np.repeat(getattr(self, n), times, axis=0) for n in names})
 
     def real_sources(self) -> tuple[list[list[int]], list[list[int]] | None]:
         """The real tokens of each source, and their positions if a mask has holes."""
@@ -103,7 +109,7 @@ def request_from_arrays(
     if max_length is not None:
         check_positive_int("max_length", max_length)
     table = backbone.max_sequence_length
-    if DECODER_IDS not in arrays and DECODER_MASK not in arrays:
+    if not has_prompts(arrays):
         limit = table if max_length is None else max_length
         check_limit("max_length", limit, table)
         start = _start_ids(special)
@@ -118,6 +124,11 @@ def request_from_arrays(
     check_limit(DECODER_IDS, limit, table)
     # Every position has a given value, so that no pad id is ever needed.
     return Request(sources, source_mask, given, given_mask, limit, True, 0)
+
+
+def has_prompts(arrays: Mapping[str, Any]) -> bool:
+    """Whether token arrays say what the decoder starts from."""
+    return DECODER_IDS in arrays or DECODER_MASK in arrays
 
 
 def _check_pair(
@@ -220,31 +231,24 @@ def resolve_stop_ids(
     return ids
 
 
-def resolve_lengths(
-    request: Request, max_new_tokens: int | None, min_new_tokens: int | None, min_length: int | None
-) -> dict[str, int]:
-    """Options for the least length; narrows `request.limit` by `max_new_tokens`.
+def check_lengths(request: Request, settings: Mapping[str, Any], said: Iterable[str]) -> None:
+    """Refuses least lengths beyond the longest.
 
-    With `max_new_tokens` rows of a batch may have different limits; see `row_limits`.
+    Args:
+        request: the inputs.
+        settings: `min_length`, `min_new_tokens` and `max_new_tokens`, where given.
+        said: names of those that the caller said. As in transformers, those of a checkpoint may
+            be beyond the length of a call: then no answer stops before its limit.
     """
-    if max_new_tokens is not None:
-        check_int("max_new_tokens", max_new_tokens, 0)
-    options = {}
-    if min_length is not None:
-        options["min_length"] = check_int("min_length", min_length, 0)
-        if min_length > request.limit:
-            raise argument_error(
-                "min_length", f"must be at most the limit of {request.limit} tokens", min_length
-            )
-    if min_new_tokens is not None:
-        options["min_new_tokens"] = check_int("min_new_tokens", min_new_tokens, 0)
-        if max_new_tokens is not None and min_new_tokens > max_new_tokens:
-            raise argument_error(
-                "min_new_tokens",
-                f"must be at most `max_new_tokens`, {max_new_tokens}",
-                min_new_tokens,
-            )
-    return options
+    if "min_length" in said and settings["min_length"] > request.limit:
+        raise argument_error(
+            "min_length",
+            f"must be at most the limit of {request.limit} tokens",
+            settings["min_length"],
+        )
+    least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
+    if "min_new_tokens" in said and most is not None and least > most:
+        raise argument_error("min_new_tokens", f"must be at most `max_new_tokens`, {most}", least)
 
 
 def row_limits(request: Request, max_new_tokens: int | None) -> list[int]:
@@ -280,6 +284,20 @@ def answer_arrays(request: Request, answers: list[list[Answer]]) -> dict[str, np
     return {DECODER_IDS: ids, DECODER_MASK: mask, "scores": scores}
 
 
+def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray | None:
+    """Those of generated tokens, float32 [b * n, width - shortest prompt]; 0 elsewhere."""
+    starts = request.given_mask.sum(axis=1)
+    shortest = int(starts.min(initial=width))
+    rows = [each for row in answers for each in row]
+    if not any(each.token_logprobs for each in rows):
+        return None
+    logprobs = np.zeros((len(rows), width), dtype=np.float32)
+    for row, each in enumerate(rows):
+        end = len(each.ids)
+        logprobs[row, end - len(each.token_logprobs) : end] = each.token_logprobs
+    return logprobs[:, shortest:]
+
+
 def strip_prompts(request: Request, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The answers of `answer_arrays` moved to the left by their prompts, which are masked."""
     ids, mask = arrays[DECODER_IDS].copy(), arrays[DECODER_MASK].copy()
@@ -295,15 +313,20 @@ def strip_prompts(request: Request, arrays: dict[str, np.ndarray]) -> dict[str, 
 
 
 def generate_in_core(
-    backbone: Any, request: Request, limits: list[int], options: Mapping[str, Any]
+    backbone: Any,
+    request: Request,
+    limits: list[int],
+    options: Mapping[str, Any],
+    functions: Mapping[str, Any],
 ) -> list[list[Answer]]:
-    """Generates with a sampler of the core; padding is left out of everything it computes.
+    """Generates with a method of the core; padding is left out of everything it computes.
 
     Args:
         backbone: the model's backbone.
         request: the inputs.
         limits: the longest answer of each row.
-        options: the sampler's name and arguments, stop ids, least lengths.
+        options: the method's name and arguments, stop ids, constraints.
+        functions: `prefix_allowed_tokens_fn`, `logits_processor`, `stopping_criteria`, where given.
     """
     sources, positions = request.real_sources()
     answers = backbone._model.generate(
@@ -313,108 +336,6 @@ def generate_in_core(
         request.given_mask.tolist(),
         limits,
         json.dumps(options),
+        dict(functions),
     )
     return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]
-
-
-def generate_in_python(
-    sampler: Callable[..., Any],
-    backbone: Any,
-    request: Request,
-    limits: list[int],
-    stop_ids: list[int],
-    lengths: Mapping[str, int],
-) -> list[list[Answer]]:
-    """Generates with a sampler that the core does not know: one forward pass a token.
-
-    Args:
-        sampler: called as `Sampler.__call__` is, once for the rows of each limit.
-        backbone: the model's backbone.
-        request: the inputs.
-        limits: the longest answer of each row.
-        stop_ids: ids that end an answer.
-        lengths: `min_length` and `min_new_tokens`, where given.
-    """
-    answers: list[list[Answer]] = [[]] * len(request)
-    for limit in sorted(set(limits)):
-        rows = np.flatnonzero(np.array(limits) == limit)
-        part = replace(
-            request,
-            sources=request.sources[rows],
-            source_mask=request.source_mask[rows],
-            given=request.given[rows],
-            given_mask=request.given_mask[rows],
-            limit=limit,
-        )
-        found = _generate_to_limit(sampler, backbone, part, stop_ids, lengths)
-        for row, answer in zip(rows, found, strict=True):
-            answers[row] = answer
-    return answers
-
-
-def _generate_to_limit(
-    sampler: Callable[..., Any],
-    backbone: Any,
-    request: Request,
-    stop_ids: list[int],
-    lengths: Mapping[str, int],
-) -> list[list[Answer]]:
-    prompt, mask = _prompt_rectangle(request)
-    prompt_lengths = request.given_mask.sum(axis=1)
-    start = int(prompt_lengths.min())
-    least = np.full(len(request), lengths.get("min_length", 0))
-    if lengths.get("min_new_tokens"):
-        least = np.maximum(least, prompt_lengths + lengths["min_new_tokens"])
-
-    def next_token(prompt: Any, cache: Any, index: int) -> tuple[np.ndarray, np.ndarray, Any]:
-        # The cache carries the sources, so that a beam sampler repeats them with its beams.
-        sources, source_mask, row_least = cache
-        history = np.asarray(prompt)[:, :index].astype(np.int64)
-        every = np.ones(history.shape, dtype=bool)
-        hidden = backbone._model.forward(sources, source_mask, history, every)[1][:, -1]
-        hidden = np.ascontiguousarray(hidden)
-        logits = np.array(backbone._model.logits(hidden))
-        too_short = np.flatnonzero(index < row_least)
-        logits[np.ix_(too_short, stop_ids)] = -np.inf
-        return logits, hidden, cache
-
-    outputs = sampler(
-        next=next_token,
-        prompt=prompt,
-        cache=(request.sources, request.source_mask, least),
-        index=start,
-        mask=mask,
-        stop_token_ids=stop_ids or None,
-        hidden_states=None,
-        model=backbone,
-    )
-    sequences, scores = outputs if isinstance(outputs, tuple) else (outputs, None)
-    sequences = np.asarray(sequences)
-    if sequences.ndim == 2:
-        sequences = sequences[:, None]
-    scores = np.zeros(sequences.shape[:2]) if scores is None else np.asarray(scores)
-    return [
-        [
-            Answer(_cut(ids, mask[row], start, stop_ids), float(score))
-            for ids, score in zip(beams, scores[row], strict=True)
-        ]
-        for row, beams in enumerate(sequences)
-    ]
-
-
-def _prompt_rectangle(request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """The prompts and their mask, as wide as the longest answer or prompt."""
-    width = max(request.limit, int(request.given_mask.sum(axis=1).max()))
-    shape = (len(request), width)
-    prompt, mask = np.full(shape, request.pad_id, dtype=np.int64), np.zeros(shape, dtype=bool)
-    shared = min(width, request.given.shape[1])
-    prompt[:, :shared] = request.given[:, :shared]
-    mask[:, :shared] = request.given_mask[:, :shared]
-    return prompt, mask
-
-
-def _cut(ids: np.ndarray, mask: np.ndarray, start: int, stop_ids: list[int]) -> list[int]:
-    """`ids` up to and including the first stop token that was generated."""
-    generated = ~mask[: len(ids)] & (np.arange(len(ids)) >= start)
-    ends = np.flatnonzero(np.isin(ids, stop_ids) & generated)
-    return ids[: ends[0] + 1 if ends.size else None].tolist()

@@ -2,6 +2,7 @@
 
 from bart_fast.samplers.beam_sampler import BeamSampler
 from bart_fast.samplers.greedy_sampler import GreedySampler
+from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.random_sampler import RandomSampler
 from bart_fast.samplers.sampler import Sampler
 from bart_fast.samplers.serialization import deserialize, get, serialize
@@ -11,6 +12,7 @@ from bart_fast.samplers.top_p_sampler import TopPSampler
 __all__ = [
     "BeamSampler",
     "GreedySampler",
+    "PresetSampler",
     "RandomSampler",
     "Sampler",
     "TopKSampler",

@@ -35,7 +35,8 @@ def keras_search(
         if stop_token_ids is not None and done.all():
             break
         logits, _, cache = next(prompt, cache, position)
-        totals = _log_probabilities(sampler, logits, beams) + scores[:, :, None]  # b n v
+        logs = _log_probabilities(sampler, next, logits, prompt, cache, position)
+        totals = logs.reshape(*scores.shape, -1) + scores[:, :, None]  # b n v
         chosen, scores = _best(totals.reshape(len(scores), -1), beams)  # b n
         source = _flat_source(chosen // totals.shape[-1])
         prompt, done, cache = _take((prompt, done, cache), source)
@@ -72,8 +73,10 @@ def transformers_search(
     for position in range(index, prompt.shape[1]):
         if not search.open.any():
             break
-        logits, _, cache = next(search.flat_running(), cache, position)
-        cache = _take(cache, search.step(logits, position))
+        running = search.flat_running()
+        logits, _, cache = next(running, cache, position)
+        logs = _log_probabilities(sampler, next, logits, running, cache, position)
+        cache = _take(cache, search.step(logs, position))
     return search.answers()
 
 
@@ -99,10 +102,11 @@ class _Search:
     def flat_running(self) -> np.ndarray:
         return self.running.reshape(-1, self.length)
 
-    def step(self, logits: Any, position: int) -> np.ndarray:
-        """Extends all beams by one token. Returns the flat beam that each new one came from."""
-        totals = _log_probabilities(self.sampler, logits, self.beams)  # b n v
-        totals = totals + self.running_scores[:, :, None]
+    def step(self, logs: np.ndarray, position: int) -> np.ndarray:
+        """Extends all beams by one token, given log probabilities [b * n, v]. Returns the flat beam
+        that each new one came from."""
+        scores = self.running_scores
+        totals = logs.reshape(*scores.shape, -1) + scores[:, :, None]  # b n v
         vocabulary = totals.shape[-1]
         flat = totals.reshape(len(totals), -1)
         kept = min(max(2, 1 + len(self.stop)) * self.beams, flat.shape[1])
@@ -162,11 +166,14 @@ def _first_beam_only(rows: int, beams: int) -> np.ndarray:
     return np.tile(np.array([0.0] + [_NEVER] * (beams - 1), dtype=np.float32), (rows, 1))
 
 
-def _log_probabilities(sampler: Any, logits: Any, beams: int) -> np.ndarray:
-    """[b * n, v] logits to [b, n, v] log probabilities."""
+def _log_probabilities(
+    sampler: Any, next: Any, logits: Any, prompt: np.ndarray, cache: Any, position: int
+) -> np.ndarray:
+    """Logits to log probabilities [b * n, v], as the rules of a model's call leave them."""
     with np.errstate(divide="ignore"):  # log 0 = -inf is right: never chosen
         logs = np.log(sampler.compute_probabilities(logits))
-    return logs.reshape(-1, beams, logs.shape[-1])
+    constrain = getattr(next, "constrain", None)
+    return logs if constrain is None else constrain(logs, prompt, cache, position)
 
 
 def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

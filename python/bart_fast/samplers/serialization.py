@@ -6,6 +6,7 @@ from typing import Any
 from bart_fast._validation import argument_error
 from bart_fast.samplers.beam_sampler import BeamSampler
 from bart_fast.samplers.greedy_sampler import GreedySampler
+from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.random_sampler import RandomSampler
 from bart_fast.samplers.sampler import Sampler
 from bart_fast.samplers.top_k_sampler import TopKSampler
@@ -15,6 +16,7 @@ from bart_fast.samplers.top_p_sampler import TopPSampler
 _SAMPLERS: dict[str, type[Sampler]] = {
     "beam": BeamSampler,
     "greedy": GreedySampler,
+    "preset": PresetSampler,
     "random": RandomSampler,
     "top_k": TopKSampler,
     "top_p": TopPSampler,

@@ -2,6 +2,9 @@
 
 use super::{Beam, scores};
 use crate::error::Result;
+use crate::generation::constraints::check_choice;
+use crate::generation::input::Input;
+use crate::generation::options::Options;
 use crate::random::Stream;
 
 /// A possible extension: beam `beam` followed by token `id`, their score and the token's part of it.
@@ -11,6 +14,8 @@ pub(super) struct Candidate {
     pub token_logprob: f32,
     pub beam: usize,
     pub id: u32,
+    /// Whether the sequence ends here, other than by its length. Given tokens never end it.
+    pub stops: bool,
 }
 
 /// Memory that is kept from step to step.
@@ -19,6 +24,7 @@ pub(super) struct Buffers {
     chosen: Vec<Candidate>,
     drawn: Vec<(f32, Candidate)>,
     keys: Vec<f32>,
+    ids: Vec<u32>,
 }
 
 /// The log probabilities of every token after some beams, from beam `first` on.
@@ -27,6 +33,8 @@ pub(super) struct Candidates<'a> {
     vocabulary: usize,
     limit: usize,
     first: usize,
+    options: &'a Options,
+    input: &'a Input,
     buffers: &'a mut Buffers,
 }
 
@@ -36,9 +44,10 @@ impl<'a> Candidates<'a> {
         rows: &'a [f32],
         (vocabulary, limit): (usize, usize),
         first: usize,
+        (options, input): (&'a Options, &'a Input),
         buffers: &'a mut Buffers,
     ) -> Self {
-        Self { rows, vocabulary, limit, first, buffers }
+        Self { rows, vocabulary, limit, first, options, input, buffers }
     }
 
     /// The log probabilities after a beam. After the prompt all beams share a row.
@@ -47,11 +56,11 @@ impl<'a> Candidates<'a> {
         &self.rows[(beam - self.first).min(last) * self.vocabulary..][..self.limit]
     }
 
-    /// The extension of `beam`, whose state is given, by `id`.
+    /// The extension of `beam`, whose state is given, by `id`; whether it stops there is not asked.
     pub fn of(&self, beam: usize, state: &Beam, id: u32) -> Candidate {
         let out = f32::NEG_INFINITY;
         let token_logprob = self.row(beam).get(id as usize).copied().unwrap_or(out);
-        Candidate { score: state.score + token_logprob, token_logprob, beam, id }
+        Candidate { score: state.score + token_logprob, token_logprob, beam, id, stops: false }
     }
 
     /// The best `wanted` extensions of `beams`: higher scores first, then lower beams, then lower
@@ -71,6 +80,7 @@ impl<'a> Candidates<'a> {
                 token_logprob,
                 beam,
                 id,
+                stops: false,
             };
             self.buffers.chosen.extend(top.iter().map(candidate));
         }
@@ -114,14 +124,23 @@ impl<'a> Candidates<'a> {
         self.settle(beams, wanted)
     }
 
+    /// Sorts what was chosen, and notes what ends its sequence.
     fn settle(&mut self, beams: &[Beam], wanted: usize) -> Result<&[Candidate]> {
-        let chosen = &mut self.buffers.chosen;
+        let Buffers { chosen, ids, .. } = &mut *self.buffers;
         chosen.sort_by(|a, b| {
             b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))
         });
         chosen.truncate(wanted);
+        let position = beams.first().map_or(0, |beam| beam.ids.len());
         let best = chosen.first().map_or(f32::NEG_INFINITY, |first| first.score);
-        scores::check_choice(best, beams.first().map_or(0, |beam| beam.ids.len()))?;
+        check_choice(best, position, &self.options.constraints)?;
+        if self.input.forced(position).is_none() {
+            for candidate in chosen.iter_mut() {
+                ids.clone_from(&beams[candidate.beam - self.first].ids);
+                ids.push(candidate.id);
+                candidate.stops = self.options.stops(ids, self.input.sequence())?;
+            }
+        }
         Ok(chosen)
     }
 }

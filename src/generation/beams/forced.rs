@@ -74,11 +74,9 @@ impl<'a> Search<'a> for Forced<'a> {
         let best = candidates.best(&self.running, wanted)?;
         let highest = best[0].score;
         let position = self.running[0].ids.len();
-        let free = self.input.forced(position).is_none();
-        let is_stop = |id: u32| free && self.options.stop_token_ids.contains(&id);
 
         let (ended, running, words) = (&mut self.ended, &self.running, self.words);
-        let chosen = part(best, beams, is_stop, |candidate| {
+        let chosen = part(best, beams, |candidate| {
             let beam = &running[candidate.beam];
             if Progress::of(words, &beam.ids).is_complete() {
                 ended.add(beam, Some(candidate));

@@ -85,12 +85,10 @@ impl<'a> Search<'a> for Groups<'a> {
         let wanted = self.settings.continuations(self.options) * size;
         let candidates = candidates.best(&self.running[range.clone()], wanted)?;
         let position = self.running[range.start].ids.len();
-        let free = self.input.forced(position).is_none();
-        let is_stop = |id: u32| free && self.options.stop_token_ids.contains(&id);
 
         let (hypotheses, running) = (&mut self.groups[group], &self.running);
         let was_done = hypotheses.is_done();
-        let chosen = part(candidates, size, is_stop, |candidate| {
+        let chosen = part(candidates, size, |candidate| {
             if !was_done {
                 hypotheses.add(&running[candidate.beam], Some(candidate));
             }

@@ -104,15 +104,14 @@ impl<'a> Hypotheses<'a> {
 pub(super) fn part(
     candidates: &[Candidate],
     beams: usize,
-    is_stop: impl Fn(u32) -> bool,
     mut end: impl FnMut(&Candidate),
 ) -> Vec<Candidate> {
-    for candidate in candidates.iter().take(beams).filter(|candidate| is_stop(candidate.id)) {
+    for candidate in candidates.iter().take(beams).filter(|candidate| candidate.stops) {
         end(candidate);
     }
     // Where there are too few others, ended ones stand in that nothing will be taken from.
-    let others = candidates.iter().filter(|candidate| !is_stop(candidate.id)).copied();
-    let ended = candidates.iter().filter(|candidate| is_stop(candidate.id));
+    let others = candidates.iter().filter(|candidate| !candidate.stops).copied();
+    let ended = candidates.iter().filter(|candidate| candidate.stops);
     let ended = ended.map(|&c| Candidate { score: c.score + NO_SCORE, ..c });
     others.chain(ended).take(beams).collect()
 }

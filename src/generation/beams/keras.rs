@@ -15,7 +15,6 @@ use crate::generation::scores;
 
 pub(super) struct Keras<'a> {
     input: &'a Input,
-    stop_token_ids: &'a [u32],
     settings: &'a BeamSettings,
     running: Vec<Beam>,
     next: Vec<Beam>,
@@ -23,16 +22,10 @@ pub(super) struct Keras<'a> {
 }
 
 impl<'a> Search<'a> for Keras<'a> {
-    fn begin(
-        input: &'a Input,
-        start: usize,
-        options: &'a Options,
-        settings: &'a BeamSettings,
-    ) -> Self {
+    fn begin(input: &'a Input, start: usize, _: &'a Options, settings: &'a BeamSettings) -> Self {
         let running = first_beams(input.prompt(start), settings.num_beams);
         Self {
             input,
-            stop_token_ids: &options.stop_token_ids,
             settings,
             next: running.clone(),
             running,
@@ -63,8 +56,7 @@ impl<'a> Search<'a> for Keras<'a> {
             let origin = &self.running[candidate.beam];
             let token = Candidate { id: forced.unwrap_or(candidate.id), ..*candidate };
             beam.continue_from(origin, &token);
-            let stopped = forced.is_none() && self.stop_token_ids.contains(&candidate.id);
-            beam.end = origin.end.or(stopped.then_some(position + 1));
+            beam.end = origin.end.or(candidate.stops.then_some(position + 1));
             *parent = candidate.beam;
         }
         mem::swap(&mut self.running, &mut self.next);

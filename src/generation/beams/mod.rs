@@ -14,7 +14,6 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
-use super::constraints::Context;
 use super::generate::check_shape;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
@@ -271,15 +270,13 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             search.score(row, forced);
             if forced.is_none() {
                 search.penalise(group, row);
-                let (prompt_length, max_length) = (input.start(), input.max_length());
-                let context = Context { ids: &beam.ids, prompt_length, max_length };
-                for constraint in &self.options.constraints {
-                    constraint.apply(&context, row);
-                }
+                self.options.constrain(&input.context(&beam.ids), row)?;
                 search.warp(row);
             }
         }
-        let mut candidates = Candidates::new(rows, (vocabulary, limit), first, &mut self.buffers);
+        let call = (self.options, input);
+        let mut candidates =
+            Candidates::new(rows, (vocabulary, limit), first, call, &mut self.buffers);
         self.searches[source].advance(group, &mut candidates)
     }
 

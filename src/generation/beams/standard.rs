@@ -102,15 +102,12 @@ impl<'a> Search<'a> for Standard<'a> {
         };
         let length = self.running[0].ids.len() + 1;
         let full = length >= self.input.max_length();
-        let stops = self.input.forced(length - 1).is_none();
-        let stopped = |id: u32| stops && self.options.stop_token_ids.contains(&id);
-        let ended: Vec<bool> = candidates.iter().map(|c| full || stopped(c.id)).collect();
+        let ended: Vec<bool> = candidates.iter().map(|c| full || c.stops).collect();
 
         for (candidate, _) in
             candidates.iter().zip(&ended).take(self.settings.num_beams).filter(|(_, ended)| **ended)
         {
-            let stopped = stopped(candidate.id);
-            self.set_aside(candidate, length, stopped);
+            self.set_aside(candidate, length);
         }
         self.extend(candidates, &ended);
         self.over = !self.can_improve(length)
@@ -135,7 +132,7 @@ impl<'a> Search<'a> for Standard<'a> {
 
 impl Standard<'_> {
     /// Lets an ended candidate compete for a place.
-    fn set_aside(&mut self, candidate: &Candidate, length: usize, stopped: bool) {
+    fn set_aside(&mut self, candidate: &Candidate, length: usize) {
         let score = candidate.score / self.penalty(length - self.start);
         // Among equals the sequence that was there first stays first.
         let place = self.finished.partition_point(|held| held.sequence.score >= score);
@@ -149,7 +146,7 @@ impl Standard<'_> {
         sequence.token_logprobs.clone_from(&origin.token_logprobs);
         sequence.token_logprobs.push(candidate.token_logprob);
         last.sequence.score = score;
-        last.sequence.stopped = stopped;
+        last.sequence.stopped = candidate.stops;
         last.taken = true;
         self.finished.insert(place, last);
     }

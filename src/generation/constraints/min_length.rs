@@ -1,6 +1,7 @@
 //! Minimum lengths: no stop token before a sequence is long enough.
 
-use super::{Constraint, Context};
+use super::{Built, Constraint, Context, Request, suppress};
+use crate::error::Result;
 
 /// Rules out the stop tokens while a sequence, prompt included, has fewer than `least` tokens
 /// before the stop token (Hugging Face's `min_length`).
@@ -18,10 +19,15 @@ impl MinLength {
 }
 
 impl Constraint for MinLength {
-    fn apply(&self, context: &Context<'_>, scores: &mut [f32]) {
+    fn name(&self) -> &'static str {
+        "min_length"
+    }
+
+    fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
         if context.ids.len() < self.least {
             suppress(&self.stop_token_ids, scores);
         }
+        Ok(())
     }
 }
 
@@ -40,39 +46,49 @@ impl MinNewTokens {
 }
 
 impl Constraint for MinNewTokens {
-    fn apply(&self, context: &Context<'_>, scores: &mut [f32]) {
+    fn name(&self) -> &'static str {
+        "min_new_tokens"
+    }
+
+    fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
         if context.ids.len().saturating_sub(context.prompt_length) < self.least {
             suppress(&self.stop_token_ids, scores);
         }
+        Ok(())
     }
 }
 
-/// Rules out `ids`; ids beyond the vocabulary cannot be generated anyway.
-fn suppress(ids: &[u32], scores: &mut [f32]) {
-    for &id in ids {
-        if let Some(score) = scores.get_mut(id as usize) {
-            *score = f32::NEG_INFINITY;
-        }
-    }
+pub(super) fn build(request: &mut Request<'_>) -> Built {
+    Ok(match request.arguments.count("min_length", 0, 0)? {
+        0 => None,
+        least => Some(Box::new(MinLength::new(least, request.stop_token_ids))),
+    })
+}
+
+pub(super) fn build_for_new_tokens(request: &mut Request<'_>) -> Built {
+    Ok(match request.arguments.count("min_new_tokens", 0, 0)? {
+        0 => None,
+        least => Some(Box::new(MinNewTokens::new(least, request.stop_token_ids))),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn suppressed(constraint: &dyn Constraint, length: usize) -> Vec<usize> {
-        let context = Context { ids: &vec![1; length], prompt_length: 2, max_length: 9 };
-        let mut scores = [0.5; 4];
-        constraint.apply(&context, &mut scores);
-        (0..4).filter(|&id| scores[id] == f32::NEG_INFINITY).collect()
-    }
+    use super::super::tests::{context, ruled_out};
+    use serde_json::json;
 
     #[test]
     fn stop_tokens_are_out_until_the_length_is_reached() {
-        let stops = [0, 3, 99];
-        assert_eq!(suppressed(&MinLength::new(4, &stops), 3), [0, 3]);
-        assert!(suppressed(&MinLength::new(4, &stops), 4).is_empty());
-        assert_eq!(suppressed(&MinNewTokens::new(2, &stops), 3), [0, 3]);
-        assert!(suppressed(&MinNewTokens::new(2, &stops), 4).is_empty());
+        // The stop tokens are 0 and 3, and two tokens are given.
+        for (settings, length, expected) in [
+            (json!({"min_length": 4}), 3, vec![0, 3]),
+            (json!({"min_length": 4}), 4, vec![]),
+            (json!({"min_new_tokens": 2}), 3, vec![0, 3]),
+            (json!({"min_new_tokens": 2}), 4, vec![]),
+        ] {
+            let ids = vec![1; length];
+            let out = ruled_out(settings.clone(), &context(&ids, 2));
+            assert_eq!(out, expected, "{settings}, {length}");
+        }
     }
 }

@@ -1,0 +1,221 @@
+"""Generation with a sampler that the core does not know: one forward pass a token.
+
+The rules on the next token are the core's (`_core.Constraints`), so that both ways agree.
+Letters in shapes: b rows, w decoder positions, v tokens of the vocabulary.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bart_fast import _core
+from bart_fast._validation import argument_error
+from bart_fast.models.generation import Answer, Request
+from bart_fast.samplers.beam_sampler import BeamSampler
+
+
+def generate_in_python(
+    sampler: Callable[..., Any],
+    backbone: Any,
+    request: Request,
+    limits: list[int],
+    options: dict[str, Any],
+    functions: Mapping[str, Any],
+) -> list[list[Answer]]:
+    """Generates with a sampler in Python; see `generation.generate_in_core`.
+
+    Args:
+        sampler: called as `Sampler.__call__` is, once for the rows of each limit.
+        backbone: the model's backbone.
+        request: the inputs.
+        limits: the longest answer of each row.
+        options: stop ids and constraints.
+        functions: functions of the call.
+    """
+    is_beams = isinstance(sampler, BeamSampler)
+    if is_beams and functions.get("stopping_criteria"):
+        raise argument_error(
+            "stopping_criteria",
+            "cannot be asked by a subclass of `BeamSampler`",
+            type(sampler).__name__,
+            "pass `num_beams` instead",
+        )
+    wants_logprobs = bool(options.pop("token_logprobs", False))
+    if is_beams and wants_logprobs:
+        raise argument_error(
+            "output_scores",
+            "cannot be had from a subclass of `BeamSampler`",
+            type(sampler).__name__,
+            "pass `num_beams` instead",
+        )
+    rules = _core.Constraints(json.dumps({"sampler": "greedy", **options}), dict(functions))
+    stop_ids = options["stop_token_ids"]
+    answers: list[list[Answer]] = [[]] * len(request)
+    for limit in sorted(set(limits)):
+        rows = np.flatnonzero(np.array(limits) == limit)
+        part = replace(
+            request,
+            sources=request.sources[rows],
+            source_mask=request.source_mask[rows],
+            given=request.given[rows],
+            given_mask=request.given_mask[rows],
+            limit=limit,
+        )
+        next_token = NextToken(backbone, part, rows, stop_ids, rules, is_beams)
+        next_token.keeps_scores = wants_logprobs
+        for row, answer in zip(rows, next_token.ask(sampler), strict=True):
+            answers[row] = answer
+    return answers
+
+
+class NextToken:
+    """What a sampler calls for the scores of the next token, as `next(prompt, cache, index)`.
+
+    The cache carries what belongs to a row, so that a beam sampler repeats it with its beams. The
+    rules change log probabilities in beam search, which calls `constrain` itself, else logits.
+
+    Args:
+        backbone: the model's backbone.
+        request: rows that have one limit.
+        numbers: int array [b], their places in the call.
+        stop_ids: ids that end an answer.
+        rules: the constraints and stopping criteria of the call.
+        is_beams: whether the sampler is a beam search.
+    """
+
+    def __init__(self, backbone, request: Request, numbers, stop_ids, rules, is_beams: bool):
+        self.backbone, self.request = backbone, request
+        self.stop_ids, self.rules, self.is_beams = stop_ids, rules, is_beams
+        self.prompt, self.mask = _prompt_rectangle(request)
+        lengths = request.given_mask.sum(axis=1)
+        self.start = int(lengths.min())
+        self.cache = (request.sources, request.source_mask, self.mask, lengths, numbers)
+        # Number of an input -> the length at which a criterion ended it.
+        self.ends: dict[int, int] = {}
+        # Position -> the scores that were handed out for it, where they are kept.
+        self.keeps_scores = False
+        self.scores: dict[int, np.ndarray] = {}
+
+    def ask(self, sampler: Callable[..., Any]) -> list[list[Answer]]:
+        """Runs the sampler and cuts its answers where they end."""
+        outputs = sampler(
+            next=self,
+            prompt=self.prompt,
+            cache=self.cache,
+            index=self.start,
+            mask=self.mask,
+            stop_token_ids=self.stop_ids or None,
+            hidden_states=None,
+            model=self.backbone,
+        )
+        sequences, scores = outputs if isinstance(outputs, tuple) else (outputs, None)
+        sequences = np.asarray(sequences)
+        if sequences.ndim == 2:
+            sequences = sequences[:, None]
+        scores = np.zeros(sequences.shape[:2]) if scores is None else np.asarray(scores)
+        return [
+            [
+                self._answer(sampler, self._cut(ids, row), float(score), row)
+                for ids, score in zip(beams, scores[row], strict=True)
+            ]
+            for row, beams in enumerate(sequences)
+        ]
+
+    def _answer(self, sampler: Any, ids: list[int], score: float, row: int) -> Answer:
+        prompt = int(self.cache[3][row])
+        if not self.keeps_scores:
+            return Answer(ids, score)
+        temperature = getattr(sampler, "temperature", 1.0)
+        logprobs = [0.0] * (len(ids) - prompt)
+        for position in range(prompt, len(ids)):
+            if not self.mask[row, position]:
+                logits = self.scores[position][row].astype(np.float64) / temperature
+                norm = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
+                logprobs[position - prompt] = float(logits[ids[position]] - norm)
+        return Answer(ids, score, logprobs)
+
+    def __call__(self, prompt: Any, cache: Any, index: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        history = np.asarray(prompt)[:, :index].astype(np.int64)
+        every = np.ones(history.shape, dtype=bool)
+        core = self.backbone._model
+        hidden = np.ascontiguousarray(core.forward(*cache[:2], history, every)[1][:, -1])
+        logits = np.array(core.logits(hidden))
+        if not self.is_beams:
+            self._ask_criteria(history, cache)
+            logits = self.constrain(logits, prompt, cache, index)
+        if self.keeps_scores:
+            self.scores[index] = np.array(logits)
+        return logits, hidden, cache
+
+    def constrain(self, scores: np.ndarray, prompt: Any, cache: Any, index: int) -> np.ndarray:
+        """The scores [b, v] of the tokens at `index` as the rules leave them."""
+        history = np.asarray(prompt)[:, :index]
+        sources, source_mask, mask, lengths, numbers = cache
+        rows = [
+            row
+            for row in range(len(history))
+            if not mask[row, index] and (self.is_beams or not self._has_ended(history, cache, row))
+        ]
+        described = [
+            (
+                history[row].tolist(),
+                int(lengths[row]),
+                self.request.limit,
+                sources[row][source_mask[row]].tolist(),
+                int(numbers[row]),
+            )
+            for row in rows
+        ]
+        scores = np.array(scores, dtype=np.float32)
+        if rows:
+            scores[rows] = self.rules.apply(described, scores[rows])
+        if self.stop_ids:
+            # The sampler waits for a stop token of every row; rows ended by a criterion give one.
+            for row in np.flatnonzero(np.isin(numbers, list(self.ends))):
+                scores[row] = -np.inf
+                scores[row, self.stop_ids[0]] = 0.0
+        return scores
+
+    def _ask_criteria(self, history: np.ndarray, cache: Any) -> None:
+        """Notes which rows a criterion ends with the token that came last."""
+        *_, mask, lengths, numbers = cache
+        last = history.shape[1] - 1
+        rows = [
+            row
+            for row in range(len(history))
+            if last >= lengths[row]
+            and not mask[row, last]
+            and not self._has_ended(history, cache, row)
+        ]
+        asked = [(history[row].tolist(), int(numbers[row])) for row in rows]
+        for (ids, number), stops in zip(asked, self.rules.stops(asked), strict=True):
+            if stops:
+                self.ends[number] = len(ids)
+
+    def _has_ended(self, history: np.ndarray, cache: Any, row: int) -> bool:
+        *_, mask, _, numbers = cache
+        if int(numbers[row]) in self.ends:
+            return True
+        generated = history[row, self.start :][~mask[row, self.start : history.shape[1]]]
+        return bool(np.isin(generated, self.stop_ids).any())
+
+    def _cut(self, ids: np.ndarray, row: int) -> list[int]:
+        """`ids` up to the first stop token that was generated, or to where a criterion ended it."""
+        generated = ~self.mask[row, : len(ids)] & (np.arange(len(ids)) >= self.start)
+        ends = np.flatnonzero(np.isin(ids, self.stop_ids) & generated)
+        ended = self.ends.get(int(self.cache[-1][row]), len(ids))
+        return ids[: min(ended, int(ends[0]) + 1 if ends.size else len(ids))].tolist()
+
+
+def _prompt_rectangle(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """The prompts and their mask, as wide as the longest answer or prompt."""
+    width = max(request.limit, int(request.given_mask.sum(axis=1).max()))
+    shape = (len(request), width)
+    prompt, mask = np.full(shape, request.pad_id, dtype=np.int64), np.zeros(shape, dtype=bool)
+    shared = min(width, request.given.shape[1])
+    prompt[:, :shared] = request.given[:, :shared]
+    mask[:, :shared] = request.given_mask[:, :shared]
+    return prompt, mask
