@@ -21,7 +21,7 @@ mod scores;
 #[cfg(test)]
 mod testing;
 
-pub use beams::{BeamRule, BeamSettings, EarlyStopping};
+pub use beams::{BeamRule, BeamSettings, EarlyStopping, ForcedWords};
 pub use generate::generate;
 pub use input::{Input, Sequence};
 pub use model::{PromptRow, StepModel, StepRow};

@@ -4,8 +4,10 @@
 
 mod greedy;
 mod random;
+mod sample;
 mod top_k;
 mod top_p;
+mod warpers;
 
 use std::fmt::Debug;
 
@@ -17,8 +19,10 @@ use crate::random::Stream;
 
 pub use greedy::Greedy;
 pub use random::Random;
+pub use sample::Sample;
 pub use top_k::TopK;
 pub use top_p::TopP;
+pub use warpers::Warpers;
 
 /// A choice of one token, made for one row at a time.
 pub trait Sampler: Debug + Send + Sync {
@@ -95,11 +99,12 @@ pub(super) const MOST_SEQUENCES: usize = 1024;
 type Build = fn(&mut Arguments) -> Result<Method>;
 
 /// Every sampler by its name.
-const REGISTRY: [(&str, Build); 5] = [
+const REGISTRY: [(&str, Build); 6] = [
     ("greedy", greedy::build),
     ("random", random::build),
     ("top_k", top_k::build),
     ("top_p", top_p::build),
+    ("sample", sample::build),
     ("beam", beams::build),
 ];
 
