@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from bart_fast.samplers import (
         BeamSampler,
+        ContrastiveSampler,
         GreedySampler,
         PresetSampler,
         RandomSampler,
@@ -39,6 +40,7 @@ __all__ = [
     "BartSeq2SeqLMPreprocessor",
     "BartTokenizer",
     "BeamSampler",
+    "ContrastiveSampler",
     "GreedySampler",
     "PresetSampler",
     "RandomSampler",
@@ -70,6 +72,7 @@ _HOMES = {
     ),
     "samplers": (
         "BeamSampler",
+        "ContrastiveSampler",
         "GreedySampler",
         "PresetSampler",
         "RandomSampler",
