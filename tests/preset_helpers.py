@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from conftest import needs_shared, shared_folder
 
-from bart_fast import presets
+from bart_fast import _core, presets
 
 GOLDEN = shared_folder() / "golden"
 
@@ -163,3 +163,20 @@ def assert_same_parameters(left: ArrayModel, right: ArrayModel):
     assert left.values.keys() == right.values.keys()
     for name, value in left.values.items():
         np.testing.assert_array_equal(value, right.values[name], err_msg=name)
+
+
+def core_model(directory) -> _core.Model:
+    preset = presets.load_preset(directory)
+    model = _core.Model(json.dumps(preset.backbone_config), 0)
+    presets.load_weights(preset, model)
+    return model
+
+
+def assert_same_cores(left: _core.Model, right: _core.Model):
+    bias = {"final_logits_bias"}
+    names, others = (dict(model.parameters()).keys() - bias for model in (left, right))
+    assert names == others
+    for name in names:
+        np.testing.assert_array_equal(
+            left.get_parameter(name), right.get_parameter(name), err_msg=name
+        )

@@ -51,7 +51,7 @@ def test_the_main_classes_have_examples():
 @pytest.mark.parametrize(("name", "block"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
 def test_example(name, block, preset, monkeypatch, tmp_path):
     """`bart_lm` and `model` are a model, `x` pairs of texts; `bart_tidy_en` is a small one."""
-    entry = {**bart_presets.backbone_presets["bart_tidy_en"], "handle": f"package://{preset}"}
+    entry = {**bart_presets.backbone_presets["bart_tidy_en"], "sources": [f"package://{preset}"]}
     monkeypatch.setitem(bart_presets.backbone_presets, "bart_tidy_en", entry)
     monkeypatch.chdir(tmp_path)
     bart_lm = bart_fast.models.BartSeq2SeqLM.from_preset("bart_tidy_en")

@@ -35,7 +35,7 @@ def test_every_example_is_known():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, preset, monkeypatch, tmp_path, capsys):
-    entry = {**bart_presets.backbone_presets["bart_tidy_en"], "handle": f"package://{preset}"}
+    entry = {**bart_presets.backbone_presets["bart_tidy_en"], "sources": [f"package://{preset}"]}
     monkeypatch.setitem(bart_presets.backbone_presets, "bart_tidy_en", entry)
     monkeypatch.setattr(sys, "argv", [str(path), str(tmp_path / "saved")])
     monkeypatch.chdir(tmp_path)

@@ -9,8 +9,9 @@ import pytest
 from tiny_models import END, PAD, PROMPT, SIZES, SOURCE, START, TEXTS, tiny_model
 
 from bart_fast import samplers
+from bart_fast.models import GenerateOutput
 from bart_fast.models.generation_method import Settings
-from bart_fast.models.generation_mixin import GenerateOutput, GenerationMixin
+from bart_fast.models.generation_mixin import GenerationMixin
 from bart_fast.models.generation_settings import SETTINGS
 
 VOCABULARY = SIZES["vocabulary_size"]
@@ -222,6 +223,12 @@ def test_preset_settings_hold_with_the_sampler_preset_only(model):
     finally:
         model.backbone._generation_config = {}
         model.compile(sampler="greedy")
+
+
+def test_a_model_without_settings_of_its_own():
+    model = tiny_model(sampler="preset")
+    with pytest.raises(ValueError, match="this model has none"):
+        model.generate("text")
 
 
 def test_the_preset_sampler_alone():

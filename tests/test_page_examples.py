@@ -56,7 +56,7 @@ def preset(bart_bpe, tmp_path_factory):
 @pytest.fixture
 def named_presets(preset, monkeypatch):
     """`from_preset("bart_base_en")` loads the small preset."""
-    entry = {**bart_presets.backbone_presets["bart_base_en"], "handle": f"package://{preset}"}
+    entry = {**bart_presets.backbone_presets["bart_base_en"], "sources": [f"package://{preset}"]}
     monkeypatch.setitem(bart_presets.backbone_presets, "bart_base_en", entry)
 
 

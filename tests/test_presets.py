@@ -19,7 +19,8 @@ from preset_helpers import (
     writable_copy,
 )
 
-from bart_fast import presets
+import bart_fast
+from bart_fast import models, presets
 
 # Reading.
 
@@ -159,44 +160,71 @@ def test_older_names_of_attention_layers_are_read(tmp_path):
 # Names.
 
 
-def test_names_of_built_in_presets():
-    names = presets.built_in_presets()
-    assert list(names) == ["bart_tidy_en", "bart_base_en", "bart_large_en", "bart_large_en_cnn"]
-    for entry in names.values():
-        assert entry["metadata"]["description"]
-
-
 def test_a_directory_wins_over_a_name(tmp_path, monkeypatch):
     presets.save_keras_preset(tmp_path / "bart_base_en", backbone=ArrayModel(CONFIG))
     monkeypatch.chdir(tmp_path)
     assert presets.load_preset("bart_base_en").backbone_config == CONFIG
 
 
+@needs_golden
 @pytest.mark.parametrize(
-    ("name", "repository"),
+    ("base", "cls"),
     [
-        ("bart_large_en_cnn", "facebook/bart-large-cnn"),
-        ("hf://someone/some-bart", "someone/some-bart"),
-        ("someone/some-bart", "someone/some-bart"),
+        (models.Backbone, models.BartBackbone),
+        (models.Seq2SeqLM, models.BartSeq2SeqLM),
+        (models.Seq2SeqLMPreprocessor, models.BartSeq2SeqLMPreprocessor),
+        (models.Tokenizer, models.BartTokenizer),
     ],
 )
-def test_names_on_the_hub(tmp_path, monkeypatch, name, repository):
-    presets.save_keras_preset(tmp_path, backbone=ArrayModel(CONFIG))
-    asked = []
+@pytest.mark.parametrize("name", ["keras_tiny", "hf_tiny"])
+def test_a_base_class_loads_the_right_class(base, cls, name):
+    assert type(base.from_preset(GOLDEN / name)) is cls
+    assert type(cls.from_preset(str(GOLDEN / name))) is cls
+    assert issubclass(cls, base)
+    assert base.presets.keys() == cls.presets.keys()
 
-    def download(repository, allow_patterns):
-        asked.append(repository)
-        assert "model.safetensors" in allow_patterns
-        return str(tmp_path)
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert presets.load_preset(name).path == tmp_path
-    assert asked == [repository]
+@needs_golden
+@pytest.mark.parametrize("cls", [models.BartBackbone, models.BartSeq2SeqLM])
+def test_random_weights_are_seeded(cls, tmp_path):
+    """`load_weights=False` needs no weight file, and the seed decides what it draws."""
+    copy = writable_copy(GOLDEN / "keras_tiny", tmp_path / "copy")
+    (copy / "model.weights.h5").unlink()
+    drawn = []
+    for seed in (1, 1, 2):
+        bart_fast.set_random_seed(seed)
+        model = cls.from_preset(copy, load_weights=False)
+        drawn.append(getattr(model, "backbone", model).token_embedding.embeddings)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    # A normal distribution cut at twice its deviation of 0.02.
+    assert 0.015 < drawn[0].std() < 0.02
+    assert abs(drawn[0]).max() <= 0.04
+    with pytest.raises(FileNotFoundError, match=r"model\.weights\.h5"):
+        cls.from_preset(copy)
+
+
+@needs_golden
+@pytest.mark.parametrize("cls", [models.Backbone, models.Seq2SeqLM])
+def test_dtype_and_device(cls):
+    golden = GOLDEN / "keras_tiny"
+    for arguments in ({"dtype": "float32", "device": "cpu"}, {"dtype": None, "device": None}):
+        model = cls.from_preset(golden, True, **arguments)
+        assert getattr(model, "backbone", model).dtype == "float32"
+    for dtype in ("bfloat16", "int8", 3):
+        with pytest.raises(ValueError, match=r'`dtype` must be `None` or "float32"') as caught:
+            cls.from_preset(golden, dtype=dtype)
+        assert f"Received: {dtype!r}" in str(caught.value)
+    for device in ("cuda", "cuda:0", "gpu", 0):
+        with pytest.raises(ValueError, match=r'`device` must be `None` or "cpu"') as caught:
+            cls.from_preset(golden, device=device)
+        assert f"Received: {device!r}" in str(caught.value)
 
 
 def test_import_stays_light():
     code = (
         "import sys, bart_fast.presets;"
-        "heavy = {'h5py', 'huggingface_hub'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'h5py', 'huggingface_hub', 'kagglehub'} & set(sys.modules);"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,9 @@ from preset_helpers import (
     MERGES,
     VOCABULARY,
     ArrayModel,
+    assert_same_cores,
     assert_same_parameters,
+    core_model,
     loaded,
     needs_golden,
     task,
@@ -20,7 +22,7 @@ from preset_helpers import (
 )
 
 import bart_fast
-from bart_fast import _core, presets
+from bart_fast import presets
 from bart_fast.presets import keras_weights
 
 # Writing a Keras preset.
@@ -286,23 +288,6 @@ def test_export_over_a_keras_preset_leaves_one_format(tmp_path):
 
 
 # Through the core and the models.
-
-
-def core_model(directory) -> _core.Model:
-    preset = presets.load_preset(directory)
-    model = _core.Model(json.dumps(preset.backbone_config), 0)
-    presets.load_weights(preset, model)
-    return model
-
-
-def assert_same_cores(left: _core.Model, right: _core.Model):
-    bias = {"final_logits_bias"}
-    names, others = (dict(model.parameters()).keys() - bias for model in (left, right))
-    assert names == others
-    for name in names:
-        np.testing.assert_array_equal(
-            left.get_parameter(name), right.get_parameter(name), err_msg=name
-        )
 
 
 @needs_golden

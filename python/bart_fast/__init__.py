@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from bart_fast._core import get_num_threads, set_num_threads
     from bart_fast._random import set_random_seed
     from bart_fast.models import (
+        Backbone,
         BartBackbone,
         BartSeq2SeqLM,
         BartSeq2SeqLMPreprocessor,
         BartTokenizer,
         Seq2SeqLM,
+        Seq2SeqLMPreprocessor,
+        Tokenizer,
     )
     from bart_fast.samplers import (
         BeamSampler,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Backbone",
     "BartBackbone",
     "BartSeq2SeqLM",
     "BartSeq2SeqLMPreprocessor",
@@ -46,6 +50,8 @@ __all__ = [
     "RandomSampler",
     "Sampler",
     "Seq2SeqLM",
+    "Seq2SeqLMPreprocessor",
+    "Tokenizer",
     "TopKSampler",
     "TopPSampler",
     "__version__",
@@ -64,11 +70,14 @@ __all__ = [
 # Submodule -> names of `__all__` that it defines.
 _HOMES = {
     "models": (
+        "Backbone",
         "BartBackbone",
         "BartSeq2SeqLM",
         "BartSeq2SeqLMPreprocessor",
         "BartTokenizer",
         "Seq2SeqLM",
+        "Seq2SeqLMPreprocessor",
+        "Tokenizer",
     ),
     "samplers": (
         "BeamSampler",

@@ -1,6 +1,7 @@
 """The command `bart-fast`: answers on standard output, everything else on standard error."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -171,7 +172,9 @@ def _answer_all(options: argparse.Namespace, batches: Iterator[list[str]]) -> No
     from bart_fast.models import BartSeq2SeqLM
     from bart_fast.samplers import get
 
-    model = BartSeq2SeqLM.from_preset(options.preset)
+    # The package of a hub may write to standard output what it is doing; only answers belong there.
+    with contextlib.redirect_stdout(sys.stderr):
+        model = BartSeq2SeqLM.from_preset(options.preset)
     if model.preprocessor is None:
         raise ValueError(
             f"`--preset`: {options.preset!r} has no tokenizer.\n"

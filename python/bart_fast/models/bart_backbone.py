@@ -19,7 +19,7 @@ from bart_fast._validation import (
     check_token_arrays,
     check_token_ids,
 )
-from bart_fast.models.bart_presets import presets_property
+from bart_fast.models.backbone import Backbone
 from bart_fast.models.generation import SpecialTokens
 
 # Constructor arguments, and the fields of the core's configuration (Hugging Face's names) that the
@@ -35,7 +35,7 @@ _FIELDS = {
 }
 
 
-class BartBackbone:
+class BartBackbone(Backbone):
     """BART encoder-decoder network: token ids in, hidden states out.
 
     Post-norm transformer with learned positions and exact GELU. A new backbone has random weights;
@@ -89,8 +89,6 @@ class BartBackbone:
         Lewis et al., 2019, "BART: Denoising Sequence-to-Sequence Pre-training for Natural Language
         Generation, Translation, and Comprehension".
     """
-
-    presets = presets_property
 
     def __init__(
         self,
@@ -189,10 +187,6 @@ class BartBackbone:
         """The table of token embeddings: a function of ids, or of hidden states in reverse."""
         return TokenEmbedding(self)
 
-    def count_params(self) -> int:
-        """The number of weights, shared ones counted once."""
-        return self._model.count_parameters()
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as plain values."""
         config = {
@@ -210,48 +204,6 @@ class BartBackbone:
         implied = self._implied_config()
         beyond = {k: v for k, v in self._core_config.items() if implied.get(k) != v}
         return {**config, "core_config": beyond} if beyond else config
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "BartBackbone":
-        """A backbone, with random weights, from what `get_config()` returned."""
-        return cls(**config)
-
-    @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> "BartBackbone":
-        """A backbone from a preset.
-
-        Args:
-            preset: a name in `BartBackbone.presets`, a handle such as `hf://user/model`, or the
-                path of a directory written by keras-hub, Hugging Face or us.
-            load_weights: bool. `False` leaves the weights random. Defaults to `True`.
-            **kwargs: constructor arguments that override those of the preset.
-
-        Raises:
-            ValueError: the preset is unknown, or its files do not fit together.
-            FileNotFoundError: a file of the preset is missing.
-        """
-        from bart_fast.models.loading import load_backbone
-        from bart_fast.presets import load_preset
-
-        return load_backbone(cls, load_preset(preset), load_weights, **kwargs)
-
-    def save_to_preset(self, preset_dir: str, max_shard_size: float | None = 10) -> None:
-        """Writes a preset directory that keras-hub reads too: config and weights.
-
-        Args:
-            preset_dir: the directory. Of files that exist there, those of a backbone are replaced.
-            max_shard_size: int or float, in GB. Weights larger than that go into several files.
-                `None`: always one. Defaults to 10.
-
-        Raises:
-            ValueError: the format cannot hold the model (encoder and decoder of unlike sizes).
-        """
-        from bart_fast.presets import save_keras_preset
-
-        save_keras_preset(preset_dir, backbone=self, max_shard_size=max_shard_size)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name} parameters={self.count_params():,}>"
 
 
 class TokenEmbedding:

@@ -2,6 +2,7 @@
 
 import copy
 
+# The keys are keras-hub's; `sources` is ours: where a preset may come from, best first.
 backbone_presets = {
     "bart_tidy_en": {
         "metadata": {
@@ -9,9 +10,10 @@ backbone_presets = {
                 "Small BART model that restores capitals, punctuation, spacing and spelling of "
                 "English text. Part of this package."
             ),
+            "params": 7709696,
             "path": "bart",
         },
-        "handle": "package://bart_tidy_en",
+        "sources": ["package://bart_tidy_en"],
     },
     "bart_base_en": {
         "metadata": {
@@ -22,7 +24,8 @@ backbone_presets = {
             "params": 139417344,
             "path": "bart",
         },
-        "handle": "hf://facebook/bart-base",
+        "kaggle_handle": "kaggle://keras/bart/keras/bart_base_en/3",
+        "sources": ["kaggle://keras/bart/keras/bart_base_en/3", "hf://facebook/bart-base"],
     },
     "bart_large_en": {
         "metadata": {
@@ -33,7 +36,17 @@ backbone_presets = {
             "params": 406287360,
             "path": "bart",
         },
-        "handle": "hf://facebook/bart-large",
+        "config": {
+            "vocabulary_size": 50265,
+            "num_layers": 12,
+            "num_heads": 16,
+            "hidden_dim": 1024,
+            "intermediate_dim": 4096,
+            "dropout": 0.1,
+            "max_sequence_length": 1024,
+        },
+        "kaggle_handle": "kaggle://keras/bart/keras/bart_large_en/3",
+        "sources": ["kaggle://keras/bart/keras/bart_large_en/3", "hf://facebook/bart-large"],
     },
     "bart_large_en_cnn": {
         "metadata": {
@@ -41,7 +54,20 @@ backbone_presets = {
             "params": 406287360,
             "path": "bart",
         },
-        "handle": "hf://facebook/bart-large-cnn",
+        "config": {
+            "vocabulary_size": 50264,
+            "num_layers": 12,
+            "num_heads": 16,
+            "hidden_dim": 1024,
+            "intermediate_dim": 4096,
+            "dropout": 0.1,
+            "max_sequence_length": 1024,
+        },
+        "kaggle_handle": "kaggle://keras/bart/keras/bart_large_en_cnn/3",
+        "sources": [
+            "kaggle://keras/bart/keras/bart_large_en_cnn/3",
+            "hf://facebook/bart-large-cnn",
+        ],
     },
 }
 

@@ -1,6 +1,5 @@
 """Text to the token arrays of BART, and back."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,8 @@ from bart_fast._validation import (
     argument_error,
     check_int,
 )
-from bart_fast.models.bart_presets import presets_property
 from bart_fast.models.bart_tokenizer import BartTokenizer
+from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
 
 ENCODER_TEXT, DECODER_TEXT = "encoder_text", "decoder_text"
 
@@ -26,7 +25,7 @@ _SHORTEST = 2
 Rows = list[list[int]]
 
 
-class BartSeq2SeqLMPreprocessor:
+class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     """Tokenizes, marks, pads and cuts texts for `BartSeq2SeqLM`.
 
     Sources become `<s> text </s>`, targets `</s> <s> text </s>`. What is too long loses the end of
@@ -79,8 +78,6 @@ class BartSeq2SeqLMPreprocessor:
     prompt["decoder_token_ids"]  # array([[2, 0, 1]], dtype=int32)
     ```
     """
-
-    presets = presets_property
 
     def __init__(
         self,
@@ -346,36 +343,6 @@ class BartSeq2SeqLMPreprocessor:
         if isinstance(config.get("tokenizer"), Mapping):
             config["tokenizer"] = BartTokenizer.from_config(config["tokenizer"]["config"])
         return cls(**config)
-
-    @classmethod
-    def from_preset(cls, preset: str, **kwargs: Any) -> "BartSeq2SeqLMPreprocessor":
-        """The preprocessor of a preset, or one around its tokenizer where it has none.
-
-        Args:
-            preset: a name in `BartSeq2SeqLMPreprocessor.presets`, a handle such as
-                `hf://user/model`, or the path of a directory written by keras-hub, Hugging Face
-                or us.
-            **kwargs: constructor arguments that override those of the preset.
-
-        Raises:
-            ValueError: the preset is unknown, or its files do not fit together.
-            FileNotFoundError: a file of the preset is missing.
-        """
-        from bart_fast.presets import load_preset
-
-        read = load_preset(preset)
-        if "tokenizer" not in kwargs:
-            kwargs["tokenizer"] = BartTokenizer(
-                read.vocabulary, read.merges, **read.tokenizer_config
-            )
-        return cls(**{**read.preprocessor_config, **kwargs})
-
-    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
-        """Writes configuration and tokenizer into a preset directory."""
-        from bart_fast.presets import save_keras_preset
-
-        self.tokenizer._checked_core()
-        save_keras_preset(preset_dir, preprocessor=self)
 
     def __repr__(self) -> str:
         lengths = f"{self.encoder_sequence_length}/{self.decoder_sequence_length}"

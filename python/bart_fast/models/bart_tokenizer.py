@@ -11,7 +11,7 @@ import numpy as np
 from bart_fast import _core
 from bart_fast._texts import as_texts
 from bart_fast._validation import argument_error, check_int, check_positive_int
-from bart_fast.models.bart_presets import presets_property
+from bart_fast.models.tokenizer import Tokenizer
 from bart_fast.presets.files import read_merges, read_vocabulary
 
 VOCABULARY_FILE = "vocabulary.json"
@@ -19,7 +19,7 @@ MERGES_FILE = "merges.txt"
 _DTYPES = ("int32", "int64", "string")
 
 
-class BartTokenizer:
+class BartTokenizer(Tokenizer):
     """Turns text into token ids and back, by BART's byte-level BPE.
 
     Text is cut into words by GPT-2's rule, a word's bytes are merged into the pieces of the
@@ -72,8 +72,6 @@ class BartTokenizer:
         Sennrich et al., 2016, "Neural Machine Translation of Rare Words with Subword Units";
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (bytes).
     """
-
-    presets = presets_property
 
     start_token = "<s>"
     end_token = "</s>"
@@ -296,11 +294,6 @@ class BartTokenizer:
             "unsplittable_tokens": list(self.unsplittable_tokens),
         }
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "BartTokenizer":
-        """A tokenizer, without vocabulary and merges, from what `get_config()` returned."""
-        return cls(**config)
-
     def save_assets(self, dir_path: str | os.PathLike) -> None:
         """Writes `vocabulary.json` and `merges.txt` into a directory that exists."""
         self._checked_core()
@@ -313,31 +306,6 @@ class BartTokenizer:
         """Takes vocabulary and merges from a directory that `save_assets()` wrote."""
         folder = Path(dir_path)
         self.set_vocabulary_and_merges(folder / VOCABULARY_FILE, folder / MERGES_FILE)
-
-    @classmethod
-    def from_preset(cls, preset: str, **kwargs: Any) -> "BartTokenizer":
-        """The tokenizer of a preset.
-
-        Args:
-            preset: a name in `BartTokenizer.presets`, a handle such as `hf://user/model`, or the
-                path of a directory written by keras-hub, Hugging Face or us.
-            **kwargs: constructor arguments that override those of the preset.
-
-        Raises:
-            ValueError: the preset is unknown, or its files do not fit together.
-            FileNotFoundError: a file of the preset is missing.
-        """
-        from bart_fast.presets import load_preset
-
-        read = load_preset(preset)
-        return cls(read.vocabulary, read.merges, **{**read.tokenizer_config, **kwargs})
-
-    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
-        """Writes configuration, vocabulary and merges into a preset directory."""
-        from bart_fast.presets import save_keras_preset
-
-        self._checked_core()
-        save_keras_preset(preset_dir, tokenizer=self)
 
     def __getstate__(self) -> dict[str, Any]:
         # The Rust object is rebuilt from the vocabulary on the other side.

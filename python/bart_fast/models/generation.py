@@ -284,13 +284,11 @@ def answer_arrays(request: Request, answers: list[list[Answer]]) -> dict[str, np
     return {DECODER_IDS: ids, DECODER_MASK: mask, "scores": scores}
 
 
-def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray | None:
+def logprob_array(request: Request, answers: list[list[Answer]], width: int) -> np.ndarray:
     """Those of generated tokens, float32 [b * n, width - shortest prompt]; 0 elsewhere."""
     starts = request.given_mask.sum(axis=1)
     shortest = int(starts.min(initial=width))
     rows = [each for row in answers for each in row]
-    if not any(each.token_logprobs for each in rows):
-        return None
     logprobs = np.zeros((len(rows), width), dtype=np.float32)
     for row, each in enumerate(rows):
         end = len(each.ids)

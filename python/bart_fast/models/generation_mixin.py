@@ -239,7 +239,7 @@ class GenerationMixin:
         """The answers to each input, best first."""
         settings = call.settings
         options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.wants_scores and call.method is None:
+        if settings.wants_scores:
             options["token_logprobs"] = True
         limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
@@ -299,6 +299,11 @@ class Call:
         sampler = model._compiled_sampler()
         from_preset = isinstance(sampler, PresetSampler)
         checkpoint = model.backbone._generation_config if from_preset else None
+        if from_preset and not checkpoint:
+            raise ValueError(
+                '`sampler="preset"` stands for the generation settings of a checkpoint, and this '
+                'model has none.\nhint: call `compile(sampler="greedy")`, or pass keywords'
+            )
         settings = Settings.of({**keywords, "max_length": max_length}, checkpoint, vocabulary)
         is_auto = isinstance(stop_token_ids, str) and stop_token_ids == "auto"
         if not is_auto and keywords.get("eos_token_id") is not None:

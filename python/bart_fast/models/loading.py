@@ -3,22 +3,45 @@
 from typing import Any
 
 from bart_fast import presets
+from bart_fast._validation import argument_error
+from bart_fast.models.backbone import Backbone
 from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.bart_seq_2_seq_lm import BartSeq2SeqLM
 from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.generation import SpecialTokens
 from bart_fast.models.seq_2_seq_lm import Seq2SeqLM
+from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
+from bart_fast.models.task import Task
+from bart_fast.models.tokenizer import Tokenizer
 from bart_fast.samplers import Sampler, TopKSampler, get, serialize
 
 _TASK_ARGUMENTS = ("preprocessor", "compile", "name")
 
+# A base class stands for the one class there is.
+_STANDS_FOR = {
+    Backbone: BartBackbone,
+    Tokenizer: BartTokenizer,
+    Seq2SeqLMPreprocessor: BartSeq2SeqLMPreprocessor,
+    Seq2SeqLM: BartSeq2SeqLM,
+    Task: BartSeq2SeqLM,
+}
+
 
 def load_backbone(
-    cls: type[BartBackbone], preset: presets.Preset, load_weights: bool, **kwargs: Any
+    cls: type[Backbone],
+    preset: presets.Preset,
+    load_weights: bool,
+    dtype: Any = None,
+    device: Any = None,
+    **kwargs: Any,
 ) -> BartBackbone:
     """A backbone of class `cls` that knows the special ids its preset names."""
-    backbone = cls._from_core_config(preset.backbone_config, _zeros=load_weights, **kwargs)
+    _check_device(device)
+    cls = _STANDS_FOR.get(cls, cls)
+    backbone = cls._from_core_config(
+        preset.backbone_config, _zeros=load_weights, dtype=dtype, **kwargs
+    )
     if load_weights:
         presets.load_weights(preset, backbone._model)
     end = preset.end_token_id
@@ -31,32 +54,45 @@ def load_backbone(
     return backbone
 
 
-def load_preprocessor(preset: presets.Preset) -> BartSeq2SeqLMPreprocessor | None:
-    """The preprocessor of a preset; `None` if there are neither vocabulary nor merges."""
-    if preset.vocabulary_file is None and preset.merges_file is None:
-        return None
-    tokenizer = BartTokenizer(preset.vocabulary, preset.merges, **preset.tokenizer_config)
-    return BartSeq2SeqLMPreprocessor(tokenizer, **preset.preprocessor_config)
+def load_tokenizer(cls: type[Tokenizer], preset: presets.Preset, **kwargs: Any) -> BartTokenizer:
+    """`Tokenizer.from_preset()`."""
+    cls = _STANDS_FOR.get(cls, cls)
+    return cls(preset.vocabulary, preset.merges, **{**preset.tokenizer_config, **kwargs})
 
 
-def load_task(cls: type[Seq2SeqLM], preset: str, load_weights: bool, **kwargs: Any) -> Seq2SeqLM:
-    """`Seq2SeqLM.from_preset()`."""
-    # The base class stands for the one class there is.
-    cls = BartSeq2SeqLM if cls is Seq2SeqLM else cls
-    read = presets.load_preset(preset)
+def load_preprocessor(
+    cls: type[Seq2SeqLMPreprocessor], preset: presets.Preset, **kwargs: Any
+) -> BartSeq2SeqLMPreprocessor:
+    """`Seq2SeqLMPreprocessor.from_preset()`."""
+    cls = _STANDS_FOR.get(cls, cls)
+    if "tokenizer" not in kwargs:
+        kwargs["tokenizer"] = load_tokenizer(BartTokenizer, preset)
+    return cls(**{**preset.preprocessor_config, **kwargs})
+
+
+def load_task(
+    cls: type[Task], preset: str, load_weights: bool, dtype: Any, device: Any, **kwargs: Any
+) -> Task:
+    """`Task.from_preset()`."""
+    cls = _STANDS_FOR.get(cls, cls)
+    read = presets.load_preset(preset, weights=load_weights)
     arguments = {name: kwargs.pop(name) for name in _TASK_ARGUMENTS if name in kwargs}
     wants_compile = arguments.pop("compile", True)
     if "preprocessor" not in arguments:
-        arguments["preprocessor"] = load_preprocessor(read)
-    backbone = load_backbone(BartBackbone, read, load_weights, **kwargs)
+        # A model without a vocabulary works with token arrays.
+        has_text = read.vocabulary_file is not None or read.merges_file is not None
+        arguments["preprocessor"] = (
+            load_preprocessor(BartSeq2SeqLMPreprocessor, read) if has_text else None
+        )
+    backbone = load_backbone(BartBackbone, read, load_weights, dtype, device, **kwargs)
     model = cls(backbone, **arguments, compile=False)
     if wants_compile:
         model.compile(sampler="top_k" if read.sampler is None else get(read.sampler))
     return model
 
 
-def save_task(model: Seq2SeqLM, directory: str, max_shard_size: float | None) -> None:
-    """`Seq2SeqLM.save_to_preset()`. A sampler other than the default goes into the preset."""
+def save_task(model: Task, directory: str, max_shard_size: float | None) -> None:
+    """`Task.save_to_preset()`. A sampler other than the default goes into the preset."""
     presets.save_keras_preset(
         directory, task=model, sampler=_saved_sampler(model.sampler), max_shard_size=max_shard_size
     )
@@ -71,11 +107,19 @@ def _saved_sampler(sampler: Any) -> dict[str, Any] | None:
     return serialize(sampler)
 
 
-def export_task(model: Seq2SeqLM, directory: str) -> None:
-    """`Seq2SeqLM.export_to_transformers()`."""
+def export_task(model: Task, directory: str) -> None:
+    """`Task.export_to_transformers()`."""
     presets.export_transformers(
         directory,
         backbone=model.backbone,
-        tokenizer=getattr(model.preprocessor, "tokenizer", None),
-        generation=model.backbone._generation_config or None,
+        preprocessor=model.preprocessor,
+        generation=model.backbone._generation_config,
     )
+
+
+def _check_device(device: Any) -> None:
+    name = getattr(device, "type", device)  # A torch.device has its kind there.
+    if name not in (None, "cpu"):
+        raise argument_error(
+            "device", 'must be `None` or "cpu"; others are not implemented', device
+        )

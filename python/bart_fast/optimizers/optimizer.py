@@ -235,6 +235,11 @@ class Optimizer:
         if self._core is None:
             self._pending_state = state
 
+    def __getstate__(self):
+        # A copy goes on where this one is, with the first model that takes it.
+        state = {**self.__dict__, "_core": None, "_owner": None}
+        return {**state, "_pending_state": self.state() or None}
+
     def get_config(self):
         """dict. The arguments that make an equal optimizer, without its state."""
         rate = self._learning_rate

@@ -24,12 +24,13 @@ __all__ = [
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
-def load_preset(preset: str | os.PathLike) -> Preset:
+def load_preset(preset: str | os.PathLike, *, weights: bool = True) -> Preset:
     """Read everything of a preset but its weights.
 
     Args:
         preset: str or path. A directory, a built-in name such as `"bart_tidy_en"`,
-            `"hf://user/repository"` or `"user/repository"`.
+            `"hf://user/repository"`, `"user/repository"` or `"kaggle://user/bart/keras/name"`.
+        weights: bool. Whether the weights will be loaded too: else they are not fetched from a hub.
 
     Returns:
         Preset. A directory with a tokenizer alone is one too: see `Preset.has_backbone`.
@@ -37,12 +38,13 @@ def load_preset(preset: str | os.PathLike) -> Preset:
     Raises:
         FileNotFoundError: a file of the preset is missing.
         ValueError: the name is unknown, a file is damaged, or it is no BART that we can compute.
-        ConnectionError: the preset has to be fetched and the hub cannot be reached.
+        ConnectionError: the preset has to be fetched and no hub that has it can be reached.
+        ImportError: the package of the hub is not installed.
     """
     from . import keras_format, transformers_format
     from .files import read_json
 
-    directory = resolve(preset)
+    directory = resolve(preset, weights=weights)
     path = directory / "config.json"
     if not path.is_file():
         if (directory / "tokenizer.json").is_file():
@@ -141,7 +143,7 @@ def save_keras_preset(
         core_model=_core_of(backbone),
         names=names,
         tokenizer=_tokenizer_values(tokenizer),
-        preprocessor=_values(preprocessor, "encoder_sequence_length", "decoder_sequence_length"),
+        preprocessor=_lengths(preprocessor),
         task=task is not None,
         sampler=sampler,
         max_shard_size=max_shard_size,
@@ -152,20 +154,24 @@ def save_keras_preset(
 def export_transformers(
     directory: str | os.PathLike,
     *,
-    backbone,
+    backbone=None,
     tokenizer=None,
+    preprocessor=None,
     generation: dict | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write a directory that Hugging Face's BartForConditionalGeneration and BartTokenizer load.
+    """Write a directory that Hugging Face's BartForConditionalGeneration and BartTokenizer load,
+    or the part of one that is given; in a directory that exists the rest stays.
 
     Args:
         directory: str or path. As for `save_keras_preset`.
         backbone: BartBackbone, or a bart_fast._core.Model.
         tokenizer: BartTokenizer or None.
+        preprocessor: BartSeq2SeqLMPreprocessor or None. Its `tokenizer` is written where that
+            argument is left out, and its sequence lengths where transformers passes them over.
         generation: dict. Settings for `generation_config.json`, such as
-            `Preset.generation_config`. The special ids come from here, else from the tokenizer;
-            without either they are written as null.
+            `Preset.generation_config`. The special ids come from here, else from the backbone's
+            preset, else from the tokenizer; without any they are written as null.
         dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
 
     Raises:
@@ -175,16 +181,46 @@ def export_transformers(
     from . import transformers_format
 
     _check_dtype(dtype)
+    if tokenizer is None:
+        tokenizer = getattr(preprocessor, "tokenizer", None)
     values = _tokenizer_values(tokenizer)
     if values is not None:
         values |= _values(tokenizer, "start_token_id", "end_token_id", "pad_token_id")
+    if backbone is None and values is None:
+        raise ValueError("nothing to export: give `backbone`, `preprocessor` or `tokenizer`.")
+    special = getattr(backbone, "_special_tokens", None)
     transformers_format.save(
         directory,
         core_model=_core_of(backbone),
         tokenizer=values,
-        generation=generation,
+        lengths=_lengths(preprocessor),
+        generation={**_generation_ids(special), **(generation or {})},
         dtype=dtype,
     )
+
+
+def _generation_ids(special) -> dict:
+    """The special ids of a backbone's preset as Hugging Face's settings name them.
+
+    Keras' models begin with `</s> <s>`: Hugging Face begins with the first and is told the second.
+    """
+    if special is None:
+        return {}
+    first, second = (*special.start_ids, None, None)[:2]
+    ids = {
+        "bos_token_id": second,
+        "eos_token_id": next(iter(special.end_ids), None),
+        "pad_token_id": special.pad_id,
+        "decoder_start_token_id": first,
+        "forced_bos_token_id": second,
+    }
+    return {name: id for name, id in ids.items() if id is not None}
+
+
+def _lengths(preprocessor) -> dict | None:
+    names = ("encoder_sequence_length", "decoder_sequence_length")
+    # Any callable can stand for a preprocessor; only ours have lengths.
+    return _values(preprocessor, *names) if hasattr(preprocessor, names[0]) else None
 
 
 def _core_of(backbone):

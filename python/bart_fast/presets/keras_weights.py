@@ -37,6 +37,19 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / SHARDS_FILE
     if not index.is_file():
         return []
+    names = shard_names(index)
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"`{index}` names shards that are missing: {', '.join(missing)}.")
+    return [directory / name for name in names]
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that a `model.weights.json` names.
+
+    Raises:
+        ValueError: it is damaged, or names a file outside the preset.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"`{index}` has no `weight_map` that names the shards.")
@@ -46,14 +59,21 @@ def weight_files(directory: Path) -> list[Path]:
         if not all(isinstance(name, str) and name == Path(name).name for name in found):
             raise ValueError(f"`{index}` must name files beside it. Received: {value!r}.")
         names.update(found)
-    missing = sorted(name for name in names if not (directory / name).is_file())
-    if missing:
-        raise FileNotFoundError(f"`{index}` names shards that are missing: {', '.join(missing)}.")
-    return [directory / name for name in sorted(names)]
+    return sorted(names)
 
 
-def load(files: list[Path], groups: list[Group], core_model) -> None:
+def has_group(path: Path, name: str) -> bool:
+    """Whether a file has a group of this path."""
+    with _open(path) as file:
+        return _find(file, name) is not None
+
+
+def load(
+    files: list[Path], groups: list[Group], core_model, *, passed_over: tuple[str, ...] = ()
+) -> None:
     """Set every parameter of `core_model` from the weight files.
+
+    Datasets below one of the paths `passed_over` may be there and are not read.
 
     All names, shapes and kinds are checked before the first parameter changes; 16-bit values are
     widened to float32. One layer at a time is in memory beside the model.
@@ -64,7 +84,7 @@ def load(files: list[Path], groups: list[Group], core_model) -> None:
     """
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_open(file)) for file in files]
-        found = _check(opened, groups)
+        found = _check(opened, groups, passed_over)
         shapes = dict(core_model.parameters())
         for group in groups:
             values = {}
@@ -214,7 +234,7 @@ def _damage(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _check(files: list, groups: list[Group]) -> dict[str, list]:
+def _check(files: list, groups: list[Group], passed_over: tuple[str, ...]) -> dict[str, list]:
     """The datasets of each group, in order. ValueError with everything that does not fit."""
     problems: list[str] = []
     found: dict[str, list] = {}
@@ -234,7 +254,7 @@ def _check(files: list, groups: list[Group]) -> dict[str, list]:
                 problems.append(problem)
             found[group.path].append(dataset)
     left_over = set().union(*(_all_datasets(file) for file in files)) - expected
-    problems += [f"not expected: {name}" for name in left_over]
+    problems += [f"not expected: {n}" for n in left_over if not n.startswith(passed_over)]
     if problems:
         problems.sort(key=lambda text: not text.startswith("missing"))
         more = len(problems) - _SHOWN

@@ -3,52 +3,41 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 import os
-import re
 from pathlib import Path
 
-from .keras_weights import SHARD_PATTERN
+from . import hugging_face, kaggle
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_PACKAGE, _HUB = "package://", "hf://"
+_PACKAGE, _HUGGING_FACE, _KAGGLE = "package://", "hf://", "kaggle://"
 
-# Everything a preset may consist of, and nothing else of a repository.
-_HUB_FILES = [
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "task.json",
-    "preprocessor.json",
-    "tokenizer.json",
-    "metadata.json",
-    "model.weights.h5",
-    "model.weights.json",
-    SHARD_PATTERN,
-    "assets/tokenizer/*",
-]
+_log = logging.getLogger("bart_fast")
 
 
 def built_in_presets() -> dict[str, dict]:
-    """The presets with a name: `metadata` and `handle` (where it comes from) of each."""
+    """The presets with a name: `metadata` and `sources` (where it may come from) of each."""
     from bart_fast.models.bart_presets import backbone_presets
 
     return backbone_presets
 
 
-def resolve(preset: str | os.PathLike) -> Path:
-    """The directory of a preset; one on the Hugging Face hub is downloaded, or found in its cache.
+def resolve(preset: str | os.PathLike, *, weights: bool = True) -> Path:
+    """The directory of a preset; one of a hub is downloaded, or found in the hub's cache.
 
-    In this order: a directory that exists, a built-in name, `hf://user/repo`, `user/repo`.
+    In this order: a directory that exists, a built-in name, `hf://user/repo`, `kaggle://...`,
+    `user/repo`.
+
+    Args:
+        preset: str or path.
+        weights: bool. `False` leaves the weights of a hub where they are; a tokenizer needs none.
 
     Raises:
         TypeError: `preset` is neither text nor a path.
-        ValueError: it is none of these.
+        ValueError: it is none of these, or the hub does not have it.
         NotADirectoryError: it is a file.
-        ConnectionError: the hub cannot be reached and the cache does not have it.
-        ImportError: `huggingface_hub` is needed and not installed.
+        ConnectionError: a hub cannot be reached and its cache does not have the preset.
+        ImportError: the hub's package is not installed.
     """
     if not isinstance(preset, (str, os.PathLike)):
         raise TypeError(
@@ -66,35 +55,59 @@ def resolve(preset: str | os.PathLike) -> Path:
         raise NotADirectoryError(f"`preset` is a file, not a preset directory: {name}.")
     if isinstance(preset, os.PathLike):
         raise FileNotFoundError(f"`preset`: there is no directory {name}.")
-    name = built_in_presets()[name]["handle"] if name in built_in_presets() else name
-    if name.startswith(_PACKAGE):
-        return Path(__file__).parent / name.removeprefix(_PACKAGE)
-    if _HUB_NAME.fullmatch(name.removeprefix(_HUB)):
-        return _download(name.removeprefix(_HUB), preset)
-    raise ValueError(_unknown(preset))
+    if name in built_in_presets():
+        return _first_that_works(name, built_in_presets()[name]["sources"], weights)
+    return _fetch(name, weights)
 
 
-def _download(repository: str, preset: str) -> Path:
-    """The hub's copy of a repository in the local cache, fetched where it is not there yet."""
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        raise ImportError(
-            f"`preset` {preset!r} is on the Hugging Face hub, which needs the package "
-            "`huggingface_hub`.\nhint: pip install huggingface_hub"
-        ) from error
-    try:
-        return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise ValueError(
-            f"{_unknown(preset)}\nThe Hugging Face hub has no public repository {repository!r}; a "
-            "private one needs `hf auth login`."
-        ) from error
-    except (OSError, errors.HfHubHTTPError) as error:
-        raise ConnectionError(
-            f"`preset` {preset!r}: {repository} could not be fetched from the Hugging Face hub: "
-            f"{error}\nhint: connect once, or pass a local directory."
-        ) from error
+def _first_that_works(name: str, sources: list[str], weights: bool) -> Path:
+    """The directory of a built-in preset from the first of its sources that can be had."""
+    failures: list[tuple[str, Exception]] = []
+    for source in sources:
+        try:
+            directory = _fetch(source, weights)
+        except (ImportError, OSError, ValueError) as error:
+            if len(sources) == 1:
+                raise
+            failures.append((source, error))
+            continue
+        if failures:
+            _say_once(name, source, "; ".join(f"{each}: {_why(error)}" for each, error in failures))
+        else:
+            _log.info("`%s` comes from %s", name, source)
+        return directory
+    listed = "".join(f"\n  {source}: {_why(error)}" for source, error in failures)
+    hints = dict.fromkeys(hint for _, error in failures if (hint := _hint(error)))
+    raise ConnectionError(
+        f"`preset` {name!r} could not be fetched from any of its sources:{listed}\n"
+        f"hint: {'; or '.join(hints) or 'connect once, or pass a local directory'}"
+    )
+
+
+@functools.cache
+def _say_once(name: str, source: str, failures: str) -> None:
+    # Logging writes warnings to standard error where the program has not said otherwise.
+    _log.warning("`%s` comes from %s (not from %s)", name, source, failures)
+
+
+def _why(error: Exception) -> str:
+    return str(error).partition("\nhint: ")[0].removeprefix("`preset`: ")
+
+
+def _hint(error: Exception) -> str:
+    return str(error).partition("\nhint: ")[2].rstrip(".")
+
+
+def _fetch(handle: str, weights: bool) -> Path:
+    """The directory of a handle that names its place."""
+    if handle.startswith(_PACKAGE):
+        return Path(__file__).parent / handle.removeprefix(_PACKAGE)
+    if handle.startswith(_KAGGLE):
+        return kaggle.download(handle.removeprefix(_KAGGLE), weights=weights)
+    repository = hugging_face.Repository.parse(handle.removeprefix(_HUGGING_FACE))
+    if repository is None:
+        raise ValueError(_unknown(handle))
+    return hugging_face.download(repository, weights=weights)
 
 
 def _unknown(preset: str) -> str:
@@ -103,8 +116,10 @@ def _unknown(preset: str) -> str:
     message = (
         "`preset` must be one of:\n"
         f"1) a built-in name: {', '.join(names)}\n"
-        "2) a Hugging Face repository: 'hf://user/repository' or 'user/repository'\n"
-        "3) a directory with a Keras preset or a Hugging Face model: './my_preset'\n"
+        "2) a Kaggle model: 'kaggle://user/bart/keras/name' or 'kaggle://user/bart/keras/name/3'\n"
+        "3) a Hugging Face repository: 'hf://user/repository' or 'user/repository', both also "
+        "with a revision, as in 'user/repository@main'\n"
+        "4) a directory with a Keras preset or a Hugging Face model: './my_preset'\n"
         f"Received: {preset!r}"
     )
     if close:

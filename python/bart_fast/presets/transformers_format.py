@@ -47,13 +47,11 @@ _DEFAULT_IDS = {
     "decoder_start_token_id": 2,
 }
 # Earlier files that Hugging Face would prefer to the ones written here, or mix with them.
-_STALE = (
-    "model.safetensors.index.json",
-    "model-*-of-*.safetensors",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+_STALE_WEIGHTS = ("model.safetensors.index.json", "model-*-of-*.safetensors")
+_STALE_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+# Where we keep what Hugging Face has no field for.
+_OWN_ENTRY = "bart_fast"
+_TOKENIZER_DEFAULTS = {"sequence_length": None, "unsplittable_tokens": None, "dtype": "int32"}
 
 
 def read(directory: Path) -> Preset:
@@ -74,7 +72,7 @@ def read(directory: Path) -> Preset:
         path=directory,
         format="transformers",
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
-        preprocessor_config=default_lengths(config),
+        preprocessor_config=_read_own_entry(fields, default_lengths(config), path),
         tokenizer_config=_tokenizer_options(directory),
         generation_config=generation,
         vocabulary_file=vocabulary if vocabulary.is_file() else None,
@@ -103,29 +101,60 @@ def load_weights(preset: Preset, core_model) -> None:
 def save(
     directory,
     *,
-    core_model,
+    core_model=None,
     tokenizer: dict | None = None,
+    lengths: dict | None = None,
     generation: dict | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write the directory from plain values; `presets.export_transformers` takes objects.
+    """Write the directory, or a part of it, from plain values; `presets.export_transformers` takes
+    objects.
 
     Args:
-        tokenizer: `vocabulary`, `merges`, `add_prefix_space`, and the ids `start_token_id`,
-            `end_token_id` and `pad_token_id`.
+        tokenizer: `vocabulary`, `merges`, `sequence_length`, `add_prefix_space`,
+            `unsplittable_tokens`, `dtype`, and the ids `start_token_id`, `end_token_id` and
+            `pad_token_id`.
+        lengths: `encoder_sequence_length` and `decoder_sequence_length`.
         generation: generation settings and special ids, as in `Preset.generation_config`.
     """
-    generation = _generation_settings(tokenizer, generation)
-    config = _config_json(json.loads(core_model.config), generation, dtype)
-    with staged_directory(directory, marker="config.json", stale=_STALE) as folder:
-        write_json(folder / "config.json", config, indent=2)
-        write_json(folder / "generation_config.json", generation, indent=2)
-        core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype)
+    config, stale = None, ()
+    if core_model is not None:
+        generation = _generation_settings(tokenizer, generation)
+        core_config = json.loads(core_model.config)
+        config = _config_json(core_config, generation, dtype)
+        config |= _own_entry(lengths, default_lengths(core_config))
+        stale += _STALE_WEIGHTS
+    if tokenizer is not None:
+        stale += _STALE_TOKENIZER
+    with staged_directory(directory, marker="config.json", stale=stale) as folder:
+        if config is not None:
+            write_json(folder / "config.json", config, indent=2)
+            write_json(folder / "generation_config.json", generation, indent=2)
+            core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype)
         if tokenizer is not None:
             write_json(folder / "vocab.json", tokenizer["vocabulary"], indent=None)
             header = "#version: 0.2\n"
             write_merges(folder / "merges.txt", tokenizer["merges"], header=header)
             write_json(folder / "tokenizer_config.json", _tokenizer_json(tokenizer, config))
+
+
+def _own_entry(values: dict | None, defaults: dict) -> dict:
+    """What Hugging Face has no field for, in an entry that it keeps and does not use."""
+    other = {key: values[key] for key, value in defaults.items() if values and values[key] != value}
+    return {_OWN_ENTRY: other} if other else {}
+
+
+def _read_own_entry(fields: dict, defaults: dict, path: Path) -> dict:
+    """`defaults` with what `_own_entry` added."""
+    own = fields.get(_OWN_ENTRY, {})
+    if not isinstance(own, dict) or not own.keys() <= defaults.keys():
+        raise ValueError(
+            f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(defaults)}`. Received: {own!r}."
+        )
+    for name, value in own.items():
+        if name.endswith("_length") and (type(value) is not int or value < 1):
+            raise ValueError(f"`{path}`: `{name}` must be a positive integer. Received: {value!r}.")
+    return {**defaults, **own}
 
 
 def _core_config(text: str, path: Path) -> dict:
@@ -155,17 +184,13 @@ def _special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | 
 
 def _tokenizer_options(directory: Path) -> dict:
     path = directory / "tokenizer_config.json"
-    space = read_json(path).get("add_prefix_space", False) if path.is_file() else False
+    fields = read_json(path) if path.is_file() else {}
+    space = fields.get("add_prefix_space", False)
     if not isinstance(space, bool):
         raise ValueError(
             f"`{path}`: `add_prefix_space` must be true or false. Received: {space!r}."
         )
-    return {
-        "sequence_length": None,
-        "add_prefix_space": space,
-        "unsplittable_tokens": None,
-        "dtype": "int32",
-    }
+    return {**_read_own_entry(fields, _TOKENIZER_DEFAULTS, path), "add_prefix_space": space}
 
 
 def _generation_settings(tokenizer: dict | None, generation: dict | None) -> dict:
@@ -215,7 +240,7 @@ def _config_json(config: dict, generation: dict, dtype: str) -> dict:
     }
 
 
-def _tokenizer_json(tokenizer: dict, config: dict) -> dict:
+def _tokenizer_json(tokenizer: dict, config: dict | None) -> dict:
     special = {
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -229,6 +254,7 @@ def _tokenizer_json(tokenizer: dict, config: dict) -> dict:
     return {
         "tokenizer_class": "BartTokenizer",
         "add_prefix_space": tokenizer["add_prefix_space"],
-        "model_max_length": config["max_position_embeddings"],
+        **({"model_max_length": config["max_position_embeddings"]} if config else {}),
         **known,
+        **_own_entry(tokenizer, _TOKENIZER_DEFAULTS),
     }

@@ -121,7 +121,7 @@ def _checked_states(hidden_states: Any, prompt: np.ndarray) -> np.ndarray:
     states = np.array(hidden_states, dtype=np.float32)
     if states.ndim != 3 or states.shape[:2] != prompt.shape:
         raise ValueError(
-            "`hidden_states` must have the shape [batch, length, width], where batch and length are "
+            "`hidden_states` must have the shape [batch, length, width], the first two being "
             f"{prompt.shape}. Received: {states.shape}."
         )
     return states

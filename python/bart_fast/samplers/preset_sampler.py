@@ -13,8 +13,8 @@ class PresetSampler(Sampler):
     The settings are those of `generation_config.json`, or of `config.json` in older checkpoints:
     number of beams, lengths, forced tokens and so on (bart-large-cnn: 4 beams, length penalty 2, 56
     to 142 tokens, no trigram twice). Keywords of `generate()` beat them. Answers to strings then
-    start as in transformers: with `decoder_start_token_id` alone. Without any settings that is
-    greedy search. Works inside a model only; a Keras preset has no such settings.
+    start as in transformers: with `decoder_start_token_id` alone. Works in a model only, and not
+    with a Keras preset, which has no such settings.
 
     Example:
 

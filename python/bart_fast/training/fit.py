@@ -48,7 +48,8 @@ class TrainingMixin:
             loss: `"auto"` (default) or a `SparseCategoricalCrossentropy(from_logits=True)`.
             weighted_metrics: list of `SparseCategoricalAccuracy` or of names, or None. `"auto"`
                 (default) is one `SparseCategoricalAccuracy`.
-            sampler: a `Sampler` or a name. Defaults to `"top_k"`.
+            sampler: a `Sampler` or a name; `"preset"` is what the checkpoint says itself. Defaults
+                to `"top_k"`.
             metrics: must be None; see `weighted_metrics`.
             **kwargs: `run_eagerly`, `jit_compile` and `steps_per_execution` change nothing.
 

@@ -1,0 +1,140 @@
+"""The base class of backbones: finding, saving and copying, whatever the architecture."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from bart_fast import _core
+from bart_fast.models.bart_presets import presets_property
+
+
+class Backbone:
+    """Base class of the networks that models are made around.
+
+    Use `BartBackbone`, or load any preset with `Backbone.from_preset()`, which returns the right
+    class. Backbones can be copied (`copy.deepcopy`) and pickled, weights and all.
+    """
+
+    presets = presets_property
+
+    _model: _core.Model
+    _core_config: dict[str, Any]
+    name: str
+
+    def count_params(self) -> int:
+        """The number of weights, shared ones counted once."""
+        return self._model.count_parameters()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Backbone":
+        """A backbone, with random weights, from what `get_config()` returned."""
+        return cls(**config)
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike,
+        load_weights: bool = True,
+        dtype: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> "Backbone":
+        """A backbone from a preset.
+
+        Args:
+            preset: a name in `BartBackbone.presets`, a handle such as `"hf://user/model"` or
+                `"kaggle://user/bart/keras/name"`, or the path of a directory written by keras-hub,
+                Hugging Face or us. `docs/formats.md` has all that it may be.
+            load_weights: bool. `False` draws them anew, as `set_random_seed` says, and fetches
+                none. Defaults to `True`.
+            dtype: `None` or `"float32"`, what weights are computed in. Defaults to `None`.
+            device: `None` or `"cpu"`. Defaults to `None`.
+            **kwargs: constructor arguments that override those of the preset.
+
+        Raises:
+            ValueError: the preset is unknown, its files do not fit together, or an argument is not
+                allowed.
+            FileNotFoundError: a file of the preset is missing.
+            ConnectionError: the preset could not be fetched.
+        """
+        from bart_fast.models.loading import load_backbone
+        from bart_fast.presets import load_preset
+
+        read = load_preset(preset, weights=load_weights)
+        return load_backbone(cls, read, load_weights, dtype, device, **kwargs)
+
+    def save_to_preset(
+        self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
+    ) -> None:
+        """Writes a preset directory that keras-hub reads too: config and weights.
+
+        Args:
+            preset_dir: the directory. Of files that exist there, those of a backbone are replaced.
+            max_shard_size: int or float, in GB. Weights larger than that go into several files.
+                `None`: always one. Defaults to 10.
+
+        Raises:
+            ValueError: the format cannot hold the model (encoder and decoder of unlike sizes).
+        """
+        from bart_fast.presets import save_keras_preset
+
+        save_keras_preset(preset_dir, backbone=self, max_shard_size=max_shard_size)
+
+    def export_to_transformers(self, path: str | os.PathLike) -> None:
+        """Writes a directory that Hugging Face's transformers reads: config and weights.
+
+        Args:
+            path: the directory. A tokenizer that is there stays.
+        """
+        from bart_fast.presets import export_transformers
+
+        export_transformers(path, backbone=self, generation=self._generation_config)
+
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
+        """Writes the weights alone, whole or not at all.
+
+        Args:
+            filepath: `"....weights.h5"`, as keras-hub's backbones write and read it, or
+                `"....safetensors"`, with Hugging Face's names.
+            overwrite: bool. `False` refuses a file that exists. Defaults to `True`.
+
+        Raises:
+            ValueError: another ending; or Keras' layout cannot hold the model.
+            FileExistsError: the file exists and `overwrite` is `False`.
+        """
+        from bart_fast.presets.weights_file import save
+
+        save(filepath, self._model, backbone_name=self.name, overwrite=overwrite)
+
+    def load_weights(self, filepath: str | os.PathLike) -> None:
+        """Takes the weights from a file that `save_weights()` of a backbone or a model wrote, here
+        or in keras-hub. If the file does not fit, the weights stay as they were.
+
+        Args:
+            filepath: `"....weights.h5"` or `"....safetensors"`.
+
+        Raises:
+            ValueError: another ending, a damaged file, or weights that are missing, left over or
+                misshapen; all of them are listed.
+            FileNotFoundError: there is no such file.
+        """
+        from bart_fast.presets.weights_file import load
+
+        load(filepath, self._model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key != "_model"}
+        core = self._model
+        weights = {name: core.get_parameter(name) for name, _ in core.parameters()}
+        return {**state, "_core_json": core.config, "_weights": weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        core = _core.Model(state.pop("_core_json"), None)
+        # One by one: a second copy of all at once is not needed.
+        for name, values in state.pop("_weights").items():
+            core.set_parameters({name: values})
+        self.__dict__.update(state, _model=core)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name} parameters={self.count_params():,}>"
