@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// Largest value a size may have: far above any BART, small enough that products of two fit.
 const MAX_SIZE: usize = 1 << 24;
 
+/// Most layers of a stack: far above any BART, few enough that making them does not take for ever.
+const MAX_LAYERS: usize = 1 << 10;
+
 /// Sizes and switches of a BART model, under the names of Hugging Face's `BartConfig`, whose
 /// defaults (those of bart-large) hold for absent fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,11 +140,9 @@ impl BartConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ];
         for (name, size) in sizes {
-            if size == 0 || size > MAX_SIZE {
-                return Err(Error::config(
-                    name,
-                    format!("must be 1 to {MAX_SIZE}, received {size}"),
-                ));
+            let most = if name.ends_with("_layers") { MAX_LAYERS } else { MAX_SIZE };
+            if size == 0 || size > most {
+                return Err(Error::config(name, format!("must be 1 to {most}, received {size}")));
             }
         }
         for (name, heads) in [
@@ -177,6 +178,21 @@ impl BartConfig {
             ));
         }
         Ok(())
+    }
+
+    /// The number of weights of a model of these sizes, which may be more than can exist.
+    pub fn parameter_count(&self) -> u64 {
+        let size = |size: usize| size as u64;
+        let (width, norm) = (size(self.d_model), 2 * size(self.d_model));
+        let attention = 4 * (width * width + width);
+        let feed_forward = |inner: usize| 2 * width * size(inner) + size(inner) + width;
+        let encoder_layer = attention + norm + feed_forward(self.encoder_ffn_dim) + norm;
+        let decoder_layer = 2 * (attention + norm) + feed_forward(self.decoder_ffn_dim) + norm;
+        size(self.vocab_size) * width
+            + 2 * (size(self.max_position_embeddings) * width + norm)
+            + size(self.encoder_layers) * encoder_layer
+            + size(self.decoder_layers) * decoder_layer
+            + if self.final_logits_bias { size(self.vocab_size) } else { 0 }
     }
 
     /// What token embeddings are multiplied by.

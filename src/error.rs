@@ -43,6 +43,13 @@ pub enum Error {
     },
     /// A vocabulary or merge list cannot be used, or text cannot be encoded. Python: `ValueError`.
     Tokenizer(String),
+    /// The machine has not the memory that something needs. Python: `MemoryError`.
+    Memory {
+        /// What needs it.
+        what: String,
+        /// How much, in bytes.
+        bytes: u64,
+    },
     /// The caller asked to stop (Ctrl-C). Python: the pending exception, `KeyboardInterrupt`.
     Interrupted,
     /// A function that the caller passed in failed. Python: its exception.
@@ -60,6 +67,21 @@ impl Error {
     /// A configuration field that cannot be honoured.
     pub fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
         Error::Config { field: field.into(), message: message.into() }
+    }
+
+    /// Checks that `floats` more float32 values can be allocated, before something that would end the
+    /// process if they cannot.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] naming `what`.
+    pub fn check_room(what: &str, floats: u64) -> Result<()> {
+        // Smaller ones are not worth a question to the operating system.
+        const WORTH_ASKING: usize = 64 << 20;
+        let bytes = floats.saturating_mul(4);
+        let fits = usize::try_from(bytes).is_ok_and(|bytes| {
+            bytes < WORTH_ASKING || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+        });
+        if fits { Ok(()) } else { Err(Error::Memory { what: what.to_string(), bytes }) }
     }
 
     /// A file the operating system would not read or write.
@@ -81,6 +103,10 @@ impl fmt::Display for Error {
             Error::Weights(message) | Error::Tokenizer(message) => f.write_str(message),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Error::Format { path, message } => write!(f, "{}: {message}", path.display()),
+            Error::Memory { what, bytes } => {
+                let gigabytes = *bytes as f64 / 1e9;
+                write!(f, "{what} needs {gigabytes:.1} GB of memory, more than this machine gives")
+            }
             Error::Interrupted => f.write_str("interrupted"),
             Error::Callback(error) => write!(f, "{error}"),
             Error::Candle(error) => write!(f, "{error}"),

@@ -247,6 +247,16 @@ def test_lengths_of_answers(bare):
     # The stop token comes on top of the least length.
     assert lengths(stop_token_ids=stops, min_length=5) == [6, 6]
     assert lengths(stop_token_ids=stops, min_new_tokens=1) == [5, 4]
+    with pytest.raises(ValueError, match=r"`min_new_tokens` must be at most 3: .* limit of 6"):
+        lengths(stop_token_ids=None, min_new_tokens=4)
+
+
+def test_new_tokens_of_strings_have_the_room_of_the_model():
+    model = tiny_model()
+    model.preprocessor.decoder_sequence_length = 6
+    assert len(model.generate("the whale", stop_token_ids=None)) <= 4
+    text = model.generate("the whale", stop_token_ids=None, max_new_tokens=9)
+    assert len(text) > 4
 
 
 # Samplers.
@@ -327,6 +337,31 @@ def test_samplers_in_python_answer_as_in_the_core(core, python):
             )
         for name, expected in answers[0].items():
             np.testing.assert_array_equal(answers[1][name], expected, err_msg=str(arguments))
+
+
+def test_samplers_in_python_keep_limits_and_holes():
+    """A long prompt with a hole beside a short one, and a limit below the long prompt."""
+    inputs = {
+        **SOURCE,
+        "decoder_token_ids": PROMPT["decoder_token_ids"],
+        "decoder_padding_mask": np.array([[1, 1, 1, 0, 1, 1], [1, 0, 0, 0, 0, 0]], dtype=bool),
+    }
+    for limit in (2, 4, 5, 6):
+        core, python = (
+            tiny_model(sampler=sampler, preprocessor=None).generate(
+                inputs, stop_token_ids={np.int64(END)}, max_length=limit
+            )
+            for sampler in ("greedy", Slow())
+        )
+        for name, expected in core.items():
+            np.testing.assert_array_equal(python[name], expected, err_msg=f"{limit} {name}")
+
+
+def test_samplers_in_python_are_not_asked_about_numbers_that_are_none():
+    model = tiny_model(sampler=Slow(), preprocessor=None)
+    model.set_weights([np.full_like(values, np.nan) for values in model.get_weights()])
+    with pytest.raises(ValueError, match="logits for input 0 at position 2 hold NaN"):
+        model.generate({**SOURCE, **PROMPT}, stop_token_ids=None)
 
 
 def test_all_beams():

@@ -379,6 +379,8 @@ class TestVocabulary:
         tokenizer = BartTokenizer(vocabulary, [tuple(merge.split(" ")) for merge in PAGE_MERGES])
         assert tokenizer(" after").tolist() == [5]
         assert tokenizer.merges == PAGE_MERGES
+        lines = ["#version: 0.2\n", *(f"{merge}\n" for merge in PAGE_MERGES)]
+        assert BartTokenizer(vocabulary, lines).merges == PAGE_MERGES, "as readlines() gives them"
         assert json.dumps(tokenizer.vocabulary) == json.dumps(PAGE_VOCABULARY)
 
 

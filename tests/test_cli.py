@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_models import tiny_model
@@ -157,10 +158,12 @@ def test_version_and_help():
         (["--seed", "-1", "text"], "at least 0, received '-1'"),
         (["--unknown", "text"], "--unknown"),
         (["--file", "somewhere", "text"], "TEXT and --file cannot be used together"),
+        (["--max-length", "1000", "text"], "--max-length: expected 2 to 24 for this model"),
+        (["--max-length", "1", "text"], "--max-length: expected 2 to 24 for this model"),
     ],
 )
-def test_wrong_arguments_exit_with_2(arguments, message):
-    result = run(*arguments)
+def test_wrong_arguments_exit_with_2(preset, arguments, message):
+    result = run("--preset", preset, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
 
@@ -190,11 +193,37 @@ def test_failures_exit_with_1(preset, tmp_path):
     missing = run("--preset", preset, "--file", str(tmp_path / "missing"))
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "missing" in missing.stderr
-    too_long = run("--preset", preset, "--max-length", "1000", "text")
-    assert (too_long.returncode, too_long.stdout) == (1, "")
-    assert "`max_length`" in too_long.stderr
-    for result in (unknown, missing, too_long):
+    for result in (unknown, missing):
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_an_error_without_a_traceback(preset):
+    for arguments in (["--version"], ["--preset", preset, "text"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command(*arguments), stdout=full, stderr=subprocess.PIPE, encoding="utf-8"
+            )
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+def test_a_named_pipe_is_answered_line_by_line(preset, answers, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    process = subprocess.Popen(
+        command("--preset", preset, "--file", str(tmp_path / "pipe")),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with process, (tmp_path / "pipe").open("w", encoding="utf-8") as pipe:
+        for line, answer in list(zip(LINES, answers, strict=True))[:3]:
+            pipe.write(f"{line}\n")
+            pipe.flush()
+            assert process.stdout.readline() == f"{answer}\n"
+        pipe.close()
+        assert process.wait(timeout=30) == 0
 
 
 def test_bytes_that_are_not_utf8_name_file_and_line(preset, answers, tmp_path):

@@ -18,7 +18,7 @@ from tiny_models import (
     token_arrays,
 )
 
-from bart_fast import samplers
+from bart_fast import callbacks, samplers
 from bart_fast.models import BartBackbone, BartSeq2SeqLM, Seq2SeqLM
 
 
@@ -59,6 +59,25 @@ def test_predict_strings(model):
     texts = {"encoder_text": TEXTS, "decoder_text": ["b", "c", "d", ""]}
     arrays, _, _ = model.preprocessor(texts)
     np.testing.assert_array_equal(model.predict(texts), model(arrays))
+
+
+def test_predict_takes_batches_and_tells_callbacks(model, capsys):
+    arrays = token_arrays(rows=5)
+    parts = [{name: array[i : i + 2] for name, array in arrays.items()} for i in (0, 2, 4)]
+    told = []
+    logger = callbacks.LambdaCallback()
+    logger.on_predict_batch_end = lambda batch, logs=None: told.append(batch)
+    logits = model.predict(iter(parts), verbose=0, callbacks=[logger])
+    np.testing.assert_array_equal(logits, model(arrays, training=False))
+    assert told == [0, 1, 2]
+    assert capsys.readouterr().out == ""
+    assert len(model.predict(parts, steps=2)) == 4
+    assert "2/2" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="`training` must be False"):
+        model(arrays, training=True)
+    narrow = {**parts[0], **{n: a[:, :3] for n, a in parts[0].items() if n.startswith("dec")}}
+    with pytest.raises(ValueError, match="`x` must have batches of one decoder length"):
+        model.predict([parts[0], narrow], verbose=0)
 
 
 # Building, saving, loading.

@@ -31,10 +31,10 @@ LONG_CHARACTERS = (250, 850)
 MAX_PIECES = 250
 
 # What a position weighs in the loss where the right answer is to leave a word as it is. Greedy
-# decoding then inserts a comma only where the model is sure of it beyond three to one: a mark that
+# decoding then inserts a comma only where the model is sure of it beyond six to one: a mark that
 # is missing is a smaller fault than a right word made wrong. (Grammar correction values precision
 # in the same way: F0.5, and the bias towards keeping in GECToR, Omelianchuk et al. 2020.)
-KEEP_WEIGHT = 3.0
+KEEP_WEIGHT = 6.0
 
 Encode = Callable[[list[str]], list[list[int]]]
 

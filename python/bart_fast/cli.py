@@ -10,9 +10,12 @@ from typing import Any
 
 _OK, _FAILED = 0, 1  # argparse exits with 2 for wrong arguments
 
-# Lines of a file answered at a time. Those of a pipe are answered one by one: who types or pipes
-# them may wait for each answer.
+# Lines of a file answered at a time. Those of a pipe, also of a named one, are answered one by one:
+# who types or pipes them may wait for each answer.
 _FILE_BATCH = 8
+
+# Answers begin with two tokens that are not printed.
+_SHORTEST_ANSWER = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,10 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0, or 1 after an error. Wrong arguments exit with 2 by `SystemExit`.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
+        if sys.stdout is None:
+            raise ValueError("standard output is closed, and answers go there")
         batches = _inputs(parser, options)
-        _answer_all(options, batches)
+        _answer_all(parser, options, batches)
     except BrokenPipeError:
         # The reader has left, as `head` does: no error, but the interpreter's flush at exit must
         # not find the pipe again.
@@ -133,12 +138,13 @@ def _file_batches(path: str) -> Iterator[list[str]]:
     if path == "-":
         yield from ([line] for line in _lines(sys.stdin.buffer, "standard input"))
         return
+    batch_size = _FILE_BATCH if Path(path).is_file() else 1
     with Path(path).open("rb") as file:
         batch: list[str] = []
         try:
             for line in _lines(file, path):
                 batch.append(line)
-                if len(batch) == _FILE_BATCH:
+                if len(batch) == batch_size:
                     yield batch
                     batch = []
         except ValueError:
@@ -167,7 +173,9 @@ def _lines(file: Iterable[bytes], name: str) -> Iterator[str]:
         yield text.rstrip("\r\n")
 
 
-def _answer_all(options: argparse.Namespace, batches: Iterator[list[str]]) -> None:
+def _answer_all(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, batches: Iterator[list[str]]
+) -> None:
     """Prints one line for each line of input, as soon as it is known."""
     from bart_fast.models import BartSeq2SeqLM
     from bart_fast.samplers import get
@@ -179,6 +187,12 @@ def _answer_all(options: argparse.Namespace, batches: Iterator[list[str]]) -> No
         raise ValueError(
             f"`--preset`: {options.preset!r} has no tokenizer.\n"
             "hint: a preset for text has a vocabulary and merges beside its weights"
+        )
+    longest, table = options.max_length, model.backbone.max_sequence_length
+    if longest is not None and not _SHORTEST_ANSWER <= longest <= table:
+        parser.error(
+            f"argument --max-length: expected {_SHORTEST_ANSWER} to {table} for this model, "
+            f"received {longest}"
         )
     model.compile(sampler=get(options.sampler))
     if hasattr(sys.stdout, "reconfigure"):

@@ -11,7 +11,7 @@ use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
 use crate::config::BartConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops;
 
 /// BART with its tied language-model head.
@@ -30,9 +30,10 @@ impl BartModel {
     /// A model of the given sizes.
     ///
     /// # Errors
-    /// `Config` if the sizes cannot be a model.
+    /// `Config` if the sizes cannot be a model, `Memory` if there is no room for it.
     pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
         config.validate()?;
+        Error::check_room("a model of these sizes", config.parameter_count())?;
         let mut parameters = Parameters::new(initialisation);
         let shared = parameters.matrix("shared.weight", config.vocab_size, config.d_model)?;
         let encoder = Encoder::new(&mut parameters, &config, &shared)?;
@@ -75,6 +76,7 @@ impl BartModel {
 
     /// The encoder's output `[source rows, width]`.
     pub fn encode(&self, source: &Batch, pass: &Pass) -> Result<Tensor> {
+        self.check_room(source.rows(), self.config.encoder_ffn_dim)?;
         self.encoder.forward(source, pass)
     }
 
@@ -86,6 +88,7 @@ impl BartModel {
         source: &Batch,
         pass: &Pass,
     ) -> Result<Tensor> {
+        self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
         self.decoder.forward(target, memory, source, pass)
     }
 
@@ -116,9 +119,19 @@ impl BartModel {
 
     /// Scores of every token `[rows, vocabulary]` after hidden states `[rows, width]`.
     pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor> {
+        Error::check_room(
+            "the logits of this batch",
+            product(&[hidden.dim(0)?, self.config.vocab_size]),
+        )?;
         let bias =
             self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
         Ok(ops::linear::linear(hidden, &self.shared.weight(pass), bias.as_ref())?)
+    }
+
+    /// Refuses a batch whose widest layer alone would not fit into memory.
+    fn check_room(&self, rows: usize, inner: usize) -> Result<()> {
+        // Queries, keys, values, their result and the residual stand beside the inner values.
+        Error::check_room("this batch", product(&[rows, 5 * self.config.d_model + inner]))
     }
 
     /// Rows of the token table `[tokens, width]`, not scaled.
@@ -132,4 +145,9 @@ impl BartModel {
         let table = self.shared.weight(&Pass::inference());
         Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)
     }
+}
+
+/// The product of sizes, at most the largest number.
+fn product(sizes: &[usize]) -> u64 {
+    sizes.iter().fold(1, |product, &size| product.saturating_mul(size as u64))
 }

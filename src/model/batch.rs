@@ -20,10 +20,8 @@ pub struct Batch {
 pub enum Rows<'a> {
     /// Every position: its output was asked for. Masked ones attend, but are not attended to.
     All,
-    /// Positions whose mask is true.
-    Visible,
-    /// Positions whose mask is true, and those marked here.
-    VisibleOr(&'a [bool]),
+    /// Positions marked here, all whose mask is true among them.
+    Only(&'a [bool]),
 }
 
 impl Batch {
@@ -34,8 +32,7 @@ impl Batch {
         for (i, (&token, &seen)) in ids.iter().zip(mask).enumerate() {
             let needed = match rows {
                 Rows::All => true,
-                Rows::Visible => seen,
-                Rows::VisibleOr(wanted) => seen || wanted[i],
+                Rows::Only(rows) => rows[i],
             };
             if needed {
                 batch.tokens.push(token);

@@ -51,11 +51,36 @@ pub fn way() -> Way {
         KERNEL => Way::Kernel,
         PORTABLE => Way::Portable,
         _ => {
-            let asked = std::env::var("BART_FAST_WAY").is_ok_and(|value| value == "portable");
-            let way = if asked { Way::Portable } else { Way::Kernel };
+            let way = from_environment().unwrap_or(Way::Kernel);
             set_way(way);
             way
         }
+    }
+}
+
+/// The environment variable that chooses the way.
+const VARIABLE: &str = "BART_FAST_WAY";
+
+/// Reads `BART_FAST_WAY` once, before the first operation runs.
+///
+/// # Errors
+/// `Argument` if its value is not known. A program that never calls this gets the kernels then.
+pub fn configure() -> crate::error::Result<()> {
+    set_way(from_environment()?);
+    Ok(())
+}
+
+/// What `BART_FAST_WAY` asks for: `kernel` (also where it is not set) or `portable`.
+fn from_environment() -> crate::error::Result<Way> {
+    match std::env::var(VARIABLE).as_deref() {
+        Err(_) | Ok("" | "kernel") => Ok(Way::Kernel),
+        Ok("portable") => Ok(Way::Portable),
+        Ok(other) => Err(crate::error::Error::argument(
+            VARIABLE,
+            format!(
+                "received `{other}`, known are `kernel` and `portable`\nhint: unset {VARIABLE}"
+            ),
+        )),
     }
 }
 

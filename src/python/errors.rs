@@ -6,8 +6,8 @@ use std::path::Path;
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{
     PyFileExistsError, PyFileNotFoundError, PyIsADirectoryError, PyKeyboardInterrupt,
-    PyNotADirectoryError, PyOSError, PyPermissionError, PyRuntimeError, PyTimeoutError,
-    PyValueError,
+    PyMemoryError, PyNotADirectoryError, PyOSError, PyPermissionError, PyRuntimeError,
+    PyTimeoutError, PyValueError,
 };
 use pyo3::prelude::*;
 
@@ -30,6 +30,7 @@ impl From<Error> for PyErr {
             | Error::Format { .. }
             | Error::Tokenizer(_) => PyValueError::new_err(error.to_string()),
             Error::Io { path, source } => io_error(path, source),
+            Error::Memory { .. } => PyMemoryError::new_err(error.to_string()),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
             Error::Callback(_) | Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
         }
@@ -90,6 +91,11 @@ mod tests {
                 Error::io("f", io::Error::new(ErrorKind::UnexpectedEof, "cut off")),
                 "OSError",
                 "f: cut off",
+            ),
+            (
+                Error::check_room("a model", u64::MAX).unwrap_err(),
+                "MemoryError",
+                "a model needs 18446744073.7 GB of memory, more than this machine gives",
             ),
             (Error::Callback(Box::new(PyKeyError::new_err("own"))), "KeyError", "'own'"),
             (Error::Callback("own".into()), "RuntimeError", "own"),

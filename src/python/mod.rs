@@ -33,6 +33,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::kernels::configure()?;
+        crate::ops::configure()?;
         // candle's own pool is sized once, at first use: `_runtime.py` sees to it that this is here,
         // with one thread, so that it neither fights our team nor outlives a fork.
         candle_core::utils::barrier_pool();

@@ -20,6 +20,36 @@ pub struct Padded {
     pub width: usize,
 }
 
+impl Padded {
+    /// Which positions the decoder computes so that the output at `wanted` is right: the visible
+    /// and the wanted ones; and all of a sequence in which a wanted one comes before the first
+    /// visible one, since a query without keys takes the mean over all positions.
+    fn rows_for(&self, wanted: &[bool]) -> Vec<bool> {
+        let mut rows = Vec::with_capacity(wanted.len());
+        for (mask, wanted) in self.mask.chunks(self.width).zip(wanted.chunks(self.width)) {
+            let first_visible = mask.iter().position(|&visible| visible).unwrap_or(self.width);
+            let blind = wanted[..first_visible].contains(&true);
+            rows.extend(mask.iter().zip(wanted).map(|(&seen, &wanted)| blind || seen || wanted));
+        }
+        rows
+    }
+
+    /// Which positions the encoder computes for decoders that compute `target_rows`, `target_width`
+    /// a sequence: the visible ones, or all where a decoder reads a source without any.
+    fn rows_seen_by(&self, target_rows: &[bool], target_width: usize) -> Vec<bool> {
+        let mut rows = Vec::with_capacity(self.mask.len());
+        for (mask, target) in self.mask.chunks(self.width).zip(target_rows.chunks(target_width)) {
+            let blind = !mask.contains(&true) && target.contains(&true);
+            rows.extend(mask.iter().map(|&visible| blind || visible));
+        }
+        rows
+    }
+
+    fn batch(&self, rows: &[bool]) -> Batch {
+        Batch::from_padded(&self.ids, &self.mask, self.width, Rows::Only(rows))
+    }
+}
+
 /// Sources, targets and what the decoder should say at each position.
 #[derive(Debug)]
 pub struct Examples {
@@ -56,7 +86,8 @@ impl Examples {
     /// every position weighs 1, also masked ones, as in Keras. The loss is divided by `normalizer`,
     /// by default the number of positions.
     ///
-    /// A position is computed if its mask is true or its weight is not zero.
+    /// A position is computed if its mask is true or its weight is not zero, or if a query that
+    /// sees no key takes the mean over all positions, this one among them.
     ///
     /// # Errors
     /// `Argument` for ids outside the model's tables, or labels outside the vocabulary.
@@ -70,15 +101,12 @@ impl Examples {
     ) -> Result<Self> {
         let counts = |i: usize| weights.is_none_or(|weights| weights[i] != 0.0);
         let wanted: Vec<bool> = (0..target.ids.len()).map(counts).collect();
+        let target_rows = target.rows_for(&wanted);
+        let source_rows = source.rows_seen_by(&target_rows, target.width);
         let examples = Examples {
-            source: Batch::from_padded(&source.ids, &source.mask, source.width, Rows::Visible),
-            target: Batch::from_padded(
-                &target.ids,
-                &target.mask,
-                target.width,
-                Rows::VisibleOr(&wanted),
-            ),
-            loss_rows: rows_of(&wanted, &target.mask),
+            source: source.batch(&source_rows),
+            target: target.batch(&target_rows),
+            loss_rows: places(&wanted, &target_rows),
             labels: select(labels, &wanted),
             weights: weights.map_or_else(|| vec![1.0; labels.len()], |w| select(w, &wanted)),
             normalizer: normalizer.unwrap_or(labels.len() as f64),
@@ -128,15 +156,15 @@ impl Examples {
     }
 }
 
-/// Where the wanted positions lie among the rows that exist (wanted or visible).
-fn rows_of(wanted: &[bool], mask: &[bool]) -> Vec<u32> {
+/// Where the wanted positions lie among those that are computed.
+fn places(wanted: &[bool], computed: &[bool]) -> Vec<u32> {
     let mut row = 0;
     let mut rows = Vec::new();
-    for (&wanted, &visible) in wanted.iter().zip(mask) {
+    for (&wanted, &computed) in wanted.iter().zip(computed) {
         if wanted {
             rows.push(row);
         }
-        row += u32::from(wanted || visible);
+        row += u32::from(computed);
     }
     rows
 }

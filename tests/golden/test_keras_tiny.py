@@ -289,3 +289,16 @@ def keras_array(name, value, split):
         "final_layer_norm": "feedforward_layer_norm",
     }
     return f"{layer}/{named[kind]}/{norm[last]}", value
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"num_layers": 3}, "missing: "),
+        ({"num_layers": 1}, "not expected: "),
+        ({"intermediate_dim": 8}, "misshapen: "),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused(keras_tiny, changed, problem):
+    with pytest.raises(ValueError, match=problem):
+        BartSeq2SeqLM.from_preset(keras_tiny, **changed)

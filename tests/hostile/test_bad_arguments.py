@@ -52,12 +52,18 @@ def arrays(**changes):
 # Backbone.
 
 
+def test_a_model_larger_than_any_memory_is_refused():
+    with pytest.raises(MemoryError, match=r"a model of these sizes needs .* GB of memory"):
+        BartBackbone(2**24, 1, 1, 2**24, 16)
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
         ({"vocabulary_size": 0}, ["`vocabulary_size`", "at least 1", "Received: 0"]),
         ({"num_layers": -1}, ["`num_layers`", "Received: -1"]),
         ({"num_heads": 2.0}, ["`num_heads`", "Received: 2.0"]),
+        ({"num_layers": 10**6}, ["`encoder_layers`", "1 to 1024"]),
         ({"num_heads": True}, ["`num_heads`", "Received: True"]),
         ({"hidden_dim": "16"}, ["`hidden_dim`", "Received: '16'"]),
         ({"hidden_dim": 15}, ["`hidden_dim`", "multiple of `num_heads`, 2", "Received: 15"]),
@@ -160,7 +166,7 @@ def test_texts(model, inputs, parts):
 
 
 def test_texts_without_a_preprocessor(bare):
-    for inputs in ("text", ["text"], {"encoder_text": "text"}, []):
+    for inputs in ("text", ["text"], {"encoder_text": "text"}):
         refused(
             lambda inputs=inputs: bare.generate(inputs, stop_token_ids=None),
             "`inputs` must be a dict of token arrays",

@@ -366,6 +366,8 @@ def _read_merges(merges: Any) -> list[str]:
             rules[index] = " ".join(map(str, rule))
         elif not isinstance(rule, str):
             raise argument_error("merges", f"must hold strings; item {index} is not", rule)
+        else:
+            rules[index] = rule.rstrip("\r\n")  # as `file.readlines()` leaves them
     return [rule for rule in rules if not rule.startswith("#version")]
 
 

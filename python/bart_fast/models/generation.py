@@ -217,7 +217,7 @@ def resolve_stop_ids(
     try:
         ids = np.atleast_1d(np.asarray(stop_token_ids)).tolist()
         if isinstance(stop_token_ids, (set, frozenset)):
-            ids = sorted(stop_token_ids)
+            ids = np.sort(list(stop_token_ids)).tolist()
     except (TypeError, ValueError):
         ids = [None]
     for each in ids:
@@ -249,6 +249,14 @@ def check_lengths(request: Request, settings: Mapping[str, Any], said: Iterable[
     least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
     if "min_new_tokens" in said and most is not None and least > most:
         raise argument_error("min_new_tokens", f"must be at most `max_new_tokens`, {most}", least)
+    longest_prompt = int(request.given_mask.sum(axis=1).max(initial=0))
+    if "min_new_tokens" in said and least > max(0, request.limit - longest_prompt):
+        raise argument_error(
+            "min_new_tokens",
+            f"must be at most {max(0, request.limit - longest_prompt)}: answers have a limit of "
+            f"{request.limit} tokens, and a prompt has {longest_prompt}",
+            least,
+        )
 
 
 def row_limits(request: Request, max_new_tokens: int | None) -> list[int]:

@@ -56,9 +56,16 @@ def generate_in_python(
         )
     rules = _core.Constraints(json.dumps({"sampler": "greedy", **options}), dict(functions))
     stop_ids = options["stop_token_ids"]
-    answers: list[list[Answer]] = [[]] * len(request)
+    prompts = request.given_mask.sum(axis=1)
+    # Where the prompt fills the answer there is nothing to ask for.
+    answers = [
+        [Answer(ids[:length].tolist(), 0.0)]
+        for ids, length in zip(request.given, prompts, strict=True)
+    ]
     for limit in sorted(set(limits)):
-        rows = np.flatnonzero(np.array(limits) == limit)
+        rows = np.flatnonzero((np.array(limits) == limit) & (prompts < limit))
+        if rows.size == 0:
+            continue
         part = replace(
             request,
             sources=request.sources[rows],
@@ -151,6 +158,7 @@ class NextToken:
         core = self.backbone._model
         hidden = np.ascontiguousarray(core.forward(*cache[:2], history, every)[1][:, -1])
         logits = np.array(core.logits(hidden))
+        _check_logits(logits, cache, index)
         # Contrastive search asks beyond the last token, for its hidden state alone.
         if not self.is_beams and index < self.mask.shape[1]:
             self._ask_criteria(history, cache)
@@ -219,12 +227,26 @@ class NextToken:
         return ids[: min(ended, int(ends[0]) + 1 if ends.size else len(ids))].tolist()
 
 
+def _check_logits(logits: np.ndarray, cache: Any, index: int) -> None:
+    """Refuses what nothing can be chosen from, as the core does."""
+    broken = np.flatnonzero(~(logits < np.inf).all(axis=1))
+    if broken.size:
+        raise ValueError(
+            f"the model's logits for input {int(cache[-1][broken[0]])} at position {index} hold "
+            "NaN or infinity\n"
+            "hint: check the weights; a training run may have diverged, or a file may be damaged"
+        )
+
+
 def _prompt_rectangle(request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """The prompts and their mask, as wide as the longest answer or prompt."""
-    width = max(request.limit, int(request.given_mask.sum(axis=1).max()))
-    shape = (len(request), width)
+    """The prompts and what of them is given, as wide as the answers may be long.
+
+    Holes in a prompt are given too, as in the core, so that a row is the same beside shorter ones.
+    """
+    shape = (len(request), request.limit)
     prompt, mask = np.full(shape, request.pad_id, dtype=np.int64), np.zeros(shape, dtype=bool)
-    shared = min(width, request.given.shape[1])
+    shared = min(request.limit, request.given.shape[1])
     prompt[:, :shared] = request.given[:, :shared]
     mask[:, :shared] = request.given_mask[:, :shared]
-    return prompt, mask
+    lengths = request.given_mask.sum(axis=1)
+    return prompt, mask | (np.arange(request.limit) < lengths[:, None])

@@ -143,6 +143,8 @@ class GenerationMixin:
         bart_lm.generate("the quick brown fox", num_beams=4, no_repeat_ngram_size=3)
         ```
         """
+        if isinstance(inputs, list | tuple) and len(inputs) == 0:
+            return []
         call = Call.of(self, max_length, stop_token_ids, settings)
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
@@ -209,12 +211,20 @@ class GenerationMixin:
         elif texts is None and start is not None:
             special = generation.SpecialTokens((start,), special.end_ids, special.pad_id)
         limit = call.settings.values.get("max_length")
-        arrays = inputs if texts is None else self._preprocess(texts, limit)
+        arrays = inputs if texts is None else self._preprocess(texts, self._widest(call))
         if texts is not None and (start := call.start_of_texts(special)) is not None:
             arrays = _starting_with(arrays, start, special.pad_id)
         request = generation.request_from_arrays(arrays, limit, self.backbone, special)
         generation.check_lengths(request, call.settings.values, call.settings.said)
         return request
+
+    def _widest(self, call: "Call") -> int | None:
+        """The limit that a call sets for answers to strings, if it does."""
+        settings = call.settings.values
+        if settings.get("max_length") is None and settings.get("max_new_tokens") is not None:
+            # What follows the prompt has a limit of its own; the whole has that of the model.
+            return self.backbone.max_sequence_length
+        return settings.get("max_length")
 
     def _preprocess(self, texts: "Texts", max_length: int | None) -> dict[str, np.ndarray]:
         """Token arrays of `texts`; sequences fit the position table."""

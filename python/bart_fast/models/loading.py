@@ -45,9 +45,11 @@ def load_backbone(
     if load_weights:
         presets.load_weights(preset, backbone._model)
     end = preset.end_token_id
+    # Hugging Face allows several, of which the first ends targets and all end answers.
+    ends = preset.generation_config.get("eos_token_id", end)
     backbone._special_tokens = SpecialTokens(
         start_ids=tuple(preset.decoder_start_token_ids or ()),
-        end_ids=() if end is None else (end,),
+        end_ids=tuple(ends) if isinstance(ends, list) else () if end is None else (end,),
         pad_id=preset.pad_token_id,
     )
     backbone._generation_config = dict(preset.generation_config)

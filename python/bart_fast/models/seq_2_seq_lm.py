@@ -1,15 +1,17 @@
 """The base class of sequence-to-sequence language models: generate and predict."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import check_token_arrays
+from bart_fast._validation import argument_error, check_positive_int, check_token_arrays
 from bart_fast.models.bart_backbone import BartBackbone, batches
 from bart_fast.models.generation_mixin import GenerationMixin, is_token_arrays
 from bart_fast.models.task import Task
-from bart_fast.training.fit import TrainingMixin
+from bart_fast.training.data import Batches, open_data
+from bart_fast.training.fit import TrainingMixin, check_verbose
 
 
 class Seq2SeqLM(GenerationMixin, TrainingMixin, Task):
@@ -36,11 +38,12 @@ class Seq2SeqLM(GenerationMixin, TrainingMixin, Task):
     ):
         super().__init__(backbone, preprocessor, compile, name=name)
 
-    def __call__(self, x: Mapping[str, Any]) -> np.ndarray:
+    def __call__(self, x: Mapping[str, Any], training: bool | None = None) -> np.ndarray:
         """Logits of the next token at every decoder position.
 
         Args:
             x: dict of the four token arrays, [batch, length] each; see `BartBackbone`.
+            training: `None` or `False`; for Keras' signature.
 
         Returns:
             float32 array [batch, decoder length, vocabulary_size].
@@ -48,6 +51,10 @@ class Seq2SeqLM(GenerationMixin, TrainingMixin, Task):
         Raises:
             ValueError: an array is missing or misshapen, or an id is out of range.
         """
+        if training:
+            raise argument_error(
+                "training", "must be False", training, "`fit()` and `train_on_batch()` train"
+            )
         backbone = self.backbone
         arrays = check_token_arrays(x, backbone.vocabulary_size, backbone.max_sequence_length)
         return self._logits(arrays)
@@ -56,21 +63,70 @@ class Seq2SeqLM(GenerationMixin, TrainingMixin, Task):
         hidden = self.backbone._hidden_states(arrays)[1]
         return self.backbone.token_embedding(hidden, reverse=True)
 
-    def predict(self, x: Any, batch_size: int = 32, verbose: Any = "auto") -> np.ndarray:
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> np.ndarray:
         """Logits of the next token at every decoder position, computed in batches.
 
         Args:
             x: dict of the four token arrays; or, with a preprocessor, what it takes: a dict of
-                strings `encoder_text` and `decoder_text`.
-            batch_size: int. Rows computed at a time. Defaults to 32.
-            verbose: accepted for Keras' signature, changes nothing.
+                strings `encoder_text` and `decoder_text`; or an iterable of batches of either,
+                all of one decoder length.
+            batch_size: int. Rows computed at a time. Defaults to 32; `None` for an iterable.
+            verbose: 0 silent, 1 or `"auto"` (default) a progress bar, 2 one line.
+            steps: int. Batches to compute. Defaults to all.
+            callbacks: list of `Callback`.
 
         Returns:
             float32 array [samples, decoder length, vocabulary_size].
+
+        Raises:
+            ValueError: an array is missing or misshapen, or an argument is not allowed.
         """
-        if self.preprocessor is not None and not is_token_arrays(x):
-            x = self.preprocessor(x)
+        if isinstance(x, Mapping):
+            parts = batches(self._arrays(x), 32 if batch_size is None else batch_size)
+            known = len(parts)
+        else:
+            stream = Batches(open_data(x), batch_size)
+            parts, known = (self._arrays(batch[0]) for batch in stream.epoch(0)), stream.steps
+        if steps is not None:
+            parts = islice(parts, check_positive_int("steps", steps))
+        callbacks = self._callback_list(callbacks, check_verbose(verbose), 1, steps or known)
+        try:
+            logits = self._predict(parts, callbacks)
+        finally:
+            callbacks.close()
+        if len({each.shape[1] for each in logits}) > 1:
+            widths = sorted({each.shape[1] for each in logits})
+            raise argument_error("x", "must have batches of one decoder length", widths)
+        if not logits:
+            raise argument_error("x", "must hold at least one batch", "none")
+        return np.concatenate(logits)
+
+    def _predict(self, parts: Iterable[dict[str, np.ndarray]], callbacks: Any) -> list[np.ndarray]:
+        callbacks.on_predict_begin()
+        logits = []
+        for step, part in enumerate(parts):
+            callbacks.on_predict_batch_begin(step)
+            logits.append(self._logits(part))
+            callbacks.on_predict_batch_end(step)
+        callbacks.on_predict_end()
+        return logits
+
+    def _arrays(self, x: Any) -> dict[str, np.ndarray]:
+        """The checked token arrays of a batch, made from strings if it holds some."""
+        backbone, preprocessor = self.backbone, self.preprocessor
+        table = backbone.max_sequence_length
+        if preprocessor is not None and not is_token_arrays(x):
+            names = ("encoder_sequence_length", "decoder_sequence_length")
+            lengths = {
+                n: min(getattr(preprocessor, n), table) for n in names if hasattr(preprocessor, n)
+            }
+            x = preprocessor(x, **lengths)
             x = x[0] if isinstance(x, tuple) else x
-        backbone = self.backbone
-        arrays = check_token_arrays(x, backbone.vocabulary_size, backbone.max_sequence_length)
-        return np.concatenate([self._logits(part) for part in batches(arrays, batch_size)])
+        return check_token_arrays(x, backbone.vocabulary_size, table)

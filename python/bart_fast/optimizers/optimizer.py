@@ -6,9 +6,12 @@ import numbers
 import re
 
 from bart_fast import _core
+from bart_fast._validation import argument_error
 from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
 from bart_fast.optimizers.schedules.serialization import deserialize as deserialize_schedule
 from bart_fast.optimizers.schedules.serialization import serialize as serialize_schedule
+
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 class Optimizer:
@@ -79,6 +82,11 @@ class Optimizer:
 
     def _check_constants(self):
         """Lets the core check every value now, where the caller sees which one is wrong."""
+        limits = {name: getattr(self, name) for name in ("weight_decay", *_CLIPPING)}
+        for name, value in {**self._rule_config(), **limits}.items():
+            # What is no number has no JSON to ask the core with.
+            if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise argument_error(name, "must be a finite number", value)
         _core.Optimizer(self._core_config(()))
 
     def _rule_config(self):
@@ -90,9 +98,7 @@ class Optimizer:
             "class_name": self._rule,
             **self._rule_config(),
             "weight_decay": self.weight_decay,
-            "clipnorm": self.clipnorm,
-            "clipvalue": self.clipvalue,
-            "global_clipnorm": self.global_clipnorm,
+            **{name: getattr(self, name) for name in _CLIPPING},
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "exclude_from_weight_decay": sorted(excluded),
         }

@@ -81,7 +81,8 @@ def load_weights(preset: Preset, core_model) -> None:
     files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, keras_weights.WEIGHTS_FILE, "keras")
-    keras_weights.load(files, groups(dimensions(preset.backbone_config)), core_model)
+    # The sizes of the model and not of the preset: they differ where `from_preset` was given some.
+    keras_weights.load(files, groups(dimensions(json.loads(core_model.config))), core_model)
 
 
 def dimensions(config: dict) -> Dimensions:
