@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from bart_fast.samplers import (
         BeamSampler,
+        ContrastiveSampler,
         GreedySampler,
         PresetSampler,
         RandomSampler,
@@ -43,6 +44,7 @@ __all__ = [
     "BartSeq2SeqLMPreprocessor",
     "BartTokenizer",
     "BeamSampler",
+    "ContrastiveSampler",
     "GreedySampler",
     "PresetSampler",
     "RandomSampler",
@@ -79,6 +81,7 @@ _HOMES = {
     ),
     "samplers": (
         "BeamSampler",
+        "ContrastiveSampler",
         "GreedySampler",
         "PresetSampler",
         "RandomSampler",

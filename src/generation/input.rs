@@ -84,12 +84,6 @@ impl Input {
         self.sequence
     }
 
-    /// The number of the random stream of one of the input's answers: for the first the input's own
-    /// number, and never that of another input.
-    pub(super) fn stream(&self, answer: usize) -> u64 {
-        self.sequence ^ ((answer as u64) << 32)
-    }
-
     /// What a constraint may look at when the sequence has come to `ids`.
     pub(super) fn context<'a>(&'a self, ids: &'a [u32]) -> Context<'a> {
         Context {
@@ -99,6 +93,12 @@ impl Input {
             source: &self.source,
             input: self.sequence,
         }
+    }
+
+    /// The number of the random stream of one of the input's answers: for the first the input's own
+    /// number, and never that of another input.
+    pub(super) fn stream(&self, answer: usize) -> u64 {
+        self.sequence ^ ((answer as u64) << 32)
     }
 
     /// The tokens that stand before position `start`, which may not exceed [`Input::start`].

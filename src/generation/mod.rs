@@ -12,6 +12,7 @@ mod arguments;
 pub mod bart;
 mod beams;
 pub mod constraints;
+mod contrastive;
 mod generate;
 mod input;
 mod model;
@@ -22,6 +23,7 @@ mod scores;
 mod testing;
 
 pub use beams::{BeamRule, BeamSettings, EarlyStopping, ForcedWords};
+pub use contrastive::ContrastiveSettings;
 pub use generate::generate;
 pub use input::{Input, Sequence};
 pub use model::{PromptRow, StepModel, StepRow};

@@ -18,10 +18,10 @@ pub struct Options {
     pub seed: u64,
     /// What changes the scores before the choice.
     pub constraints: Vec<Box<dyn Constraint>>,
-    /// Whether samplers report each token's log probability (beam search always does).
-    pub token_logprobs: bool,
     /// What ends a sequence beside the stop tokens.
     pub stopping_criteria: Option<Box<dyn StoppingCriterion>>,
+    /// Whether samplers report each token's log probability (beam search always does).
+    pub token_logprobs: bool,
     /// Only ids below this are generated (a model's table may be larger than its vocabulary).
     pub vocabulary_limit: Option<usize>,
 }
@@ -34,8 +34,8 @@ impl Options {
             stop_token_ids: Vec::new(),
             seed: 0,
             constraints: Vec::new(),
-            token_logprobs: false,
             stopping_criteria: None,
+            token_logprobs: false,
             vocabulary_limit: None,
         }
     }
@@ -105,6 +105,7 @@ impl Options {
     pub fn slots_per_source(&self) -> usize {
         match &self.method {
             Method::Sample(settings) => settings.returned,
+            Method::Contrastive(settings) => settings.k,
             Method::Beam(settings) => settings.num_beams,
         }
     }

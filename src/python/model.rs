@@ -190,8 +190,8 @@ impl PyModel {
 
     /// Decodes: sources as ragged ids (with their positions, if masks had holes), decoder rows as
     /// ragged ids with masks (`None`: all given) and the most tokens each may have, and `options`
-    /// as JSON, `callbacks` as functions by their arguments. For each input its sequences, best first,
-    /// as (ids, score, stopped, token_logprobs).
+    /// as JSON, `callbacks` as functions by their arguments. For each input its sequences, best
+    /// first, as (ids, score, stopped, token_logprobs).
     #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_masks, max_lengths, options,
         callbacks = None))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.

@@ -1,4 +1,4 @@
-"""Writes search_cases.json: diverse and constrained beam search of transformers 4, a toy model.
+"""Writes search_cases.json: warpers, diverse and constrained beam search of transformers 4.
 
 The toy model is in `toy_model.py`. Needs torch and the last transformers that had these searches in
 itself, 4.55; later ones fetch the same code from the hub:
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from toy_model import Toy, cut
+from toy_model import Toy, cut, toy_logits
 from transformers.generation.beam_search import BeamSearchScorer, ConstrainedBeamSearchScorer
 
 
@@ -131,6 +131,37 @@ def draw_words(rng, vocabulary, stops):
     return words
 
 
+def draw_warpers_case(rng):
+    """Random filters, and which tokens of a row of logits they leave."""
+    vocabulary = rng.randint(5, 60)
+    history = [rng.randrange(vocabulary) for _ in range(3)]
+    ranges = {
+        "temperature": lambda: rng.choice([0.5, 0.7, 1.5, 3.0]),
+        "top_k": lambda: rng.randint(1, vocabulary + 5),
+        "top_p": lambda: round(rng.uniform(0.05, 0.99), 3),
+        "min_p": lambda: round(rng.uniform(0.0, 0.6), 3),
+        "typical_p": lambda: round(rng.uniform(0.05, 0.99), 3),
+    }
+    names = rng.sample(sorted(ranges), rng.choice([1, 1, 2, 3, 5]))
+    arguments = {name: ranges[name]() for name in names}
+    stops = rng.choice([0, 0, 1, 2])
+    config = transformers.GenerationConfig(
+        **{"top_k": 0, **arguments}, do_sample=True, num_beams=4 if stops else 1
+    )
+    config._eos_token_tensor = torch.arange(stops)
+    model = Toy(transformers.PretrainedConfig(vocab_size=vocabulary), [])
+    processors = model._get_logits_processor(config, 3, None, None, None)
+    scores = torch.tensor(toy_logits(history, vocabulary, []))[None]
+    left = processors(torch.tensor([history]), scores)[0]
+    return {
+        "vocabulary": vocabulary,
+        "history": history,
+        "arguments": arguments,
+        "least": stops + 1,
+        "left": torch.nonzero(left > -torch.inf)[:, 0].tolist(),
+    }
+
+
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 73)
@@ -141,9 +172,14 @@ def main():
             case = draw_case(rng, kind)
             case["expected"] = answers(case)
             cases.append(case)
-    lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+    warpers = [draw_warpers_case(rng) for _ in range(2 * count)]
     versions = {"transformers": transformers.__version__}
-    text = f'{{"versions":{json.dumps(versions)},\n"cases":[\n{lines}\n]}}\n'
+    parts = {"cases": cases, "warpers": warpers}
+    text = f'{{"versions":{json.dumps(versions)}'
+    for name, part in parts.items():
+        lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in part)
+        text += f',\n"{name}":[\n{lines}\n]'
+    text += "}\n"
     path = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(__file__).parent / "search_cases.json"
     path.write_text(text)
 

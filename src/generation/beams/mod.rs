@@ -9,6 +9,8 @@ mod forced;
 mod groups;
 mod hypotheses;
 mod keras;
+#[cfg(test)]
+mod sampling_tests;
 mod settings;
 mod standard;
 #[cfg(test)]

@@ -110,6 +110,8 @@ fn keep_typical(row: &mut [f32], mass: f64, least: usize) {
         .zip(row.iter().map(|x| x - log_sum))
         .filter(|&(_, log)| log > f32::NEG_INFINITY)
         .collect();
+    // A beam may have nothing left that is allowed.
+    let Some(end) = tokens.len().checked_sub(1) else { return };
     let entropy: f32 = -tokens.iter().map(|&(_, log)| log.exp() * log).sum::<f32>();
     let distance = |log: f32| (-log - entropy).abs();
     tokens.sort_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
@@ -118,7 +120,7 @@ fn keep_typical(row: &mut [f32], mass: f64, least: usize) {
         sum += f64::from(log).exp();
         sum >= mass
     });
-    let last = reached.unwrap_or(tokens.len() - 1);
+    let last = reached.unwrap_or(end);
     let farthest = distance(tokens[last].1);
     for &(id, log) in tokens.iter().skip(least.max(last + 1)) {
         if distance(log) > farthest {
@@ -138,6 +140,7 @@ fn rule_out(row: &mut [f32], is_out: impl Fn(u32, f32) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generation::testing::toy_logits;
     use serde_json::{Value, json};
 
     fn warpers(arguments: Value) -> Result<Warpers> {
@@ -183,6 +186,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_what_transformers_leaves() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/search_cases.json");
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let cases = file["warpers"].as_array().unwrap();
+        assert!(cases.len() > 100);
+        for case in cases {
+            let ids = |name: &str| -> Vec<u32> {
+                serde_json::from_value(case[name].clone()).expect("a list of ids")
+            };
+            let size = case["vocabulary"].as_u64().unwrap() as usize;
+            let mut row = toy_logits(&ids("history"), size, &[]);
+            let least = case["least"].as_u64().unwrap() as usize;
+            warpers(case["arguments"].clone()).unwrap().apply(&mut row, least);
+            let left: Vec<u32> = (0..)
+                .zip(&row)
+                .filter(|(_, x)| **x > f32::NEG_INFINITY)
+                .map(|(id, _)| id)
+                .collect();
+            assert_eq!(left, ids("left"), "{case}");
+        }
+    }
+
+    #[test]
     fn a_filter_sees_what_those_before_it_have_left() {
         // Of the three most probable, 0.4 is 0.47 of the rest; of all it is below the 0.45.
         assert_eq!(kept(json!({"top_k": 3, "top_p": 0.45}), 1), [1]);
@@ -202,6 +228,20 @@ mod tests {
         assert_eq!(after(json!({"top_k": 3})), 4096);
         assert_eq!(after(json!({"top_p": 0.4999})), 2048);
         assert_eq!(after(json!({"typical_p": 0.1})), 4096);
+    }
+
+    #[test]
+    fn a_row_without_an_allowed_token_stays_as_it_is() {
+        for arguments in [
+            json!({"top_k": 2}),
+            json!({"top_p": 0.5}),
+            json!({"min_p": 0.5}),
+            json!({"typical_p": 0.5}),
+        ] {
+            let mut row = [f32::NEG_INFINITY; 5];
+            warpers(arguments).unwrap().apply(&mut row, 2);
+            assert_eq!(row, [f32::NEG_INFINITY; 5]);
+        }
     }
 
     #[test]
