@@ -279,7 +279,7 @@ def test_beams_in_groups_and_with_forced_words(model):
     for answer in words:
         assert "v" in answer
         assert "gh" in answer or "i" in answer
-    groups = {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 50.0}
+    groups = {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 50.0, "min_new_tokens": 3}
     output = model.generate(TEXTS, **groups, num_return_sequences=4, return_dict_in_generate=True)
     for first in output.sequences[:, 2].reshape(len(TEXTS), 4):
         assert len(set(first)) == 4
