@@ -167,7 +167,7 @@ pub(in crate::generation) fn build(arguments: &mut Arguments) -> Result<Method> 
 fn groups(arguments: &mut Arguments, num_beams: usize) -> Result<Option<BeamRule>> {
     let groups = arguments.count("num_beam_groups", 1, 1)?;
     let diversity_penalty = arguments.number("diversity_penalty", 0.0)?;
-    if num_beams % groups != 0 {
+    if !num_beams.is_multiple_of(groups) {
         let message = format!("received {groups}, expected a divisor of `num_beams`, {num_beams}");
         return Err(Error::argument("num_beam_groups", message));
     }
