@@ -23,7 +23,7 @@ PRINTED = {
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("presets") / "bart_tidy_en"
-    preprocessor = tiny_preprocessor(encoder_sequence_length=24, decoder_sequence_length=24)
+    preprocessor = tiny_preprocessor(encoder_sequence_length=32, decoder_sequence_length=24)
     model = tiny_model(preprocessor=preprocessor, max_sequence_length=64)
     model.save_to_preset(str(folder))
     return folder

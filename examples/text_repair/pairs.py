@@ -30,10 +30,10 @@ TWO_SENTENCES, LONG = 0.15, 0.012
 LONG_CHARACTERS = (250, 850)
 MAX_PIECES = 250
 
-# What a position weighs in the loss where the right answer is to leave a word as it is. Greedy
-# decoding then inserts a comma only where the model is sure of it beyond six to one: a mark that
-# is missing is a smaller fault than a right word made wrong. (Grammar correction values precision
-# in the same way: F0.5, and the bias towards keeping in GECToR, Omelianchuk et al. 2020.)
+# What the pieces of a word that stays as it is weigh in the loss. Greedy decoding then sets a
+# capital or a comma only where the model is sure of it beyond six to one: a mark that is missing is
+# a smaller fault than a right word made wrong. (Grammar correction values precision in the same
+# way: F0.5, and the bias towards keeping in GECToR, Omelianchuk et al. 2020.)
 KEEP_WEIGHT = 6.0
 
 Encode = Callable[[list[str]], list[list[int]]]
@@ -209,20 +209,19 @@ class PairStream:
 def keep_weights(
     given: str, text: str, pieces: list[int], word_starts: Sequence[bool]
 ) -> list[float]:
-    """The weights of the target's `pieces` and of its end: `KEEP_WEIGHT` inside and right after the
-    words of `text` that also stand in `given`, else 1.
+    """The weights of the target's `pieces` and of its end: `KEEP_WEIGHT` inside the words of `text`
+    that also stand in `given`, else 1.
 
-    The position after a word counts because it decides what is appended to the word.
+    The first piece of a word decides its case, and that no mark comes before it.
     """
     there = set(given.split())
-    keep = iter([word in there for word in text.split(" ")])
-    weights, kept = [], next(keep)
+    by_word = iter([KEEP_WEIGHT if word in there else 1.0 for word in text.split(" ")])
+    weights, weight = [], next(by_word)
     for at, piece in enumerate(pieces):
-        after_kept = kept
         if at and word_starts[piece]:
-            kept = next(keep)
-        weights.append(KEEP_WEIGHT if kept or after_kept else 1.0)
-    return [*weights, KEEP_WEIGHT if kept else 1.0]
+            weight = next(by_word)
+        weights.append(weight)
+    return [*weights, 1.0]
 
 
 def pack(pairs: list[Pair], batch_tokens: int, random: Random) -> list[list[Pair]]:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0, or 1 after an error. Wrong arguments exit with 2 by `SystemExit`.
     """
     parser = _parser()
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always")
     try:
         options = parser.parse_args(arguments)
         if sys.stdout is None:
@@ -44,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bart-fast: error: {error}", file=sys.stderr)
         return _FAILED
     return _OK
+
+
+def _show_warning(message: Any, *_: Any) -> None:
+    print(f"bart-fast: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,6 +34,9 @@ _FIELDS = {
     "max_sequence_length": "max_position_embeddings",
 }
 
+# The core has the same limit for every size.
+_LARGEST_SIZE = 1 << 24
+
 
 class BartBackbone(Backbone):
     """BART encoder-decoder network: token ids in, hidden states out.
@@ -117,6 +120,11 @@ class BartBackbone(Backbone):
             raise argument_error(
                 "hidden_dim", f"must be a multiple of `num_heads`, {self.num_heads}", hidden_dim
             )
+        for argument in _FIELDS:
+            if getattr(self, argument) > _LARGEST_SIZE:
+                raise argument_error(
+                    argument, f"must be at most {_LARGEST_SIZE}", getattr(self, argument)
+                )
         self.dtype = _check_dtype(dtype)
         self.name = name
         self.trainable = bool(trainable)

@@ -1,5 +1,6 @@
 """Text to the token arrays of BART, and back."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from bart_fast._validation import (
     ENCODER_IDS,
     ENCODER_MASK,
     argument_error,
+    caller_level,
     check_int,
 )
 from bart_fast.models.bart_tokenizer import BartTokenizer
@@ -182,7 +184,7 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
             )
         sources, targets, batched = _text_pairs(x, targets_required=True)
         return (
-            self._source_rows(sources, source_width),
+            self._closed_rows(self._ragged_ids(sources), source_width),
             self._target_rows(targets, target_width + 1, closed=True),
             batched,
         )
@@ -213,6 +215,9 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
 
         Raises:
             ValueError: `x` holds no texts, or there are not as many prompts as sources.
+
+        Warns:
+            UserWarning: the ends of texts are left out, since they are longer than the length.
         """
         source_width, target_width = self._widths(
             encoder_sequence_length, decoder_sequence_length, sequence_length
@@ -232,8 +237,10 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         texts = x if isinstance(x, Mapping) else {ENCODER_TEXT: x}
         name = ENCODER_TEXT if isinstance(x, Mapping) else "x"
         sources, prompts, batched = _text_pairs(texts, targets_required=False, source_name=name)
+        ids = self._ragged_ids(sources)
+        _warn_of_cuts(ids, source_width - 2)
         return (
-            self._source_rows(sources, source_width),
+            self._closed_rows(ids, source_width),
             self._target_rows(prompts, target_width, closed=False),
             batched,
         )
@@ -276,9 +283,9 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         """Token ids of each text, without markers, not cut and not padded."""
         return self.tokenizer._ragged_ids(texts)
 
-    def _source_rows(self, texts: list[str], width: int) -> Rows:
+    def _closed_rows(self, ids: Rows, width: int) -> Rows:
         start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
-        return [[start, *row[: width - 2], end] for row in self._ragged_ids(texts)]
+        return [[start, *row[: width - 2], end] for row in ids]
 
     def _target_rows(self, texts: list[str], width: int, closed: bool) -> Rows:
         """`</s> <s> text </s>`, the last only if `closed`; as in the training of BART, `</s>` is
@@ -374,6 +381,20 @@ def _text_pairs(
             f"Received: {count[1]} for {count[0]}."
         )
     return sources, targets, batched
+
+
+def _warn_of_cuts(ids: Rows, room: int) -> None:
+    """Says how much of texts that are read for an answer is left out."""
+    dropped = [len(row) - room for row in ids if len(row) > room]
+    if dropped:
+        which = "a text" if len(ids) == 1 else f"{len(dropped)} of {len(ids)} texts"
+        warnings.warn(
+            f"the end of {which} is left out, {sum(dropped)} tokens: `encoder_sequence_length` has "
+            f"room for {room}, and the model for no more than its `max_sequence_length`.\n"
+            "hint: give long text in parts, a few sentences at a time",
+            UserWarning,
+            stacklevel=caller_level(),
+        )
 
 
 def _token_arrays(

@@ -37,8 +37,15 @@ class Seq2SeqLMPreprocessor:
 
         return load_preprocessor(cls, load_preset(preset, weights=False), **kwargs)
 
-    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
-        """Writes configuration and tokenizer into a preset directory."""
+    def save_to_preset(
+        self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
+    ) -> None:
+        """Writes configuration and tokenizer into a preset directory.
+
+        Args:
+            preset_dir: the directory.
+            max_shard_size: for the signature of models; there are no weights to divide.
+        """
         from bart_fast.presets import save_keras_preset
 
         self.tokenizer._checked_core()

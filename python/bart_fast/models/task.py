@@ -7,6 +7,7 @@ from typing import Any
 from bart_fast._validation import argument_error, check_int
 from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.bart_presets import presets_property
+from bart_fast.models.bart_tokenizer import BartTokenizer
 
 
 class Task:
@@ -54,9 +55,13 @@ class Task:
 
     @preprocessor.setter
     def preprocessor(self, value: Any) -> None:
-        if value is not None and not callable(value):
+        is_tokenizer = isinstance(value, BartTokenizer)
+        if value is not None and (is_tokenizer or not callable(value)):
             raise argument_error(
-                "preprocessor", "must be a `BartSeq2SeqLMPreprocessor` or `None`", value
+                "preprocessor",
+                "must be a `BartSeq2SeqLMPreprocessor` or `None`",
+                value,
+                "`BartSeq2SeqLMPreprocessor(tokenizer)` makes one" if is_tokenizer else None,
             )
         self._preprocessor = value
 

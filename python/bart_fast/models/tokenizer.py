@@ -41,8 +41,15 @@ class Tokenizer:
 
         return load_tokenizer(cls, load_preset(preset, weights=False), **kwargs)
 
-    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
-        """Writes configuration, vocabulary and merges into a preset directory."""
+    def save_to_preset(
+        self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
+    ) -> None:
+        """Writes configuration, vocabulary and merges into a preset directory.
+
+        Args:
+            preset_dir: the directory.
+            max_shard_size: for the signature of models; there are no weights to divide.
+        """
         from bart_fast.presets import save_keras_preset
 
         self._checked_core()

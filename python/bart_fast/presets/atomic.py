@@ -33,9 +33,15 @@ def staged_directory(
             anew are removed, such as `model_*.weights.h5` where one weight file is written.
 
     Raises:
+        ValueError: `directory` is empty.
         NotADirectoryError: `directory` is a file.
         OSError: the disk is full, or not writable.
     """
+    if not os.fspath(directory):
+        raise ValueError(
+            "the directory to write into must have a name. Received: an empty one.\n"
+            "hint: '.' is the current directory"
+        )
     # A link is followed, so that it stays a link and its target is what changes.
     target = Path(directory).expanduser().resolve()
     if target.exists() and not target.is_dir():
