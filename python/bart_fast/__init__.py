@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from bart_fast.samplers import (
         BeamSampler,
+        ContrastiveSampler,
         GreedySampler,
         PresetSampler,
         RandomSampler,
@@ -45,6 +46,7 @@ __all__ = [
     "BartSeq2SeqLMPreprocessor",
     "BartTokenizer",
     "BeamSampler",
+    "ContrastiveSampler",
     "GenerateOutput",
     "GreedySampler",
     "PresetSampler",
@@ -85,6 +87,7 @@ _HOMES = {
     ),
     "samplers": (
         "BeamSampler",
+        "ContrastiveSampler",
         "GreedySampler",
         "PresetSampler",
         "RandomSampler",
