@@ -173,8 +173,8 @@ def kaggle():
 
 # Kaggle's package has no setting for another address.
 _KAGGLE_AT = """
-import os
-if os.environ.get("KAGGLE_AT"):
+import importlib.util, os
+if importlib.util.find_spec("kagglesdk"):
     from kagglesdk import kaggle_env
     kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.LOCAL] = os.environ["KAGGLE_AT"]
 if os.environ.get("WITHOUT"):

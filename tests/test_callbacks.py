@@ -172,7 +172,7 @@ def test_model_checkpoint_saves_presets(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"`filepath`: .* names 'val_loss'"):
         run(callbacks.ModelCheckpoint(tmp_path / "{val_loss}"))
-    with pytest.raises(ValueError, match="`save_weights_only` must be False"):
+    with pytest.raises(ValueError, match=r"`filepath` must end in `\.weights\.h5` or `\.safete"):
         callbacks.ModelCheckpoint(tmp_path, save_weights_only=True)
     with pytest.raises(ValueError, match="`save_freq` must be 'epoch' or a positive int"):
         callbacks.ModelCheckpoint(tmp_path, save_freq=0)

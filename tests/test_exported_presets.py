@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from preset_helpers import GOLDEN, assert_same_cores, core_model, needs_golden
+from preset_helpers import (
+    GOLDEN,
+    assert_same_cores,
+    core_model,
+    edit_json,
+    needs_golden,
+    writable_copy,
+)
 
 import bart_fast
 from bart_fast import presets
@@ -88,6 +95,34 @@ def test_from_keras_to_hugging_face_and_back(tmp_path, lengths):
 
 
 @needs_golden
+@pytest.mark.parametrize("part", ["model", "backbone"])
+def test_settings_of_a_checkpoint_survive_a_keras_preset(tmp_path, part):
+    """Hugging Face -> Keras -> Hugging Face: the sampler "preset" and the start of answers too."""
+    copy = writable_copy(GOLDEN / "hf_tiny", tmp_path / "first")
+    settings = {"num_beams": 3, "max_length": 9, "no_repeat_ngram_size": 2}
+    edit_json(copy / "config.json", lambda config: config.update(settings))
+    first = bart_fast.models.Seq2SeqLM.from_preset(copy)
+    first.compile(sampler="preset")
+    (first if part == "model" else first.backbone).save_to_preset(tmp_path / "keras")
+    second = bart_fast.models.Seq2SeqLM.from_preset(tmp_path / "keras")
+    assert settings.items() <= second.backbone._generation_config.items()
+    assert second.backbone._special_tokens == first.backbone._special_tokens
+    if part == "model":
+        assert type(second.sampler) is bart_fast.samplers.PresetSampler
+        texts = ["airplane at airport", " the plane"]
+        assert second.generate(texts) == first.generate(texts)
+    second.export_to_transformers(tmp_path / "second")
+    third = bart_fast.models.Seq2SeqLM.from_preset(tmp_path / "second")
+    assert third.backbone._generation_config == second.backbone._generation_config
+    edit_json(
+        tmp_path / "keras" / "config.json",
+        lambda config: config["bart_fast"].update(generation_config=[]),
+    )
+    with pytest.raises(ValueError, match="`generation_config` must be an object"):
+        bart_fast.models.Seq2SeqLM.from_preset(tmp_path / "keras")
+
+
+@needs_golden
 @pytest.mark.parametrize(
     ("file", "entry", "named"),
     [
@@ -109,6 +144,7 @@ def test_our_entry_in_hugging_face_files_is_checked(tmp_path, file, entry, named
 
 @needs_golden
 @pytest.mark.filterwarnings("default")
+@pytest.mark.timeout(400)
 def test_keras_hub_loads_what_is_exported(tmp_path):
     """keras-hub -> ours -> Hugging Face -> ours -> keras-hub, and keras-hub from the middle."""
     keras_hub = pytest.importorskip("keras_hub")
@@ -117,15 +153,42 @@ def test_keras_hub_loads_what_is_exported(tmp_path):
     lm.preprocessor.encoder_sequence_length = 12
     lm.export_to_transformers(tmp_path / "middle")
     bart_fast.models.Seq2SeqLM.from_preset(tmp_path / "middle").save_to_preset(tmp_path / "end")
-    first, middle, end = (
-        keras_hub.models.BartSeq2SeqLM.from_preset(str(folder))
-        for folder in (GOLDEN / "keras_tiny", tmp_path / "middle", tmp_path / "end")
+    # One with settings of a checkpoint in an entry of ours.
+    bart_fast.models.Seq2SeqLM.from_preset(GOLDEN / "hf_tiny").save_to_preset(tmp_path / "foreign")
+    assert "generation_config" in (tmp_path / "foreign" / "task.json").read_text()
+    folders = [GOLDEN / "keras_tiny", *(tmp_path / each for each in ("middle", "end", "foreign"))]
+    first, middle, end, foreign = (
+        keras_hub.models.BartSeq2SeqLM.from_preset(str(folder)) for folder in folders
     )
     assert end.preprocessor.encoder_sequence_length == 12
     assert end.preprocessor.decoder_sequence_length == 20
-    for other in (middle, end):
+    for other in (middle, end, foreign):
         weights = {weight.path: weight.numpy() for weight in other.backbone.weights}
         for weight in first.backbone.weights:
             np.testing.assert_array_equal(weights[weight.path], weight.numpy())
         tokenizer = other.preprocessor.tokenizer
         assert tokenizer.get_vocabulary() == first.preprocessor.tokenizer.get_vocabulary()
+
+
+@needs_golden
+@pytest.mark.filterwarnings("default")
+def test_transformers_reads_what_is_exported(tmp_path):
+    """The tokenizer gives our ids, and our entries come through its own files."""
+    transformers = pytest.importorskip("transformers")
+    lm = bart_fast.models.Seq2SeqLM.from_preset(GOLDEN / "keras_tiny")
+    lm.preprocessor.encoder_sequence_length = 12
+    lm.preprocessor.tokenizer.add_prefix_space = True
+    lm.export_to_transformers(tmp_path / "ours")
+    texts = [" airplane at airport", "the plane"]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    back = bart_fast.models.BartTokenizer.from_preset(tmp_path / "ours")
+    assert [ids[1:-1] for ids in theirs(texts).input_ids] == back(texts)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path / "ours")
+    assert (config.decoder_start_token_id, settings.forced_bos_token_id) == (0, 3)
+    for part in (config, settings, theirs):
+        part.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "ours" / "model.safetensors").rename(tmp_path / "theirs" / "model.safetensors")
+    again = bart_fast.models.Seq2SeqLM.from_preset(tmp_path / "theirs")
+    assert again.preprocessor.encoder_sequence_length == 12
+    assert_same_cores(again.backbone._model, lm.backbone._model)

@@ -339,6 +339,7 @@ def test_a_task_comes_back(tmp_path, dtype):
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.timeout(400)
 def test_keras_hub_loads_what_is_saved(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
     model = ArrayModel(CONFIG, seed=6)

@@ -6,6 +6,7 @@ import pytest
 from preset_helpers import GOLDEN, needs_golden
 from tiny_models import tiny_backbone, tiny_model
 
+import bart_fast
 from bart_fast.models import BartSeq2SeqLM, Seq2SeqLM
 
 FILES = ["x.weights.h5", "x.safetensors"]
@@ -109,6 +110,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, file, monkeypatch):
     assert (tmp_path / file).read_bytes() == before
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_weights_are_saved_while_training(tmp_path, file):
+    model, pairs = tiny_model(), {"encoder_text": ["a fox"], "decoder_text": ["the fox"]}
+    path = tmp_path / "epochs" / f"{{epoch:02d}}-{file}"
+    callback = bart_fast.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    model.fit(pairs, epochs=2, verbose=0, callbacks=[callback])
+    names = sorted(each.name for each in path.parent.iterdir())
+    assert names == [f"01-{file}", f"02-{file}"]
+    reader = tiny_model(seed=9)
+    reader.load_weights(path.parent / names[1])
+    assert_same(model, reader)
+
+
 def test_arguments(tmp_path):
     model = tiny_model()
     for path in ("weights", tmp_path / "x.h5", "x.safetensor"):
@@ -142,6 +156,7 @@ def test_a_model_that_keras_has_no_layout_for(tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.timeout(400)
 def test_keras_hub_reads_and_writes_the_same_files(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
     ours = Seq2SeqLM.from_preset(GOLDEN / "keras_tiny")

@@ -1,4 +1,4 @@
-"""Presets saved while training."""
+"""Presets, or weights alone, saved while training."""
 
 from pathlib import Path
 
@@ -6,15 +6,16 @@ from bart_fast.callbacks.monitor_callback import MonitorCallback
 
 
 class ModelCheckpoint(MonitorCallback):
-    """Saves the model with `save_to_preset` while it trains.
+    """Saves the model while it trains, with `save_to_preset` or with `save_weights`.
 
     Args:
-        filepath: str or path. Directory of the preset. It may name values of the logs, as in
+        filepath: str or path. Directory of the preset, or with `save_weights_only` a file that ends
+            in `.weights.h5` or `.safetensors`. It may name values of the logs, as in
             `"checkpoints/{epoch:02d}-{val_loss:.3f}"`; else the last save stays.
         monitor: str. What `save_best_only` looks at. Defaults to `"val_loss"`.
         verbose: int. 1 prints when it acts.
         save_best_only: bool. Save only when the value improved. Defaults to False.
-        save_weights_only: must be False; a preset holds everything.
+        save_weights_only: bool. Save the weights alone. Defaults to False.
         mode: str. `"min"`, `"max"` or `"auto"`.
         save_freq: `"epoch"` (default) or int, the number of batches between saves.
         initial_value_threshold: float. The value to beat first.
@@ -32,9 +33,10 @@ class ModelCheckpoint(MonitorCallback):
         initial_value_threshold=None,
     ):
         super().__init__(monitor, mode, baseline=initial_value_threshold)
-        if save_weights_only:
+        if save_weights_only and not str(filepath).endswith((".weights.h5", ".safetensors")):
             raise ValueError(
-                "`save_weights_only` must be False: the model is saved as a preset directory"
+                "`filepath` must end in `.weights.h5` or `.safetensors` when "
+                f"`save_weights_only` is True. Received: {str(filepath)!r}."
             )
         is_count = isinstance(save_freq, int) and not isinstance(save_freq, bool)
         if save_freq != "epoch" and not (is_count and save_freq > 0):
@@ -44,6 +46,7 @@ class ModelCheckpoint(MonitorCallback):
         self.filepath = str(filepath)
         self.verbose = verbose
         self.save_best_only = save_best_only
+        self.save_weights_only = bool(save_weights_only)
         self.save_freq = save_freq
         self._epoch = 0
         self._unsaved_batches = 0
@@ -77,6 +80,9 @@ class ModelCheckpoint(MonitorCallback):
                 f"epoch, {', '.join(logs)}"
             ) from None
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.model.save_to_preset(path)
+        if self.save_weights_only:
+            self.model.save_weights(path)
+        else:
+            self.model.save_to_preset(path)
         if self.verbose:
             print(f"Epoch {epoch + 1}: saved model to {path}")

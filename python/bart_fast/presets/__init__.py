@@ -146,6 +146,7 @@ def save_keras_preset(
         preprocessor=_lengths(preprocessor),
         task=task is not None,
         sampler=sampler,
+        generation=_foreign_settings(backbone),
         max_shard_size=max_shard_size,
         dtype=dtype,
     )
@@ -215,6 +216,17 @@ def _generation_ids(special) -> dict:
         "forced_bos_token_id": second,
     }
     return {name: id for name, id in ids.items() if id is not None}
+
+
+def _foreign_settings(backbone) -> dict | None:
+    """The generation settings and special ids of a backbone's preset; `None` where they are what
+    is true of every Keras model."""
+    ids = _generation_ids(getattr(backbone, "_special_tokens", None))
+    settings = {**ids, **getattr(backbone, "_generation_config", {})}
+    end, start = settings.get("eos_token_id"), settings.get("bos_token_id")
+    keras = {"decoder_start_token_id": end, "forced_bos_token_id": start}
+    keras |= {name: settings.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return None if not settings or settings == keras else settings
 
 
 def _lengths(preprocessor) -> dict | None:

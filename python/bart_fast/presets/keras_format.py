@@ -1,8 +1,9 @@
 """Keras preset directories: what keras-hub 0.32 writes and reads, file by file.
 
-Three things that keras-hub does not keep are added where it leaves them alone: the sequence
-lengths as arguments of the preprocessor (which keras-hub then honours too), the sampler as an
-entry of `task.json`, and rates of dropout that Keras has no field for as entry of `config.json`.
+Some things that keras-hub does not keep are added where it leaves them alone: the sequence lengths
+as arguments of the preprocessor (which keras-hub then honours too), the sampler as an entry of
+`task.json`, and as an entry of `config.json` rates of dropout that Keras has no field for and the
+generation settings of a checkpoint of Hugging Face.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from .atomic import staged_directory
 from .files import read_json, write_json, write_merges
 from .keras_names import Dimensions, count_parameters, groups
 from .preset import Preset, default_lengths, missing_file
+from .transformers_format import DEFAULT_IDS, special_ids
 
 # The versions whose layout this is.
 KERAS_VERSION, KERAS_HUB_VERSION = "3.15.1", "0.32.0"
 
 ASSETS = "assets/tokenizer"
 _OWN_ENTRY = "bart_fast"
+_GENERATION = "generation_config"
 _SIZES = {
     "vocabulary_size": "vocab_size",
     "num_layers": "encoder_layers",
@@ -38,6 +41,7 @@ _RATES = {
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
 }
+_UNKNOWN_IDS = dict.fromkeys(DEFAULT_IDS)
 _FLOATS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
 
@@ -48,9 +52,10 @@ def read(directory: Path) -> Preset:
         FileNotFoundError: a file that the others call for is missing.
         ValueError: a file is damaged, or describes something else than a BART.
     """
-    config, dtype = None, "float32"
-    if (directory / "config.json").is_file():
-        config, dtype = _read_backbone(directory / "config.json")
+    config, dtype, generation = None, "float32", {}
+    path = directory / "config.json"
+    if path.is_file():
+        config, dtype, generation = _read_backbone(path)
     task = _read_optional(directory / "task.json", "BartSeq2SeqLM")
     preprocessor = _read_optional(directory / "preprocessor.json", "BartSeq2SeqLMPreprocessor")
     preprocessor = preprocessor or _inner(task, "preprocessor")
@@ -67,7 +72,10 @@ def read(directory: Path) -> Preset:
         sampler=_sampler(task, directory / "task.json"),
         vocabulary_file=vocabulary,
         merges_file=merges,
+        generation_config=generation,
         _backbone_config=config,
+        # Keras goes by the vocabulary; a checkpoint that came from elsewhere by its settings.
+        _special_ids=special_ids(_UNKNOWN_IDS, generation, path) if generation else None,
     )
 
 
@@ -116,6 +124,7 @@ def save(
     preprocessor: dict | None = None,
     task: bool = False,
     sampler: str | dict | None = None,
+    generation: dict | None = None,
     max_shard_size: float | None = 10,
     dtype: str = "float32",
 ) -> None:
@@ -127,6 +136,8 @@ def save(
             `unsplittable_tokens` and `dtype`.
         preprocessor: `encoder_sequence_length` and `decoder_sequence_length`.
         task: write `task.json`?
+        generation: settings and special ids, as in `Preset.generation_config`, where they are not
+            those of any Keras model.
     """
     parts: dict[str, dict] = {}
     stale: tuple[str, ...] = ()
@@ -136,7 +147,7 @@ def save(
         if config.get("final_logits_bias"):
             config["final_logits_bias"] = bool(core_model.get_parameter("final_logits_bias").any())
         sizes = dimensions(config)
-        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype)
+        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype, generation)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
     if tokenizer is not None:
         parts["tokenizer.json"] = _tokenizer_json(tokenizer, names["tokenizer"])
@@ -167,8 +178,8 @@ def save(
 # Reading.
 
 
-def _read_backbone(path: Path) -> tuple[dict, str]:
-    """The core configuration and the stored dtype in a `config.json`."""
+def _read_backbone(path: Path) -> tuple[dict, str, dict]:
+    """The core configuration, the stored dtype and generation settings in a `config.json`."""
     saved = _read_optional(path, "BartBackbone")
     fields = dict(saved["config"])
     dtype = _dtype(fields.pop("dtype", None), path)
@@ -193,7 +204,9 @@ def _read_backbone(path: Path) -> tuple[dict, str]:
             f"Received: {fields['hidden_dim']} and {fields['num_heads']}."
         )
     rates = {"dropout": fields["dropout"]} | _implied_rates(fields["dropout"])
-    rates |= _own_rates(saved, path)
+    own = _own_entry(saved, path)
+    generation = own.pop(_GENERATION, {})
+    rates |= own
     for name, rate in rates.items():
         if type(rate) not in (int, float) or not 0 <= rate < 1:
             raise ValueError(f"`{path}`: `{name}` must be in [0, 1). Received: {rate!r}.")
@@ -202,21 +215,25 @@ def _read_backbone(path: Path) -> tuple[dict, str]:
         config[f"decoder_{name}"] = config[f"encoder_{name}"]
     config |= {name: float(rate) for name, rate in rates.items()}
     config |= {"scale_embedding": False, "final_logits_bias": False, "init_std": 0.02}
-    return config, dtype
+    return config, dtype, generation
 
 
 def _implied_rates(dropout: float) -> dict[str, float]:
     return {name: dropout if rate is None else rate for name, rate in _RATES.items()}
 
 
-def _own_rates(saved: dict, path: Path) -> dict:
-    """The rates of dropout that `_backbone_json` added, if it did."""
-    own = saved.get(_OWN_ENTRY, {})
-    if not isinstance(own, dict) or not own.keys() <= _RATES.keys():
+def _own_entry(saved: dict, path: Path) -> dict:
+    """The rates of dropout and the generation settings that `_backbone_json` added, if it did."""
+    own, known = saved.get(_OWN_ENTRY, {}), (*_RATES, _GENERATION)
+    if not isinstance(own, dict) or not own.keys() <= set(known):
         raise ValueError(
-            f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(_RATES)}`. Received: {own!r}."
+            f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(known)}`. Received: {own!r}."
         )
-    return own
+    if not isinstance(own.get(_GENERATION, {}), dict):
+        raise ValueError(
+            f"`{path}`: `{_GENERATION}` must be an object. Received: {own[_GENERATION]!r}."
+        )
+    return dict(own)
 
 
 def _dtype(saved, path: Path) -> str:
@@ -317,7 +334,9 @@ def _serialised(module: str, class_name: str, name: str, config: dict, dtype: st
     }
 
 
-def _backbone_json(config: dict, sizes: Dimensions, name: str, dtype: str) -> dict:
+def _backbone_json(
+    config: dict, sizes: Dimensions, name: str, dtype: str, generation: dict | None
+) -> dict:
     fields = {
         "vocabulary_size": sizes.vocabulary_size,
         "num_layers": sizes.num_layers,
@@ -330,7 +349,8 @@ def _backbone_json(config: dict, sizes: Dimensions, name: str, dtype: str) -> di
     saved = _serialised("bart_backbone", "BartBackbone", name, fields, dtype)
     implied = _implied_rates(config["dropout"])
     rates = {key: config[key] for key, rate in implied.items() if config.get(key, rate) != rate}
-    return {**saved, _OWN_ENTRY: rates} if rates else saved
+    own = {**rates, **({_GENERATION: generation} if generation else {})}
+    return {**saved, _OWN_ENTRY: own} if own else saved
 
 
 def _tokenizer_json(tokenizer: dict, name: str) -> dict:

@@ -40,7 +40,7 @@ _GENERATION_FIELDS = (
     "top_p",
 )
 # The defaults of Hugging Face's BartConfig, which apply where `config.json` is silent.
-_DEFAULT_IDS = {
+DEFAULT_IDS = {
     "bos_token_id": 0,
     "pad_token_id": 1,
     "eos_token_id": 2,
@@ -78,7 +78,7 @@ def read(directory: Path) -> Preset:
         vocabulary_file=vocabulary if vocabulary.is_file() else None,
         merges_file=merges if merges.is_file() else None,
         _backbone_config=config,
-        _special_ids=_special_ids(fields, generation, path),
+        _special_ids=special_ids(fields, generation, path),
     )
 
 
@@ -166,10 +166,10 @@ def _core_config(text: str, path: Path) -> dict:
         raise ValueError(f"`{path}`: {error}") from error
 
 
-def _special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | None]:
+def special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | None]:
     """The special ids; generation settings win over the configuration, as in Hugging Face."""
     ids = {}
-    for name, default in _DEFAULT_IDS.items():
+    for name, default in DEFAULT_IDS.items():
         value = generation.get(name)
         value = fields.get(name, default) if value is None else value
         # Several end ids are allowed; the first is the one that ends a target.
@@ -208,7 +208,7 @@ def _generation_settings(tokenizer: dict | None, generation: dict | None) -> dic
 
 
 def _config_json(config: dict, generation: dict, dtype: str) -> dict:
-    ids = {name: generation.get(name) for name in _DEFAULT_IDS}
+    ids = {name: generation.get(name) for name in DEFAULT_IDS}
     return {
         "architectures": ["BartForConditionalGeneration"],
         "model_type": "bart",
@@ -233,8 +233,6 @@ def _config_json(config: dict, generation: dict, dtype: str) -> dict:
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
         **ids,
-        "forced_bos_token_id": generation.get("forced_bos_token_id"),
-        "forced_eos_token_id": generation.get("forced_eos_token_id"),
         "torch_dtype": dtype,
         "use_cache": True,
     }

@@ -14,7 +14,8 @@ class PresetSampler(Sampler):
     number of beams, lengths, forced tokens and so on (bart-large-cnn: 4 beams, length penalty 2, 56
     to 142 tokens, no trigram twice). Keywords of `generate()` beat them. Answers to strings then
     start as in transformers: with `decoder_start_token_id` alone. Works in a model only, and not
-    with a Keras preset, which has no such settings.
+    with a preset of keras-hub, which has no such settings; one that we wrote in Keras' format keeps
+    those that its model came with.
 
     Example:
 
