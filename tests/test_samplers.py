@@ -60,9 +60,13 @@ EVERY = [
 ]
 
 
-def each_sampler(function):
-    names = [f"{type(s).__name__}{getattr(s, 'compat', None) or ''}" for s in EVERY]
-    return pytest.mark.parametrize("sampler", EVERY, ids=names)(function)
+def each_sampler(function, every=EVERY):
+    names = [f"{type(s).__name__}{getattr(s, 'compat', None) or ''}" for s in every]
+    return pytest.mark.parametrize("sampler", every, ids=names)(function)
+
+
+def each_sampler_with_a_config(function):
+    return each_sampler(function, [*EVERY, samplers.ContrastiveSampler(k=3, alpha=0.5)])
 
 
 @each_sampler
@@ -285,10 +289,57 @@ def test_beams_reorder_the_cache(compat):
     beam(next=next, prompt=ids("aaaaa"), cache={"letters": [np.zeros((1, 5), int)]}, index=1)
 
 
+# Contrastive search.
+
+# Letters and their hidden states: "b" and "c" are nearly alike.
+MEANINGS = {"a": [1.0, 0.0, 0.0], "b": [0.0, 2.0, 0.0], "c": [0.0, 1.0, 0.2], "d": [0.0, 0.0, 3.0]}
+
+
+def meanings_of(prompt):
+    return np.array([[MEANINGS[letter] for letter in word] for word in words(prompt)])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "answers"),
+    [(0.0, ["daaa", "dbaa"]), (0.6, ["daba", "dbaa"]), (0.95, ["dabc", "dbac"])],
+)
+def test_contrastive_search_prefers_what_was_not_said_yet(alpha, answers):
+    followers = {letter: {"a": 0.4, "b": 0.36, "c": 0.22, "d": 0.02} for letter in "abcd"}
+    seen = []
+
+    def next(prompt, cache, index):
+        seen.append((len(prompt), index))
+        np.testing.assert_array_equal(cache[0][:, : index - 1], prompt[:, : index - 1])
+        logits, _, _ = table(followers)(np.asarray(prompt)[:, :index], None, index)
+        return logits, meanings_of(prompt)[:, index - 1], (np.array(prompt),)
+
+    prompt, mask = ids("daaa", "dbaa"), np.array([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool)
+    sampler = samplers.ContrastiveSampler(k=3, alpha=alpha)
+    output = sampler(
+        next, prompt, (prompt.copy(),), index=1, mask=mask, hidden_states=meanings_of(prompt)
+    )
+    assert words(output) == answers
+    assert seen == [(2, 1), (6, 2), (6, 3), (6, 4)]
+
+
+def test_contrastive_search_stops_when_every_row_has_ended():
+    followers = {"d": {"a": 0.9, "b": 0.1}, "a": {"b": 1.0}, "b": {"b": 1.0}}
+
+    def next(prompt, cache, index):
+        logits, _, _ = table(followers)(prompt, None, index)
+        return logits, meanings_of(prompt)[:, index - 1], cache
+
+    prompt = ids("dccc")
+    output = samplers.ContrastiveSampler(k=2)(
+        next, prompt, index=1, stop_token_ids=[0], hidden_states=meanings_of(prompt)
+    )
+    assert words(output) == ["dacc"]
+
+
 # Registry and configs.
 
 
-@pytest.mark.parametrize("name", ["greedy", "random", "top_k", "top_p", "beam"])
+@pytest.mark.parametrize("name", ["greedy", "random", "top_k", "top_p", "contrastive", "beam"])
 def test_names(name):
     sampler = samplers.get(name)
     assert samplers.get(type(sampler)).get_config() == sampler.get_config()
@@ -297,7 +348,7 @@ def test_names(name):
     assert getattr(bart_fast, type(sampler).__name__) is type(sampler)
 
 
-@each_sampler
+@each_sampler_with_a_config
 def test_config_and_serialised_form_come_back(sampler):
     config = sampler.get_config()
     assert type(sampler).from_config(config).get_config() == config
@@ -309,7 +360,7 @@ def test_config_and_serialised_form_come_back(sampler):
         assert again.get_config() == config
 
 
-@each_sampler
+@each_sampler_with_a_config
 def test_copies_and_pickles(sampler):
     for again in (copy.deepcopy(sampler), pickle.loads(pickle.dumps(sampler))):
         assert again.get_config() == sampler.get_config()
@@ -380,13 +431,28 @@ def test_only_unchanged_samplers_run_in_the_core():
         (lambda: samplers.TopPSampler(k=-1), "`k` must be"),
         (lambda: samplers.RandomSampler(temperature=0), "GreedySampler"),
         (lambda: samplers.RandomSampler(temperature="hot"), "`temperature` must be a finite"),
+        (lambda: samplers.ContrastiveSampler(k=0), "`k` must be"),
+        (lambda: samplers.ContrastiveSampler(alpha=1.5), "`alpha` must be a number from 0 to 1"),
+        (
+            lambda: samplers.ContrastiveSampler()(next=None, prompt=np.zeros((1, 3), int)),
+            "`hidden_states` must be the hidden states of the prompt",
+        ),
+        (
+            lambda: samplers.ContrastiveSampler()(
+                next=None, prompt=np.zeros((1, 3), int), hidden_states=np.zeros((1, 2, 4))
+            ),
+            "`hidden_states` must have the shape",
+        ),
         (lambda: samplers.BeamSampler(num_beams=0), "`num_beams` must be"),
         (lambda: samplers.BeamSampler(num_beams=True), "`num_beams` must be"),
         (lambda: samplers.BeamSampler(early_stopping="soon"), "`early_stopping` must be"),
         (lambda: samplers.BeamSampler(length_penalty=float("inf")), "`length_penalty` must be"),
         (lambda: samplers.BeamSampler(compat="torch"), "`compat` must be"),
         (lambda: samplers.BeamSampler(compat="keras", length_penalty=2.0), "length_penalty"),
-        (lambda: samplers.get("gready"), 'unknown sampler \'gready\'. Known: "beam", "greedy"'),
+        (
+            lambda: samplers.get("gready"),
+            'unknown sampler \'gready\'. Known: "beam", "contrastive"',
+        ),
         (lambda: samplers.get(3), "`sampler` must be a name"),
         (lambda: samplers.get({"k": 3}), "`class_name`"),
         (lambda: samplers.serialize("greedy"), "`sampler` must be a `Sampler`"),

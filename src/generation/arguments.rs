@@ -31,6 +31,16 @@ impl Arguments {
         }
     }
 
+    /// Takes a finite number, if there is one.
+    pub fn optional_number(&mut self, name: &str) -> Result<Option<f32>> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = value.as_f64().map(|number| number as f32);
+        match number.filter(|number| number.is_finite()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(refusal(name, &value, "a finite number")),
+        }
+    }
+
     /// Takes an integer that is at least `least`.
     pub fn count(&mut self, name: &str, default: usize, least: usize) -> Result<usize> {
         Ok(self.optional_count(name, least)?.unwrap_or(default))

@@ -14,6 +14,8 @@ pub struct BartDecoder<'a> {
     source: Batch,
     memory: Tensor,
     cache: Option<DecoderCache>,
+    /// Of the tokens that were fed last.
+    hidden: Option<Tensor>,
 }
 
 impl<'a> BartDecoder<'a> {
@@ -24,7 +26,7 @@ impl<'a> BartDecoder<'a> {
     pub fn new(model: &'a BartModel, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
         let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
-        Ok(BartDecoder { model, source, memory, cache: None })
+        Ok(BartDecoder { model, source, memory, cache: None, hidden: None })
     }
 
     /// Feeds rows to the cache and leaves the scores of the rows `wanted` (all if `None`).
@@ -41,6 +43,7 @@ impl<'a> BartDecoder<'a> {
         })?;
         let places = cache.place(slots);
         let mut hidden = self.model.decode_step(rows, &places, cache)?;
+        self.hidden = Some(hidden.clone());
         if let Some(wanted) = wanted {
             hidden = hidden.index_select(&Tensor::new(wanted, hidden.device())?, 0)?;
         }
@@ -86,6 +89,14 @@ impl StepModel for BartDecoder<'_> {
         let positions = rows.iter().map(|row| row.position as u32).collect();
         let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
         self.feed(&Batch::single_rows(tokens, positions), &slots, None, logits)
+    }
+
+    fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
+        hidden.clear();
+        if let Some(states) = &self.hidden {
+            with_floats([&states.contiguous()?], |[states]| hidden.extend_from_slice(states))?;
+        }
+        Ok(())
     }
 
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {

@@ -1,9 +1,10 @@
-//! The decoding loop for samplers, and the entry for both ways of decoding.
+//! The decoding loop for samplers, and the entry for all ways of decoding.
 
 use std::iter::repeat_n;
 
 use super::beams;
 use super::constraints::check_choice;
+use super::contrastive;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
@@ -26,6 +27,9 @@ pub fn generate(
 ) -> Result<Vec<Vec<Sequence>>> {
     match &options.method {
         Method::Sample(settings) => Sampling::new(inputs, options, settings).run(model, stop),
+        Method::Contrastive(settings) => {
+            contrastive::search(model, inputs, options, *settings, stop)
+        }
         Method::Beam(settings) => beams::search(model, inputs, options, settings, stop),
     }
 }

@@ -12,6 +12,7 @@ mod arguments;
 pub mod bart;
 mod beams;
 pub mod constraints;
+mod contrastive;
 mod generate;
 mod input;
 mod model;
@@ -21,7 +22,8 @@ mod scores;
 #[cfg(test)]
 mod testing;
 
-pub use beams::{BeamRule, BeamSettings, EarlyStopping};
+pub use beams::{BeamRule, BeamSettings, EarlyStopping, ForcedWords};
+pub use contrastive::ContrastiveSettings;
 pub use generate::generate;
 pub use input::{Input, Sequence};
 pub use model::{PromptRow, StepModel, StepRow};

@@ -1,7 +1,7 @@
 //! What the decoding loop needs of a model. The real decoder implements it over its caches; tests
 //! implement it with a function of the history.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The prompt of one source, fed before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub trait StepModel {
     /// Feeds one token to each of `rows` and leaves the scores that follow in `logits`:
     /// `[rows.len(), vocabulary_size]`. Slots that are not named keep their history.
     fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()>;
+
+    /// Leaves in `hidden` the hidden states behind the scores of every token that the last pass was
+    /// fed, in its order: `[tokens, width]`.
+    ///
+    /// # Errors
+    /// `Argument` from a model that has none.
+    fn hidden_states(&self, _hidden: &mut Vec<f32>) -> Result<()> {
+        Err(Error::argument("model", "gives no hidden states, which contrastive search compares"))
+    }
 
     /// For each (destination, origin): slot `destination` continues the history that slot `origin`
     /// had before this call. All moves happen at once, within one source.

@@ -105,6 +105,7 @@ impl Options {
     pub fn slots_per_source(&self) -> usize {
         match &self.method {
             Method::Sample(settings) => settings.returned,
+            Method::Contrastive(settings) => settings.k,
             Method::Beam(settings) => settings.num_beams,
         }
     }

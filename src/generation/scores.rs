@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::softmax;
 
-pub(super) use crate::kernels::softmax::top_k;
+pub(super) use crate::kernels::softmax::{log_sum_exp, top_k};
 
 /// Refuses logits that are not numbers: a choice among them would be arbitrary.
 ///
@@ -24,28 +24,29 @@ pub(super) fn check_logits(logits: &[f32], sequence: u64, position: usize) -> Re
     )))
 }
 
+/// Divides by the temperature.
+pub(super) fn cool(row: &mut [f32], temperature: f32) {
+    if temperature != 1.0 {
+        row.iter_mut().for_each(|x| *x /= temperature);
+    }
+}
+
 /// Turns logits into log probabilities of the distribution at `temperature`.
 pub(super) fn log_softmax(row: &mut [f32], temperature: f32) {
     cool(row, temperature);
-    let log_sum = softmax::log_sum_exp(row);
+    let log_sum = log_sum_exp(row);
     row.iter_mut().for_each(|x| *x -= log_sum);
 }
 
 /// The log probability of `token` in the softmax of logits.
 pub(super) fn log_probability(row: &[f32], token: u32) -> f32 {
-    row[token as usize] - softmax::log_sum_exp(row)
+    row[token as usize] - log_sum_exp(row)
 }
 
 /// Turns logits into probabilities at `temperature`.
 pub(super) fn softmax(row: &mut [f32], temperature: f32) {
     cool(row, temperature);
     softmax::softmax_row(row);
-}
-
-fn cool(row: &mut [f32], temperature: f32) {
-    if temperature != 1.0 {
-        row.iter_mut().for_each(|x| *x /= temperature);
-    }
 }
 
 /// The id of the highest score of a row that has passed [`check_logits`]; the first of equals.

@@ -5,11 +5,15 @@ use super::{Input, Options, PromptRow, Sequence, StepModel, StepRow, generate};
 use crate::error::Result;
 
 type Logits = Box<dyn Fn(usize, &[u32]) -> Vec<f32>>;
+type Hidden = Box<dyn Fn(&[u32]) -> Vec<f32>>;
 
 /// Keeps a history for each slot and computes logits from (source, history).
 pub(super) struct FakeModel {
     vocabulary: usize,
     logits: Logits,
+    hidden: Option<Hidden>,
+    /// Hidden states of the tokens fed last.
+    states: Vec<f32>,
     slots_per_source: usize,
     slots: Vec<Option<(Vec<u32>, usize)>>,
     /// How many rows each pass of the model had.
@@ -19,7 +23,22 @@ pub(super) struct FakeModel {
 impl FakeModel {
     pub fn new(vocabulary: usize, logits: impl Fn(usize, &[u32]) -> Vec<f32> + 'static) -> Self {
         let logits = Box::new(logits);
-        Self { vocabulary, logits, slots_per_source: 0, slots: Vec::new(), passes: Vec::new() }
+        Self {
+            vocabulary,
+            logits,
+            hidden: None,
+            states: Vec::new(),
+            slots_per_source: 0,
+            slots: Vec::new(),
+            passes: Vec::new(),
+        }
+    }
+
+    /// Adds hidden states as a function of the history up to a token. What is then fed may be a
+    /// last token, which nothing follows.
+    pub fn with_hidden(mut self, hidden: impl Fn(&[u32]) -> Vec<f32> + 'static) -> Self {
+        self.hidden = Some(Box::new(hidden));
+        self
     }
 
     fn score(&self, slot: usize) -> Vec<f32> {
@@ -50,6 +69,10 @@ impl StepModel for FakeModel {
             assert_eq!(row.slot / slots_per_source, row.source);
             self.slots.resize(self.slots.len().max((row.source + 1) * slots_per_source), None);
             self.slots[row.slot] = Some((row.tokens.to_vec(), row.capacity));
+            if let Some(hidden) = &self.hidden {
+                self.states
+                    .extend((1..=row.tokens.len()).flat_map(|end| hidden(&row.tokens[..end])));
+            }
             logits.extend(self.score(row.slot));
         }
         Ok(())
@@ -57,15 +80,26 @@ impl StepModel for FakeModel {
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
         self.passes.push(rows.len());
+        self.states.clear();
         assert!(rows.windows(2).all(|pair| pair[0].slot < pair[1].slot), "one token a slot");
         logits.clear();
         for row in rows {
             let (history, capacity) = self.slots[row.slot].as_mut().expect("a prompt came first");
             assert_eq!(row.position, history.len());
             history.push(row.token);
-            assert!(history.len() < *capacity, "a token was fed that nothing follows");
+            match &self.hidden {
+                Some(hidden) => self.states.extend(hidden(history)),
+                None => assert!(history.len() < *capacity, "a token was fed that nothing follows"),
+            }
+            assert!(history.len() <= *capacity);
             logits.extend(self.score(row.slot));
         }
+        Ok(())
+    }
+
+    fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
+        assert!(self.hidden.is_some());
+        hidden.clone_from(&self.states);
         Ok(())
     }
 

@@ -115,6 +115,67 @@ fn random_draws_do_not_depend_on_batch_mates() {
 }
 
 #[test]
+fn several_answers_draw_from_streams_of_their_own() {
+    let run = |inputs: &[Input], count: usize| {
+        let settings = json!({
+            "sampler": "sample", "top_k": 9, "seed": 4, "stop_token_ids": [0],
+            "num_return_sequences": count, "token_logprobs": true
+        });
+        let mut model = FakeModel::new(26, |source, history| {
+            toy_logits(history, 26, &[source as u32 / 9, 0])
+        });
+        decode(&mut model, inputs, &options(settings)).unwrap()
+    };
+    let inputs = prompts(&["same", "same", "other"], 12);
+    let together = run(&inputs, 4);
+    assert!(together.iter().all(|answers| answers.len() == 4));
+    assert!(together[0].iter().any(|answer| answer != &together[0][0]), "all drew alike");
+    assert_ne!(together[0], together[1]);
+    for (input, answers) in inputs.iter().zip(&together) {
+        assert_eq!(&run(std::slice::from_ref(input), 4)[0], answers);
+        assert_eq!(run(std::slice::from_ref(input), 1)[0][0], answers[0]);
+        for answer in answers {
+            assert_eq!(answer.token_logprobs.len(), answer.ids.len() - input.start());
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_choice() {
+    // Four letters; 1 stops, but not yet, and 3 is out of the vocabulary.
+    let logits = [0.5f32, 2.0, 1.0, 9.0];
+    for (sampler, expected) in [
+        (json!({"sampler": "greedy"}), -((0.5f64 - 1.0).exp() + 1.0).ln()),
+        (json!({"sampler": "top_k", "k": 1}), 0.0),
+        (json!({"sampler": "sample", "top_k": 1}), 0.0),
+        (json!({"sampler": "contrastive", "k": 1}), -((0.5f64 - 1.0).exp() + 1.0).ln()),
+    ] {
+        let mut settings = sampler.clone();
+        for (name, value) in [
+            ("stop_token_ids", json!([1])),
+            ("min_length", json!(9)),
+            ("vocabulary_limit", json!(3)),
+            ("token_logprobs", json!(true)),
+        ] {
+            settings[name] = value;
+        }
+        let mut model = FakeModel::new(4, move |_, _| logits.to_vec());
+        if sampler["sampler"] == "contrastive" {
+            model = model.with_hidden(|_| vec![1.0]);
+        }
+        let input = Input::masked(vec![0, 0, 3], vec![true, false, true], 3, 0).unwrap();
+        let free = Input::new(vec![0], 3, 1).unwrap();
+        let answers = decode(&mut model, &[input, free], &options(settings)).unwrap();
+        // Of the first input the prompt is two tokens by count, and the last one is given.
+        assert_eq!((&answers[0][0].ids[..], &answers[0][0].token_logprobs[..]), (&[0, 0, 3][..], &[0.0][..]));
+        assert_eq!(answers[1][0].ids, [0, 2, 2]);
+        for log in &answers[1][0].token_logprobs {
+            assert!((f64::from(*log) - expected).abs() < 1e-6, "{sampler}: {log}");
+        }
+    }
+}
+
+#[test]
 fn another_seed_draws_otherwise() {
     let run = |seed: u64| {
         let settings = options(json!({"sampler": "random", "seed": seed}));
@@ -127,8 +188,8 @@ fn another_seed_draws_otherwise() {
 
 #[test]
 fn the_stop_check_ends_a_call_between_tokens() {
-    for sampler in ["greedy", "beam"] {
-        let mut model = speaker(&["abcdefgh"]);
+    for sampler in ["greedy", "contrastive", "beam"] {
+        let mut model = speaker(&["abcdefgh"]).with_hidden(|_| vec![1.0]);
         let mut checks = 0;
         let mut stop = || {
             checks += 1;

@@ -18,6 +18,7 @@ SAMPLERS = {
     "beam4": {"num_beams": 4},
     "beam5": {"num_beams": 5},
     "beam4_t2": {"num_beams": 4, "temperature": 2.0},
+    "contrastive_k4_a0.6": {"k": 4, "alpha": 0.6},
 }
 
 
@@ -54,6 +55,8 @@ def arrays(golden, prefix):
 def sampler(name, **arguments):
     if name == "greedy":
         return samplers.GreedySampler()
+    if name.startswith("contrastive"):
+        return samplers.ContrastiveSampler(**SAMPLERS[name])
     return samplers.BeamSampler(compat="keras", **SAMPLERS[name], **arguments)
 
 
@@ -117,7 +120,7 @@ def test_generated_ids(model, keras_golden, name, inputs, stop):
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs", "stop"), [case for case in CASES if case[0] != "greedy"]
+    ("name", "inputs", "stop"), [case for case in CASES if case[0].startswith("beam")]
 )
 def test_all_beams(model, keras_golden, name, inputs, stop):
     expected = arrays(keras_golden, f"{name}/{inputs}/{stop}")
@@ -130,6 +133,21 @@ def test_all_beams(model, keras_golden, name, inputs, stop):
         np.testing.assert_array_equal(
             output["decoder_token_ids"][mask], expected["all_prompts"][mask]
         )
+
+
+@pytest.mark.parametrize("inputs", ["gen_in", "gen_in_prompt"])
+def test_contrastive_search_in_python_is_that_of_the_core(model, keras_golden, inputs):
+    class Own(samplers.ContrastiveSampler):
+        def similarity(self, h1, h2):
+            return super().similarity(h1, h2)
+
+    prompts = arrays(keras_golden, inputs)
+    model.compile(sampler=Own(k=4))
+    output = model.generate(prompts, min_new_tokens=3)
+    model.compile(sampler=samplers.ContrastiveSampler(k=4))
+    expected = model.generate(prompts, min_new_tokens=3)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(output[name], array)
 
 
 @pytest.mark.parametrize("row", range(5))

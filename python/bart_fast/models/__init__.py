@@ -6,6 +6,7 @@ from bart_fast.models.bart_seq_2_seq_lm import BartSeq2SeqLM
 from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.generation_mixin import GenerateOutput
+from bart_fast.models.scoring_mixin import ScoreOutput
 from bart_fast.models.seq_2_seq_lm import Seq2SeqLM
 from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
 from bart_fast.models.tokenizer import Tokenizer
@@ -17,6 +18,7 @@ __all__ = [
     "BartSeq2SeqLMPreprocessor",
     "BartTokenizer",
     "GenerateOutput",
+    "ScoreOutput",
     "Seq2SeqLM",
     "Seq2SeqLMPreprocessor",
     "Tokenizer",

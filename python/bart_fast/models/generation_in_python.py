@@ -15,6 +15,7 @@ from bart_fast import _core
 from bart_fast._validation import argument_error
 from bart_fast.models.generation import Answer, Request
 from bart_fast.samplers.beam_sampler import BeamSampler
+from bart_fast.samplers.contrastive_sampler import ContrastiveSampler
 
 
 def generate_in_python(
@@ -36,18 +37,20 @@ def generate_in_python(
         functions: functions of the call.
     """
     is_beams = isinstance(sampler, BeamSampler)
-    if is_beams and functions.get("stopping_criteria"):
+    # These ask for the scores of several rows for each of the request's.
+    asks_for_several = isinstance(sampler, (BeamSampler, ContrastiveSampler))
+    if asks_for_several and functions.get("stopping_criteria"):
         raise argument_error(
             "stopping_criteria",
-            "cannot be asked by a subclass of `BeamSampler`",
+            "cannot be asked by a subclass of `BeamSampler` or `ContrastiveSampler`",
             type(sampler).__name__,
             "pass `num_beams` instead",
         )
     wants_logprobs = bool(options.pop("token_logprobs", False))
-    if is_beams and wants_logprobs:
+    if asks_for_several and wants_logprobs:
         raise argument_error(
             "output_scores",
-            "cannot be had from a subclass of `BeamSampler`",
+            "cannot be had from a subclass of `BeamSampler` or `ContrastiveSampler`",
             type(sampler).__name__,
             "pass `num_beams` instead",
         )
@@ -115,7 +118,7 @@ class NextToken:
             index=self.start,
             mask=self.mask,
             stop_token_ids=self.stop_ids or None,
-            hidden_states=None,
+            hidden_states=self._hidden_states(),
             model=self.backbone,
         )
         sequences, scores = outputs if isinstance(outputs, tuple) else (outputs, None)
@@ -130,6 +133,11 @@ class NextToken:
             ]
             for row, beams in enumerate(sequences)
         ]
+
+    def _hidden_states(self) -> np.ndarray:
+        """Of the prompts [b, w, width]; what stands behind a prompt does not change its own."""
+        every = np.ones(self.prompt.shape, dtype=bool)
+        return self.backbone._model.forward(*self.cache[:2], self.prompt, every)[1]
 
     def _answer(self, sampler: Any, ids: list[int], score: float, row: int) -> Answer:
         prompt = int(self.cache[3][row])
@@ -151,7 +159,8 @@ class NextToken:
         hidden = np.ascontiguousarray(core.forward(*cache[:2], history, every)[1][:, -1])
         logits = np.array(core.logits(hidden))
         _check_logits(logits, cache, index)
-        if not self.is_beams:
+        # Contrastive search asks beyond the last token, for its hidden state alone.
+        if not self.is_beams and index < self.mask.shape[1]:
             self._ask_criteria(history, cache)
             logits = self.constrain(logits, prompt, cache, index)
         if self.keeps_scores:

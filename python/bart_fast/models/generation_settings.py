@@ -220,10 +220,10 @@ SETTINGS: dict[str, Setting] = {
     ),
     "top_p": Setting(
         "float",
-        "above 0, at most 1",
+        "0 to 1",
         "draws among the likeliest that reach this probability",
-        _share,
-        (0.0, 1.5, -0.1, "p"),
+        _plain(check_probability),
+        (1.5, -0.1, "p"),
     ),
     "min_p": Setting(
         "float",

@@ -9,15 +9,17 @@ import numpy as np
 from bart_fast._validation import argument_error, check_positive_int, check_token_arrays
 from bart_fast.models.bart_backbone import BartBackbone, batches
 from bart_fast.models.generation_mixin import GenerationMixin, is_token_arrays
+from bart_fast.models.scoring_mixin import ScoringMixin
 from bart_fast.models.task import Task
 from bart_fast.training.data import Batches, open_data
 from bart_fast.training.fit import TrainingMixin, check_verbose
 
 
-class Seq2SeqLM(GenerationMixin, TrainingMixin, Task):
+class Seq2SeqLM(GenerationMixin, ScoringMixin, TrainingMixin, Task):
     """Base class of models that read one text and write another.
 
-    Wraps a backbone and a preprocessor, and adds `generate()`, `fit()` and saving. Use
+    Wraps a backbone and a preprocessor, and adds `generate()`, `score()`, `encode()`, `fit()` and
+    saving. Use
     `BartSeq2SeqLM`, or load any preset with `Seq2SeqLM.from_preset()`, which returns the right
     class.
 

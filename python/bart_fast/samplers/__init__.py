@@ -1,6 +1,7 @@
 """Ways to choose the next token, with the names of `keras_hub.samplers`."""
 
 from bart_fast.samplers.beam_sampler import BeamSampler
+from bart_fast.samplers.contrastive_sampler import ContrastiveSampler
 from bart_fast.samplers.greedy_sampler import GreedySampler
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.random_sampler import RandomSampler
@@ -11,6 +12,7 @@ from bart_fast.samplers.top_p_sampler import TopPSampler
 
 __all__ = [
     "BeamSampler",
+    "ContrastiveSampler",
     "GreedySampler",
     "PresetSampler",
     "RandomSampler",

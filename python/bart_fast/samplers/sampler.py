@@ -27,7 +27,8 @@ class Sampler:
         index: int. The first position to fill.
         mask: bool array [batch, length], `True` where the prompt must stay. Defaults to nowhere.
         stop_token_ids: ids that end a row. The loop ends when every row has produced one.
-        hidden_states: accepted for keras-hub's signature, not used here.
+        hidden_states: float array [batch, length, width], of the prompt; for samplers that compare
+            them, as `ContrastiveSampler` does.
         model: accepted for keras-hub's signature, not used here.
 
     Example:
@@ -108,7 +109,13 @@ class Sampler:
         return {"sampler": self._core_name, "temperature": self.temperature}
 
 
-_OVERRIDABLE = ("__call__", "compute_probabilities", "get_next_token", "_core_options")
+_OVERRIDABLE = (
+    "__call__",
+    "compute_probabilities",
+    "get_next_token",
+    "similarity",
+    "_core_options",
+)
 
 
 def core_options(sampler: Any) -> dict[str, Any] | None:
@@ -124,7 +131,8 @@ def core_options(sampler: Any) -> dict[str, Any] | None:
             break
     else:
         return None
-    if any(getattr(type(sampler), name) is not getattr(known, name) for name in _OVERRIDABLE):
+    ours = type(sampler)
+    if any(getattr(ours, name, None) is not getattr(known, name, None) for name in _OVERRIDABLE):
         return None
     return sampler._core_options()
 

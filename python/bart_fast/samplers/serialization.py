@@ -5,6 +5,7 @@ from typing import Any
 
 from bart_fast._validation import argument_error
 from bart_fast.samplers.beam_sampler import BeamSampler
+from bart_fast.samplers.contrastive_sampler import ContrastiveSampler
 from bart_fast.samplers.greedy_sampler import GreedySampler
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.random_sampler import RandomSampler
@@ -15,6 +16,7 @@ from bart_fast.samplers.top_p_sampler import TopPSampler
 # A new sampler is its own file and one line here.
 _SAMPLERS: dict[str, type[Sampler]] = {
     "beam": BeamSampler,
+    "contrastive": ContrastiveSampler,
     "greedy": GreedySampler,
     "preset": PresetSampler,
     "random": RandomSampler,

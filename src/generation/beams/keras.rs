@@ -7,8 +7,8 @@
 
 use std::mem;
 
-use super::standard::first_beams;
-use super::{Beam, BeamSettings, Candidate, Search};
+use super::{Beam, BeamSettings, Candidate, Candidates, Search, first_beams};
+use crate::error::Result;
 use crate::generation::input::{Input, Sequence};
 use crate::generation::options::Options;
 use crate::generation::scores;
@@ -41,17 +41,14 @@ impl<'a> Search<'a> for Keras<'a> {
         &self.parents
     }
 
-    fn candidates(&self) -> usize {
-        self.settings.num_beams
-    }
-
     fn score(&self, row: &mut [f32], _: Option<u32>) {
         // Not a log softmax: a probability that underflows is lost there, so it is here.
         scores::softmax(row, self.settings.temperature);
         row.iter_mut().for_each(|x| *x = x.ln());
     }
 
-    fn advance(&mut self, candidates: &[Candidate]) {
+    fn advance(&mut self, _: usize, candidates: &mut Candidates<'_>) -> Result<()> {
+        let candidates = candidates.best(&self.running, self.settings.num_beams)?;
         let position = self.running[0].ids.len();
         let forced = self.input.forced(position);
         let places = self.next.iter_mut().zip(&mut self.parents);
@@ -63,6 +60,7 @@ impl<'a> Search<'a> for Keras<'a> {
             *parent = candidate.beam;
         }
         mem::swap(&mut self.running, &mut self.next);
+        Ok(())
     }
 
     fn is_over(&self) -> bool {

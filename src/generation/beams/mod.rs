@@ -1,23 +1,30 @@
 //! Beam search: several sequences for each input, compared by summed log probabilities.
 //!
 //! The driver here scores, feeds and reorders; a [`Search`] holds one input's beams and knows the
-//! rule by which they live, end and are ranked: [`standard`] is Hugging Face's, [`keras`]
-//! keras-hub's.
+//! rule by which they live, end and are ranked: [`standard`] is Hugging Face's, [`groups`] its
+//! diverse search, [`forced`] its search for forced words, [`keras`] keras-hub's.
 
+mod candidates;
+mod forced;
+mod groups;
+mod hypotheses;
 mod keras;
+#[cfg(test)]
+mod sampling_tests;
 mod settings;
 mod standard;
 #[cfg(test)]
 mod tests;
 
-use super::constraints::check_choice;
 use super::generate::check_shape;
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
 use super::scores;
 use crate::error::Result;
+use candidates::{Candidate, Candidates};
 
+pub use forced::ForcedWords;
 pub(super) use settings::build;
 pub use settings::{BeamRule, BeamSettings, EarlyStopping};
 
@@ -49,17 +56,6 @@ impl Beam {
     }
 }
 
-/// A possible extension: beam `beam` followed by token `id`, their score and the token's part of it.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    score: f32,
-    token_logprob: f32,
-    beam: usize,
-    id: u32,
-    /// Whether the sequence ends here, other than by its length.
-    stops: bool,
-}
-
 /// The beams of one input.
 trait Search<'a>: Sized {
     /// Starts from the first `start` tokens of the input.
@@ -73,12 +69,23 @@ trait Search<'a>: Sized {
     fn beams(&self) -> &[Beam];
     /// For each beam, which beam before the last [`Search::advance`] it continues.
     fn parents(&self) -> &[usize];
-    /// How many of the best candidates [`Search::advance`] needs.
-    fn candidates(&self) -> usize;
+    /// Into how many groups of equal size the beams are divided, which advance one after the other.
+    fn groups(&self) -> usize {
+        1
+    }
     /// Turns logits into log probabilities.
-    fn score(&self, row: &mut [f32], forced: Option<u32>);
-    /// Extends every beam by one token, given the best candidates in order.
-    fn advance(&mut self, candidates: &[Candidate]);
+    fn score(&self, row: &mut [f32], forced: Option<u32>) {
+        score(row, 1.0, forced);
+    }
+    /// Changes the log probabilities for a group before the constraints do.
+    fn penalise(&self, _group: usize, _row: &mut [f32]) {}
+    /// Changes them after the constraints.
+    fn warp(&self, _row: &mut [f32]) {}
+    /// Extends every beam of a group by one of the candidates.
+    ///
+    /// # Errors
+    /// `Argument` when no token is allowed.
+    fn advance(&mut self, group: usize, candidates: &mut Candidates<'_>) -> Result<()>;
     /// Whether nothing is left to extend.
     fn is_over(&self) -> bool;
     /// Whether the call may end as far as this input is concerned.
@@ -95,24 +102,39 @@ pub(super) fn search(
     settings: &BeamSettings,
     stop: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<Vec<Sequence>>> {
+    // keras-hub extends all rows from the shortest prompt on.
+    let shortest = inputs.iter().map(Input::start).min();
+    let call = (inputs, options, settings);
     match settings.rule {
-        BeamRule::Standard => {
-            let searches = inputs
-                .iter()
-                .map(|input| standard::Standard::begin(input, input.start(), options, settings))
-                .collect();
-            Driver::new(inputs, options, settings, searches).run(model, stop)
-        }
-        BeamRule::Keras => {
-            // keras-hub extends all rows from the shortest prompt on.
-            let start = inputs.iter().map(Input::start).min().unwrap_or(0);
-            let searches = inputs
-                .iter()
-                .map(|input| keras::Keras::begin(input, start, options, settings))
-                .collect();
-            Driver::new(inputs, options, settings, searches).run(model, stop)
+        BeamRule::Standard => Driver::<standard::Standard>::new(call, None).run(model, stop),
+        BeamRule::Groups { .. } => Driver::<groups::Groups>::new(call, None).run(model, stop),
+        BeamRule::Forced(_) => Driver::<forced::Forced>::new(call, None).run(model, stop),
+        BeamRule::Keras => Driver::<keras::Keras>::new(call, shortest).run(model, stop),
+    }
+}
+
+/// Turns logits into log probabilities at `temperature`. A given token is certain: it costs nothing,
+/// and the others are out.
+fn score(row: &mut [f32], temperature: f32, forced: Option<u32>) {
+    match forced {
+        None => scores::log_softmax(row, temperature),
+        Some(token) => {
+            for (id, score) in (0..).zip(row) {
+                *score = if id == token { 0.0 } else { f32::NEG_INFINITY };
+            }
         }
     }
+}
+
+/// The first beam, and copies of it that no candidate will be taken from while there are others.
+fn first_beams(prompt: &[u32], num_beams: usize) -> Vec<Beam> {
+    let beam = |beam| Beam {
+        ids: prompt.to_vec(),
+        token_logprobs: Vec::new(),
+        score: if beam == 0 { 0.0 } else { NO_SCORE },
+        end: None,
+    };
+    (0..num_beams).map(beam).collect()
 }
 
 /// The state of a call: a search for each input, of which `live` still extend their beams.
@@ -125,18 +147,23 @@ struct Driver<'a, S> {
     /// Rows of logits that each live input has: one after the prompt, which all beams share, then
     /// one for each beam.
     rows_each: usize,
-    candidates: Vec<Candidate>,
+    buffers: candidates::Buffers,
+    /// The row after the prompt, which each group of beams scores for itself.
+    shared: Vec<f32>,
     moves: Vec<(usize, usize)>,
     steps: Vec<StepRow>,
 }
 
 impl<'a, S: Search<'a>> Driver<'a, S> {
+    /// The searches of a call, from the ends of the prompts or from `start` on.
     fn new(
-        inputs: &'a [Input],
-        options: &'a Options,
-        settings: &'a BeamSettings,
-        searches: Vec<S>,
+        (inputs, options, settings): (&'a [Input], &'a Options, &'a BeamSettings),
+        start: Option<usize>,
     ) -> Self {
+        let begin = |input: &'a Input| {
+            S::begin(input, start.unwrap_or_else(|| input.start()), options, settings)
+        };
+        let searches: Vec<S> = inputs.iter().map(begin).collect();
         let live = (0..inputs.len()).filter(|&source| !searches[source].is_over()).collect();
         Self {
             inputs,
@@ -145,7 +172,8 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             searches,
             live,
             rows_each: 1,
-            candidates: Vec::new(),
+            buffers: candidates::Buffers::default(),
+            shared: Vec::new(),
             moves: Vec::new(),
             steps: Vec::new(),
         }
@@ -195,77 +223,63 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
     /// `[live * rows_each, vocabulary]`.
     fn advance(&mut self, logits: &mut [f32], vocabulary: usize) -> Result<()> {
         check_shape(logits, self.live.len() * self.rows_each, vocabulary)?;
-        let limit = self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary);
+        let size = self.rows_each * vocabulary;
         for place in 0..self.live.len() {
             let source = self.live[place];
-            let position = self.searches[source].beams()[0].ids.len();
-            // A given token may lie beyond the limit on generated ones.
-            let given = self.inputs[source].forced(position).is_some();
-            let limit = if given { vocabulary } else { limit };
-            let size = self.rows_each * vocabulary;
+            let groups = self.searches[source].groups();
             let rows = &mut logits[place * size..][..size];
-            for (beam, row) in rows.chunks_exact_mut(vocabulary).enumerate() {
-                self.score(source, beam, &mut row[..limit])?;
+            for group in 0..groups {
+                let beams = self.settings.num_beams / groups;
+                if self.rows_each > 1 {
+                    let rows = &mut rows[group * beams * vocabulary..][..beams * vocabulary];
+                    self.advance_group(source, group, rows, vocabulary)?;
+                } else if group + 1 < groups {
+                    let mut shared = std::mem::take(&mut self.shared);
+                    shared.clear();
+                    shared.extend_from_slice(rows);
+                    self.advance_group(source, group, &mut shared, vocabulary)?;
+                    self.shared = shared;
+                } else {
+                    self.advance_group(source, group, rows, vocabulary)?;
+                }
             }
-            self.collect(source, rows, vocabulary, limit);
-            let best = self.candidates.first().map_or(f32::NEG_INFINITY, |first| first.score);
-            check_choice(best, position, &self.options.constraints)?;
-            if !given {
-                self.ask_for_stops(source)?;
-            }
-            self.searches[source].advance(&self.candidates);
         }
         Ok(())
     }
 
-    /// Turns a beam's logits into log probabilities that keep to the constraints.
-    fn score(&self, source: usize, beam: usize, row: &mut [f32]) -> Result<()> {
+    /// Extends the beams of one group of an input, whose logits are `rows`: one for each beam, or
+    /// one for all of them.
+    fn advance_group(
+        &mut self,
+        source: usize,
+        group: usize,
+        rows: &mut [f32],
+        vocabulary: usize,
+    ) -> Result<()> {
         let (input, search) = (&self.inputs[source], &self.searches[source]);
-        let ids = &search.beams()[beam].ids;
-        scores::check_logits(row, input.sequence(), ids.len())?;
-        let forced = input.forced(ids.len());
-        search.score(row, forced);
-        if forced.is_none() {
-            self.options.constrain(&input.context(ids), row)?;
-        }
-        Ok(())
-    }
-
-    /// Gathers the best candidates of an input over all its beams: higher scores first, then lower
-    /// beams, then lower ids.
-    fn collect(&mut self, source: usize, rows: &[f32], vocabulary: usize, limit: usize) {
-        let wanted = self.searches[source].candidates();
-        self.candidates.clear();
-        let mut top = Vec::new();
-        for (beam, state) in self.searches[source].beams().iter().enumerate() {
-            if beam < self.rows_each {
-                top = scores::top_k(&rows[beam * vocabulary..][..limit], wanted);
+        let size = self.settings.num_beams / search.groups();
+        let first = group * size;
+        let position = search.beams()[first].ids.len();
+        let forced = input.forced(position);
+        // A given token may lie beyond the limit on generated ones.
+        let limit = match (forced, self.options.vocabulary_limit) {
+            (None, Some(limit)) => limit.clamp(1, vocabulary),
+            _ => vocabulary,
+        };
+        for (beam, row) in search.beams()[first..].iter().zip(rows.chunks_exact_mut(vocabulary)) {
+            let row = &mut row[..limit];
+            scores::check_logits(row, input.sequence(), position)?;
+            search.score(row, forced);
+            if forced.is_none() {
+                search.penalise(group, row);
+                self.options.constrain(&input.context(&beam.ids), row)?;
+                search.warp(row);
             }
-            let candidate = |&(id, score)| Candidate {
-                score: score + state.score,
-                token_logprob: score,
-                beam,
-                id,
-                stops: false,
-            };
-            self.candidates.extend(top.iter().map(candidate));
         }
-        self.candidates.sort_by(|a, b| {
-            b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))
-        });
-        self.candidates.truncate(wanted);
-    }
-
-    /// Notes which candidates of an input end their sequences. Given tokens never do.
-    fn ask_for_stops(&mut self, source: usize) -> Result<()> {
-        let (input, beams) = (&self.inputs[source], self.searches[source].beams());
-        let mut ids = Vec::new();
-        for candidate in &mut self.candidates {
-            ids.clone_from(&beams[candidate.beam].ids);
-            ids.push(candidate.id);
-            candidate.stops = self.options.stops(&ids, input.sequence())?;
-        }
-        Ok(())
+        let call = (self.options, input);
+        let mut candidates =
+            Candidates::new(rows, (vocabulary, limit), first, call, &mut self.buffers);
+        self.searches[source].advance(group, &mut candidates)
     }
 
     /// Writes down which slots continue which, and what each slot is fed.

@@ -4,14 +4,16 @@
 //! `num_beams` compete for the `num_beams` places of finished sequences by their length-penalised
 //! score; of those that do not end, the first `num_beams` are extended. The reference handles a
 //! batch as one array; there a finished input is frozen by large negative scores, here it leaves.
+//! With warpers (`do_sample`) the candidates are drawn and not the best.
 
 use std::mem;
 
 use super::settings::EarlyStopping;
-use super::{Beam, BeamSettings, Candidate, NO_SCORE, Search};
+use super::{Beam, BeamSettings, Candidate, Candidates, NO_SCORE, Search, first_beams};
+use crate::error::Result;
 use crate::generation::input::{Input, Sequence};
 use crate::generation::options::Options;
-use crate::generation::scores;
+use crate::random::Stream;
 
 /// A place for a finished sequence.
 #[derive(Debug)]
@@ -22,8 +24,7 @@ struct Place {
 
 pub(super) struct Standard<'a> {
     input: &'a Input,
-    /// Different stop tokens.
-    stop_tokens: usize,
+    options: &'a Options,
     settings: &'a BeamSettings,
     start: usize,
     running: Vec<Beam>,
@@ -55,7 +56,7 @@ impl<'a> Search<'a> for Standard<'a> {
         };
         Self {
             input,
-            stop_tokens: options.stop_token_ids.len(),
+            options,
             settings,
             start,
             next: running.clone(),
@@ -79,24 +80,26 @@ impl<'a> Search<'a> for Standard<'a> {
         &self.parents
     }
 
-    fn candidates(&self) -> usize {
-        // Even if every stop token of every beam came first, enough would be left to go on with.
-        (1 + self.stop_tokens).max(2) * self.settings.num_beams
+    fn score(&self, row: &mut [f32], forced: Option<u32>) {
+        super::score(row, self.settings.temperature, forced);
     }
 
-    fn score(&self, row: &mut [f32], forced: Option<u32>) {
-        match forced {
-            None => scores::log_softmax(row, self.settings.temperature),
-            // A given token is certain: it costs nothing, and the others are out.
-            Some(token) => {
-                for (id, score) in row.iter_mut().enumerate() {
-                    *score = if id == token as usize { 0.0 } else { f32::NEG_INFINITY };
-                }
-            }
+    fn warp(&self, row: &mut [f32]) {
+        if let Some(warpers) = &self.settings.warpers {
+            warpers.apply(row, self.settings.continuations(self.options));
         }
     }
 
-    fn advance(&mut self, candidates: &[Candidate]) {
+    fn advance(&mut self, _: usize, candidates: &mut Candidates<'_>) -> Result<()> {
+        let wanted = self.settings.continuations(self.options) * self.settings.num_beams;
+        let candidates = match self.settings.warpers {
+            None => candidates.best(&self.running, wanted)?,
+            Some(_) => {
+                let (sequence, position) = (self.input.sequence(), self.running[0].ids.len());
+                let mut draws = Stream::new(self.options.seed, sequence, position as u64);
+                candidates.draw(&self.running, wanted, &mut draws)?
+            }
+        };
         let length = self.running[0].ids.len() + 1;
         let full = length >= self.input.max_length();
         let ended: Vec<bool> = candidates.iter().map(|c| full || c.stops).collect();
@@ -110,6 +113,7 @@ impl<'a> Search<'a> for Standard<'a> {
         self.over = !self.can_improve(length)
             || (self.early_stopping == EarlyStopping::AtOnce && self.is_complete())
             || ended.iter().all(|&ended| ended);
+        Ok(())
     }
 
     fn is_over(&self) -> bool {
@@ -190,16 +194,4 @@ impl Standard<'_> {
     fn penalty(&self, generated: usize) -> f32 {
         (generated as f64).powf(f64::from(self.settings.length_penalty)) as f32
     }
-}
-
-/// The first beam, and copies of it that no candidate will be taken from while there are others.
-pub(super) fn first_beams(prompt: &[u32], num_beams: usize) -> Vec<Beam> {
-    let score = |beam| if beam == 0 { 0.0 } else { NO_SCORE };
-    let beam = |beam| Beam {
-        ids: prompt.to_vec(),
-        token_logprobs: Vec::new(),
-        score: score(beam),
-        end: None,
-    };
-    (0..num_beams).map(beam).collect()
 }

@@ -11,7 +11,11 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn recorded_cases() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/decoding_cases.json");
+    cases_of("decoding_cases.json")
+}
+
+fn cases_of(file: &str) -> Vec<Value> {
+    let path = format!("{}/tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
     let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     file["cases"].as_array().unwrap().clone()
 }
@@ -66,10 +70,59 @@ fn answers_equal_the_recorded_ones() {
     for kind in ["transformers", "keras", "keras_row"] {
         assert!(cases.iter().filter(|case| case["kind"] == kind).count() >= 20, "few {kind} cases");
     }
+    assert_no_difference(&cases);
+}
+
+fn assert_no_difference(cases: &[Value]) {
     let differences: Vec<String> =
         cases.iter().filter_map(|case| difference(case, &answer(case, &inputs(case)))).collect();
     let shown = differences.iter().take(3).cloned().collect::<Vec<_>>().join("\n\n");
     assert!(differences.is_empty(), "{} of {} differ:\n{shown}", differences.len(), cases.len());
+}
+
+#[test]
+fn groups_and_forced_words_equal_the_recorded_ones() {
+    for kind in ["groups", "words"] {
+        let mut cases = cases_of("search_cases.json");
+        cases.retain(|case| case["kind"] == kind);
+        assert!(cases.len() >= 40, "few {kind} cases");
+        assert_no_difference(&cases);
+        for case in &cases {
+            let inputs = inputs(case);
+            let alone = inputs.chunks(1).map(|input| answer(case, input).remove(0));
+            assert!(answer(case, &inputs).into_iter().eq(alone), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_score_is_the_sum_of_the_tokens_log_probabilities() {
+    let mut compared = 0;
+    for case in recorded_cases().iter().chain(&cases_of("search_cases.json")) {
+        let penalty = match case["kind"].as_str() {
+            Some("keras" | "keras_row") => 0.0,
+            _ => case["options"]["length_penalty"].as_f64().unwrap_or(1.0),
+        };
+        let inputs = inputs(case);
+        let shortest = inputs.iter().map(Input::start).min().unwrap();
+        for (input, sequences) in inputs.iter().zip(answer(case, &inputs)) {
+            for sequence in sequences.iter().filter(|sequence| sequence.score != 0.0) {
+                let generated = sequence.ids.len() - input.start();
+                assert_eq!(sequence.token_logprobs.len(), generated, "{case}");
+                let sum: f64 = sequence.token_logprobs.iter().map(|&x| f64::from(x)).sum();
+                // keras-hub scores beyond the stop token and from the shortest prompt on.
+                let whole = !sequence.stopped && input.start() == shortest;
+                if case["kind"] == "keras" && !whole {
+                    continue;
+                }
+                let score = sum / (generated as f64).powf(penalty);
+                let near = (score - f64::from(sequence.score)).abs() <= 1e-5 * score.abs().max(1.0);
+                assert!(near || sequence.score < -1e8, "{case}: {score}, {}", sequence.score);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 300, "{compared}");
 }
 
 #[test]

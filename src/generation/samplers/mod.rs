@@ -4,21 +4,26 @@
 
 mod greedy;
 mod random;
+mod sample;
 mod top_k;
 mod top_p;
+mod warpers;
 
 use std::fmt::Debug;
 
 use super::arguments::Arguments;
 use super::beams::{self, BeamSettings};
+use super::contrastive::{self, ContrastiveSettings};
 use super::scores;
 use crate::error::{Error, Result};
 use crate::random::Stream;
 
 pub use greedy::Greedy;
 pub use random::Random;
+pub use sample::Sample;
 pub use top_k::TopK;
 pub use top_p::TopP;
+pub use warpers::Warpers;
 
 /// A choice of one token, made for one row at a time.
 pub trait Sampler: Debug + Send + Sync {
@@ -43,6 +48,8 @@ pub struct Choice {
 pub enum Method {
     /// Token by token.
     Sample(SampleSettings),
+    /// Token by token, comparing what candidates would add.
+    Contrastive(ContrastiveSettings),
     /// Several sequences for each input, compared by their scores.
     Beam(BeamSettings),
 }
@@ -75,7 +82,7 @@ impl Method {
 }
 
 /// Takes `num_return_sequences`, and refuses more than one.
-fn check_single(arguments: &mut Arguments) -> Result<()> {
+pub(super) fn check_single(arguments: &mut Arguments) -> Result<()> {
     match arguments.count("num_return_sequences", 1, 1)? {
         1 => Ok(()),
         more => Err(Error::argument(
@@ -95,11 +102,13 @@ pub(super) const MOST_SEQUENCES: usize = 1024;
 type Build = fn(&mut Arguments) -> Result<Method>;
 
 /// Every sampler by its name.
-const REGISTRY: [(&str, Build); 5] = [
+const REGISTRY: [(&str, Build); 7] = [
     ("greedy", greedy::build),
     ("random", random::build),
     ("top_k", top_k::build),
     ("top_p", top_p::build),
+    ("sample", sample::build),
+    ("contrastive", contrastive::build),
     ("beam", beams::build),
 ];
 
@@ -227,7 +236,23 @@ mod tests {
             (json!({"sampler": "greedy", "num_return_sequences": 2}), "num_return_sequences"),
             (json!({"sampler": "top_k", "num_return_sequences": 1025}), "num_return_sequences"),
             (json!({"sampler": "greedy", "stop_token_ids": 3}), "stop_token_ids"),
+            (json!({"sampler": "sample", "top_p": 2}), "top_p"),
+            (json!({"sampler": "contrastive", "k": 0}), "k"),
+            (json!({"sampler": "contrastive", "alpha": 1.5}), "alpha"),
+            (json!({"sampler": "contrastive", "num_return_sequences": 2}), "num_return_sequences"),
             (json!({"sampler": "beam", "num_beams": 0}), "num_beams"),
+            (json!({"sampler": "beam", "num_beams": 4, "num_beam_groups": 3}), "num_beam_groups"),
+            (json!({"sampler": "beam", "num_beams": 4, "num_beam_groups": 2}), "diversity_penalty"),
+            (json!({"sampler": "beam", "diversity_penalty": 0.5}), "diversity_penalty"),
+            (json!({"sampler": "beam", "force_words_ids": [[]]}), "force_words_ids"),
+            (json!({"sampler": "beam", "num_beams": 1, "do_sample": true}), "num_beams"),
+            (json!({"sampler": "beam", "top_k": 3}), "top_k"),
+            (json!({"sampler": "beam", "do_sample": true, "top_p": -1}), "top_p"),
+            (json!({"sampler": "beam", "do_sample": true, "compat": "keras"}), "do_sample"),
+            (
+                json!({"sampler": "beam", "force_words_ids": [[1]], "compat": "keras"}),
+                "force_words_ids",
+            ),
             (json!({"sampler": "beam", "early_stopping": "soon"}), "early_stopping"),
             (json!({"sampler": "beam", "length_penalty": null}), "length_penalty"),
             (json!({"sampler": "beam", "compat": "tf"}), "compat"),
