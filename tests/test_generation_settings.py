@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import END, PAD, PROMPT, SIZES, SOURCE, START, TEXTS, tiny_model
 
+import bart_fast
 from bart_fast import samplers
 from bart_fast.models import GenerateOutput
 from bart_fast.models.generation_method import Settings
@@ -159,6 +160,7 @@ def test_a_keyword_beats_the_checkpoint(call, expected):
         ({"num_beams": 1, "length_penalty": 2.0}, "`length_penalty` is without effect"),
         ({"early_stopping": True}, "`early_stopping` is without effect"),
         ({"output_scores": True}, "`output_scores` is without effect"),
+        ({"min_length": 12, "min_new_tokens": 0}, "`min_length` is without effect"),
     ],
 )
 def test_settings_without_effect_are_told(model, settings, message):
@@ -253,11 +255,83 @@ def test_several_answers(model, bare):
     np.testing.assert_array_equal(rows["decoder_token_ids"][::3, :width], best)
 
 
+def test_drawing(model):
+    """What is drawn is tested with the samplers; here that keywords reach them."""
+    greedy = model.generate(TEXTS)
+    for certain in ({"top_k": 1}, {"temperature": 1e-4}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        assert model.generate(TEXTS, **certain, seed=1) == greedy
+    assert model.generate(TEXTS, num_beams=3, do_sample=True, temperature=1e-4) == (
+        model.generate(TEXTS, num_beams=3)
+    )
+    draws = [model.generate(TEXTS, do_sample=True, top_k=0, seed=seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+    bart_fast.set_random_seed(8)
+    first = model.generate(TEXTS, temperature=1.5)
+    assert model.generate(TEXTS, temperature=1.5) != first, "seeds move on"
+    bart_fast.set_random_seed(8)
+    assert model.generate(TEXTS, temperature=1.5) == first
+    several = model.generate(TEXTS, do_sample=True, top_k=0, seed=1, num_return_sequences=3)
+    assert [answers[0] for answers in several] == draws[0]
+    assert len({answer for answers in several for answer in answers}) > len(TEXTS)
+
+
+def test_beams_in_groups_and_with_forced_words(model):
+    words = model.generate(TEXTS, num_beams=3, force_words_ids=[[25], [[10, 11], [12]]])
+    for answer in words:
+        assert "v" in answer
+        assert "gh" in answer or "i" in answer
+    groups = {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 50.0, "min_new_tokens": 3}
+    output = model.generate(TEXTS, **groups, num_return_sequences=4, return_dict_in_generate=True)
+    for first in output.sequences[:, 2].reshape(len(TEXTS), 4):
+        assert len(set(first)) == 4
+
+
+@pytest.mark.parametrize("method", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 2}])
+def test_log_probabilities(bare, method):
+    """Of the tokens of each answer; a whole pass gives them too."""
+    output = bare.generate(
+        {**SOURCE, **PROMPT},
+        **method,
+        top_k=0 if method.get("do_sample") else None,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    masks = {"decoder_token_ids": output.sequences, "decoder_padding_mask": output.padding_mask}
+    logits = bare({**SOURCE, **masks}).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    of_tokens = np.take_along_axis(logs[:, 1:-1], output.sequences[:, 2:, None], axis=-1)[..., 0]
+    # The prompts have three and two tokens.
+    of_tokens[0, 0] = 0
+    wanted = np.where(output.padding_mask[:, 2:], of_tokens, 0)
+    np.testing.assert_allclose(output.token_logprobs, wanted, rtol=0, atol=1e-4)
+    assert (output.sequences_scores is not None) == ("num_beams" in method)
+
+
+def test_log_probabilities_of_a_sampler_in_python(bare):
+    class Slow(samplers.GreedySampler):
+        def get_next_token(self, probabilities):
+            return probabilities.argmax(axis=-1)
+
+    asked = {"return_dict_in_generate": True, "output_scores": True, "no_repeat_ngram_size": 1}
+    expected = bare.generate({**SOURCE, **PROMPT}, **asked)
+    bare.compile(sampler=Slow())
+    try:
+        got = bare.generate({**SOURCE, **PROMPT}, **asked)
+        twice = bare.generate({**SOURCE, **PROMPT}, num_return_sequences=2)
+    finally:
+        bare.compile(sampler="greedy")
+    np.testing.assert_array_equal(got.sequences, expected.sequences)
+    np.testing.assert_allclose(got.token_logprobs, expected.token_logprobs, rtol=0, atol=1e-5)
+    assert got.sequences_scores is None
+    np.testing.assert_array_equal(twice["decoder_token_ids"][::2], twice["decoder_token_ids"][1::2])
+
+
 def test_an_object_with_ids_and_texts(model, bare):
     output = model.generate(TEXTS, num_beams=2, return_dict_in_generate=True)
     assert isinstance(output, GenerateOutput)
     assert output.texts == model.generate(TEXTS, num_beams=2)
     assert output.sequences.shape == output.padding_mask.shape
+    assert output.padding_mask.any(axis=0).all(), "no wider than the longest answer"
     assert output.sequences_scores is None
     assert output.token_logprobs is None
     output = bare.generate(SOURCE, return_dict_in_generate=True, max_length=9)

@@ -433,13 +433,14 @@ def _output(
         scores = _rows(result["scores"][:, kept]) if is_beams else None
         width = result[DECODER_IDS].shape[-1]
         logprobs = generation.logprob_array(request, [row[kept] for row in answers], width)
-    return GenerateOutput(
-        sequences=_rows(result[DECODER_IDS][:, kept]),
-        padding_mask=_rows(result[DECODER_MASK][:, kept]),
-        texts=texts,
-        sequences_scores=scores,
-        token_logprobs=logprobs,
-    )
+    ids, mask = (_rows(result[name][:, kept]) for name in (DECODER_IDS, DECODER_MASK))
+    if texts is not None:
+        # The preprocessor's width says nothing about the answers.
+        longest = int(mask.sum(axis=1).max(initial=0))
+        ids, mask = ids[:, :longest], mask[:, :longest]
+        if logprobs is not None:
+            logprobs = logprobs[:, : max(longest - (width - logprobs.shape[1]), 0)]
+    return GenerateOutput(ids, mask, texts, scores, logprobs)
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
