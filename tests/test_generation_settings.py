@@ -160,6 +160,7 @@ def test_a_keyword_beats_the_checkpoint(call, expected):
         ({"num_beams": 1, "length_penalty": 2.0}, "`length_penalty` is without effect"),
         ({"early_stopping": True}, "`early_stopping` is without effect"),
         ({"output_scores": True}, "`output_scores` is without effect"),
+        ({"min_length": 12, "min_new_tokens": 0}, "`min_length` is without effect"),
     ],
 )
 def test_settings_without_effect_are_told(model, settings, message):

@@ -163,8 +163,8 @@ def draw_warpers_case(rng):
 
 
 def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 73)
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 74)
     transformers.logging.set_verbosity_error()
     cases = []
     for kind in ["groups", "words"]:

@@ -240,7 +240,7 @@ def check_lengths(request: Request, settings: Mapping[str, Any], said: Iterable[
         said: names of those that the caller said. As in transformers, those of a checkpoint may
             be beyond the length of a call: then no answer stops before its limit.
     """
-    if "min_length" in said and settings["min_length"] > request.limit:
+    if "min_length" in said and settings.get("min_length", 0) > request.limit:
         raise argument_error(
             "min_length",
             f"must be at most the limit of {request.limit} tokens",

@@ -78,6 +78,9 @@ class Settings:
             if "max_new_tokens" in upper and "max_length" not in upper:
                 lower.pop("max_length", None)
         values = {name: value for layer in reversed(layers) for name, value in layer.items()}
+        if "min_new_tokens" in values and values.pop("min_length", 0) and "min_length" in said:
+            # As in transformers.
+            _warn("`min_length` is without effect, since `min_new_tokens` is given")
         do_sample = _wants_to_draw(call, config)
         named = do_sample is not None or "num_beams" in values
         if checkpoint is not None:

@@ -19,6 +19,9 @@ from bart_fast._validation import (
     check_seed,
 )
 
+# Rows of one input: each needs a cache of its own.
+MOST_ROWS = 1024
+
 # A check gets the name, the value and the size of the vocabulary; returns plain values.
 Check = Callable[[str, Any, int], Any]
 
@@ -47,6 +50,13 @@ def _plain(check: Callable[[str, Any], Any]) -> Check:
 
 def _at_least(least: int) -> Check:
     return lambda name, value, vocabulary: check_int(name, value, least)
+
+
+def _rows(name: str, value: Any, vocabulary: int) -> int:
+    number = check_positive_int(name, value)
+    if number > MOST_ROWS:
+        raise argument_error(name, f"must be at most {MOST_ROWS}", value)
+    return number
 
 
 def _flag(name: str, value: Any, vocabulary: int) -> bool:
@@ -156,11 +166,13 @@ def _config(name: str, value: Any, vocabulary: int) -> dict[str, Any]:
 
 
 _COUNT = ("int", "1 or more")
+_ROWS = ("int", f"1 to {MOST_ROWS}")
 _FROM_ZERO = ("int", "0 or more")
 _ID = ("int", "a token id")
 _IDS = ("list of int", "token ids")
 _BOOL = ("bool", "True or False")
 _NOT_COUNTS = (0, -1, 2.5, "2", True)
+_NOT_ROWS = (*_NOT_COUNTS, MOST_ROWS + 1)
 _NOT_FROM_ZERO = (-1, 2.5, "2", True)
 _NOT_IDS = (3, "3", [-1], [10**9], [2.5], [[1]])
 _NOT_BOOLS = (1, "yes", 0.0)
@@ -169,7 +181,7 @@ _NOT_FUNCTIONS = (3, "function", [3])
 # Name -> how it is checked. What is `None` counts as not given.
 SETTINGS: dict[str, Setting] = {
     # How tokens are chosen.
-    "num_beams": Setting(*_COUNT, "beams a text; 1 is greedy search", _at_least(1), _NOT_COUNTS),
+    "num_beams": Setting(*_ROWS, "beams a text; 1 is greedy search", _rows, _NOT_ROWS),
     "length_penalty": Setting(
         "float",
         "finite",
@@ -185,7 +197,7 @@ SETTINGS: dict[str, Setting] = {
         (1, "soon", 0.5),
     ),
     "num_beam_groups": Setting(
-        *_COUNT, "beams in groups that avoid each other's tokens", _at_least(1), _NOT_COUNTS
+        *_ROWS, "beams in groups that avoid each other's tokens", _rows, _NOT_ROWS
     ),
     "diversity_penalty": Setting(
         "float",
@@ -202,7 +214,7 @@ SETTINGS: dict[str, Setting] = {
         (3, [], [3], [[]], [[-1]], [[10**9]], [[[]]]),
     ),
     "num_return_sequences": Setting(
-        *_COUNT, "answers a text; beams: at most `num_beams`", _at_least(1), _NOT_COUNTS
+        *_ROWS, "answers a text; beams: at most `num_beams`", _rows, _NOT_ROWS
     ),
     "do_sample": Setting(*_BOOL, "whether tokens are drawn", _flag, _NOT_BOOLS),
     "temperature": Setting(

@@ -25,6 +25,8 @@ pub(super) struct Groups<'a> {
     next: Vec<Beam>,
     parents: Vec<usize>,
     groups: Vec<Hypotheses<'a>>,
+    /// Which groups took part in the last step; one that ended with it still did.
+    took_part: Vec<bool>,
     penalty: f32,
     over: bool,
 }
@@ -51,6 +53,7 @@ impl<'a> Search<'a> for Groups<'a> {
             running,
             parents: vec![0; settings.num_beams],
             groups: (0..groups).map(|_| Hypotheses::new(input, settings, size)).collect(),
+            took_part: vec![true; groups],
             penalty,
             over: start >= input.max_length(),
         }
@@ -70,8 +73,9 @@ impl<'a> Search<'a> for Groups<'a> {
 
     fn penalise(&self, group: usize, row: &mut [f32]) {
         let size = self.settings.num_beams / self.groups.len();
-        for (group, beams) in self.groups.iter().zip(self.running.chunks(size)).take(group) {
-            for token in beams.iter().filter(|_| !group.is_done()).filter_map(|b| b.ids.last()) {
+        let earlier = self.took_part.iter().zip(self.running.chunks(size)).take(group);
+        for (_, beams) in earlier.filter(|(took_part, _)| **took_part) {
+            for token in beams.iter().filter_map(|beam| beam.ids.last()) {
                 if let Some(score) = row.get_mut(*token as usize) {
                     *score -= self.penalty;
                 }
@@ -88,6 +92,7 @@ impl<'a> Search<'a> for Groups<'a> {
 
         let (hypotheses, running) = (&mut self.groups[group], &self.running);
         let was_done = hypotheses.is_done();
+        self.took_part[group] = !was_done;
         let chosen = part(candidates, size, |candidate| {
             if !was_done {
                 hypotheses.add(&running[candidate.beam], Some(candidate));
