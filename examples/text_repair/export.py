@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from checkpoint import Checkpoint, latest_checkpoint
+from checkpoint import latest_checkpoint
 from corpus import default_data, load_corpus
 from evaluate import evaluate, median_latency_ms, model_repair, table
 
@@ -88,7 +88,7 @@ One sentence alone: {latency:.1f} ms (median, this machine: {machine}).
 """
 
 
-def write_card(output: Path, model, report: dict, trained: Checkpoint, *, dtype: str) -> None:
+def write_card(output: Path, model, report: dict, pairs: int, *, dtype: str) -> None:
     """Write ``README.md``, the model card, into the preset."""
     backbone = model.backbone
     card = CARD.format(
@@ -100,7 +100,7 @@ def write_card(output: Path, model, report: dict, trained: Checkpoint, *, dtype:
         positions=backbone.max_sequence_length,
         vocabulary=backbone.vocabulary_size,
         dtype=dtype,
-        pairs=trained.pairs,
+        pairs=pairs,
         limit=report["limit"],
         table=table(report),
         latency=report["median_latency_ms"],
@@ -126,6 +126,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument(
+        "--earlier-pairs", type=int, default=0, help="seen by the weights that training began with"
+    )
     parser.add_argument("--limit", type=int, default=1000, help="test sentences of each source")
     options = parser.parse_args()
     trained = latest_checkpoint(options.work)
@@ -142,7 +145,8 @@ def main() -> None:
     alone = [sample["input"] for sample in report["samples"]]
     report["median_latency_ms"] = median_latency_ms(repair, alone)
     (options.work / "export_report.json").write_text(json.dumps(report, indent=1), "utf-8")
-    write_card(options.output, stored, report, trained, dtype=options.dtype)
+    pairs = options.earlier_pairs + trained.pairs
+    write_card(options.output, stored, report, pairs, dtype=options.dtype)
     print(table(report))
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
     print(f"{options.output}: {size / 1e6:.2f} MB")
