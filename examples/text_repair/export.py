@@ -56,9 +56,10 @@ Montgomery, Lewis | public domain text, edits CC0: standardebooks.org |
 | crate-ci/typos | known misspellings | MIT or Apache-2.0 |
 
 The careless side of each pair was made by program (`examples/text_repair/noise.py`), anew in every
-epoch: {pairs:,} pairs. Changes to the texts: typographic quotes became plain ones, paragraphs were
-split into sentences, and what is not running English was left out. No text of the sources is part
-of this preset. The weights and the vocabulary are under the licence of this package.
+epoch: {pairs:,} pairs, the later ones with more weight on words that stay as they are. Changes to
+the texts: typographic quotes became plain ones, paragraphs were split into sentences, and what is
+not running English was left out. No text of the sources is part of this preset. The weights and the
+vocabulary are under the licence of this package.
 
 ## Measures
 
