@@ -13,8 +13,10 @@ from bart_fast._validation import (
     DECODER_MASK,
     ENCODER_IDS,
     argument_error,
+    check_seed,
 )
 from bart_fast.models import generation
+from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings
 from bart_fast.samplers.preset_sampler import PresetSampler
@@ -79,9 +81,11 @@ class GenerationMixin:
         runs. Rules on tokens apply with every method, in transformers' order.
 
         Args:
-            inputs: a string; a list of strings; a dict `encoder_text` and, if wanted, the prompts
-                `decoder_text`; or a dict of token arrays `encoder_token_ids`,
+            inputs: a string; a list or array of strings; a dict `encoder_text` and, if wanted, the
+                prompts `decoder_text`; or a dict of token arrays `encoder_token_ids`,
                 `encoder_padding_mask` and, if wanted, `decoder_token_ids`, `decoder_padding_mask`.
+                Also an iterable of such batches, or of strings: generators, `tf.data`, torch's
+                loaders. Their answers come joined, as those of one batch.
             max_length: int. The longest answer in tokens, prompt included. Defaults to the
                 preprocessor's `decoder_sequence_length`, or the position table if that is shorter.
             stop_token_ids: `"auto"` is the end id of the tokenizer, else of the preset; `None`
@@ -145,6 +149,10 @@ class GenerationMixin:
         """
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             return []
+        if is_batches(inputs):
+            return self._generate_batches(
+                inputs, max_length, stop_token_ids, strip_prompt, settings
+            )
         call = Call.of(self, max_length, stop_token_ids, settings)
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
@@ -164,6 +172,28 @@ class GenerationMixin:
         if call.answers_each is None:
             return result if call.gives_lists else _first_beams(result)
         return {key: _rows(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
+
+    def _generate_batches(
+        self, inputs: Any, max_length: Any, stop_token_ids: Any, strip_prompt: bool, settings: dict
+    ) -> Any:
+        if settings.get("return_dict_in_generate"):
+            raise argument_error(
+                "return_dict_in_generate",
+                "cannot be used with an iterable of batches",
+                True,
+                "call `generate()` for each batch",
+            )
+
+        def generate(batch: Any, seed: int | None) -> Any:
+            own = {} if seed is None else {"seed": seed}
+            return self.generate(
+                batch, max_length, stop_token_ids, strip_prompt, **{**settings, **own}
+            )
+
+        seed = settings.get("seed")
+        if seed is not None:
+            seed = check_seed("seed", seed)
+        return generate_batches(generate, inputs, seed, self._special_tokens().pad_id)
 
     def _compiled_sampler(self) -> Callable[..., Any]:
         if self.sampler is None:
