@@ -12,6 +12,27 @@ const MAX_SIZE: usize = 1 << 24;
 /// Most layers of a stack: far above any BART, few enough that making them does not take for ever.
 const MAX_LAYERS: usize = 1 << 10;
 
+/// The function between the two products of a feed-forward block, by its names in Hugging Face.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * Phi(x)` with the error function: what BART has.
+    #[serde(alias = "gelu_python")]
+    Gelu,
+    /// GELU with a hyperbolic tangent in place of the error function.
+    #[serde(alias = "gelu_fast", alias = "gelu_pytorch_tanh")]
+    GeluNew,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * sigmoid(x)`.
+    #[serde(alias = "swish")]
+    Silu,
+    /// The hyperbolic tangent.
+    Tanh,
+}
+
 /// Sizes and switches of a BART model, under the names of Hugging Face's `BartConfig`, whose
 /// defaults (those of bart-large) hold for absent fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +56,8 @@ pub struct BartConfig {
     pub decoder_ffn_dim: usize,
     /// Rows of the learned position tables, Hugging Face's offset of 2 not counted.
     pub max_position_embeddings: usize,
+    /// The activation of the feed-forward blocks.
+    pub activation_function: Activation,
     /// Dropout probability after each sub-layer and after the embeddings.
     pub dropout: f64,
     /// Dropout probability on attention weights.
@@ -65,6 +88,7 @@ impl Default for BartConfig {
             encoder_ffn_dim: 4096,
             decoder_ffn_dim: 4096,
             max_position_embeddings: 1024,
+            activation_function: Activation::Gelu,
             dropout: 0.1,
             attention_dropout: 0.0,
             activation_dropout: 0.0,
@@ -219,7 +243,6 @@ fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Va
 fn refuse_other_arithmetic(fields: &Map<String, Value>) -> Result<()> {
     let supported = [
         ("model_type", Value::from("bart")),
-        ("activation_function", Value::from("gelu")),
         ("normalize_before", Value::Bool(false)),
         ("add_final_layer_norm", Value::Bool(false)),
         ("normalize_embedding", Value::Bool(true)),
@@ -256,10 +279,16 @@ fn refuse_other_arithmetic(fields: &Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
+/// The names of [`Activation`], for the error that refuses another.
+const ACTIVATIONS: &str = "gelu, gelu_new, quick_gelu, relu, silu (swish) or tanh";
+
 fn check_kind(name: &str, expected: &Value, given: &Value) -> Result<()> {
     let (fits, kind) = match expected {
         Value::Bool(_) => (given.is_boolean(), "true or false"),
         Value::Number(n) if n.is_u64() => (given.is_u64(), "a whole number"),
+        Value::String(_) => {
+            (serde_json::from_value::<Activation>(given.clone()).is_ok(), ACTIVATIONS)
+        }
         _ => (given.is_number(), "a number"),
     };
     if fits {
@@ -287,7 +316,8 @@ mod tests {
             ("add_final_layer_norm", "true"),
             ("normalize_embedding", "false"),
             ("static_position_embeddings", "true"),
-            ("activation_function", "\"relu\""),
+            ("activation_function", "\"mish\""),
+            ("activation_function", "3"),
             ("tie_word_embeddings", "false"),
             ("vocab_size", "-3"),
             ("vocab_size", "\"many\""),
@@ -316,6 +346,22 @@ mod tests {
             "pruned_heads": {}, "dtype": "float16", "d_model": null}"#;
         let config = BartConfig::from_hugging_face(text).unwrap();
         assert_eq!((config.d_model, config.encoder_attention_heads), (32, 8));
+    }
+
+    #[test]
+    fn activations_are_read_by_all_their_names() {
+        for (name, expected) in [
+            ("gelu_python", Activation::Gelu),
+            ("gelu_fast", Activation::GeluNew),
+            ("quick_gelu", Activation::QuickGelu),
+            ("relu", Activation::Relu),
+            ("swish", Activation::Silu),
+            ("tanh", Activation::Tanh),
+        ] {
+            let text = format!(r#"{{"model_type": "bart", "activation_function": "{name}"}}"#);
+            let config = BartConfig::from_hugging_face(&text).unwrap();
+            assert_eq!(config.activation_function, expected);
+        }
     }
 
     #[test]

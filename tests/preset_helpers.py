@@ -32,6 +32,7 @@ CONFIG = {
     "scale_embedding": False,
     "final_logits_bias": False,
     "init_std": 0.02,
+    "activation_function": "gelu",
 }
 VOCABULARY = {"<s>": 0, "<pad>": 1, "</s>": 2, "a": 3, "b": 4, "Ġ": 5, "ab": 6, "Ġab": 7}
 MERGES = ["a b", "Ġ ab"]

@@ -11,7 +11,7 @@ use super::embedding::Embedding;
 use super::layers::{LayerNorm, Linear};
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
-use crate::config::BartConfig;
+use crate::config::{Activation, BartConfig};
 use crate::error::Result;
 use crate::ops::attention::{NoKey, Spans};
 
@@ -22,11 +22,12 @@ pub(super) fn answer_without_keys(config: &BartConfig) -> NoKey {
     if config.attention_dropout > 0.0 { NoKey::Zeros } else { NoKey::MeanOfValues }
 }
 
-/// `FFN(x) = W2 dropout(GELU(W1 x))`, shared by both stacks.
+/// `FFN(x) = W2 dropout(f(W1 x))`, shared by both stacks; `f` is GELU in BART.
 #[derive(Debug)]
 pub struct FeedForward {
     fc1: Linear,
     fc2: Linear,
+    activation: Activation,
     activation_dropout: f64,
 }
 
@@ -41,13 +42,15 @@ impl FeedForward {
         Ok(FeedForward {
             fc1: Linear::new(parameters, &format!("{name}.fc1"), config.d_model, inner)?,
             fc2: Linear::new(parameters, &format!("{name}.fc2"), inner, config.d_model)?,
+            activation: config.activation_function,
             activation_dropout: config.activation_dropout,
         })
     }
 
     /// `[rows, width]` to `[rows, width]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let inner = pass.dropout(self.fc1.forward_gelu(x, pass)?, self.activation_dropout)?;
+        let inner = self.fc1.forward_activated(x, self.activation, pass)?;
+        let inner = pass.dropout(inner, self.activation_dropout)?;
         self.fc2.forward(&inner, pass)
     }
 }

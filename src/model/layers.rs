@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
+use crate::config::Activation;
 use crate::error::Result;
 use crate::ops;
 
@@ -35,9 +36,25 @@ impl Linear {
         Ok(ops::linear::linear(x, &self.weight.weight(pass), Some(self.bias.tensor(pass)))?)
     }
 
-    /// GELU of [`Self::forward`].
-    pub fn forward_gelu(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        Ok(ops::linear::linear_gelu(x, &self.weight.weight(pass), self.bias.tensor(pass))?)
+    /// `activation` of [`Self::forward`]; GELU in one pass with it.
+    pub fn forward_activated(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let activate = match activation {
+            Activation::Gelu => {
+                let (weight, bias) = (self.weight.weight(pass), self.bias.tensor(pass));
+                return Ok(ops::linear::linear_gelu(x, &weight, bias)?);
+            }
+            Activation::GeluNew => ops::activation::gelu_new,
+            Activation::QuickGelu => ops::activation::quick_gelu,
+            Activation::Relu => ops::activation::relu,
+            Activation::Silu => ops::activation::silu,
+            Activation::Tanh => ops::activation::tanh,
+        };
+        Ok(activate(&self.forward(x, pass)?)?)
     }
 }
 

@@ -82,3 +82,38 @@ impl fmt::Debug for Pass<'_> {
         f.debug_struct("Pass").field("seed", &self.seed).field("stream", &self.next_stream).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BartConfig;
+    use crate::error::Error;
+    use crate::model::{BartModel, Batch, Initialisation};
+
+    #[test]
+    fn a_pass_ends_before_the_layer_that_its_check_refuses() {
+        let config = BartConfig {
+            vocab_size: 11,
+            d_model: 8,
+            encoder_layers: 3,
+            decoder_layers: 3,
+            encoder_attention_heads: 2,
+            decoder_attention_heads: 2,
+            ..BartConfig::default()
+        };
+        let model = BartModel::new(config, Initialisation::Zeros).unwrap();
+        let batch = Batch::from_sequences([(&[1, 2, 3][..], None)]);
+        let memory = model.encode(&batch, &Pass::inference()).unwrap();
+        let calls = Cell::new(0);
+        let second = || {
+            calls.set(calls.get() + 1);
+            if calls.get() % 2 == 0 { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let pass = Pass::inference().stopped_by(&second);
+        assert!(matches!(model.encode(&batch, &pass), Err(Error::Interrupted)));
+        assert_eq!(calls.get(), 2);
+        let decoded = model.decode(&batch, &memory, &batch, &pass);
+        assert!(matches!(decoded, Err(Error::Interrupted)));
+        assert_eq!(calls.get(), 4);
+    }
+}

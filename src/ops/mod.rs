@@ -3,6 +3,7 @@
 //!
 //! Which way is taken depends on where the tensors live and on one switch; the model never asks.
 
+pub mod activation;
 pub mod add_layer_norm;
 pub mod attention;
 pub mod cross_entropy;

@@ -265,6 +265,7 @@ def _implied_config(**arguments: Any) -> dict[str, Any]:
         "scale_embedding": False,
         "final_logits_bias": False,
         "init_std": 0.02,
+        "activation_function": "gelu",
     }
 
 

@@ -107,6 +107,8 @@ def dimensions(config: dict) -> Dimensions:
     problems += [
         f"`{name}` is on" for name in ("scale_embedding", "final_logits_bias") if config.get(name)
     ]
+    if (activation := config.get("activation_function", "gelu")) != "gelu":
+        problems.append(f"`activation_function` is {activation}")
     if problems:
         raise ValueError(
             f"a Keras preset cannot describe this model: {'; '.join(problems)}.\n"
@@ -215,6 +217,7 @@ def _read_backbone(path: Path) -> tuple[dict, str, dict]:
         config[f"decoder_{name}"] = config[f"encoder_{name}"]
     config |= {name: float(rate) for name, rate in rates.items()}
     config |= {"scale_embedding": False, "final_logits_bias": False, "init_std": 0.02}
+    config["activation_function"] = "gelu"
     return config, dtype, generation
 
 

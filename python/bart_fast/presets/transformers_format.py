@@ -283,7 +283,7 @@ def _config_json(config: dict, generation: dict, dtype: str) -> dict:
         "encoder_ffn_dim": config["encoder_ffn_dim"],
         "decoder_ffn_dim": config["decoder_ffn_dim"],
         "max_position_embeddings": config["max_position_embeddings"],
-        "activation_function": "gelu",
+        "activation_function": config.get("activation_function", "gelu"),
         "dropout": config["dropout"],
         "attention_dropout": config["attention_dropout"],
         "activation_dropout": config["activation_dropout"],

@@ -1,0 +1,30 @@
+//! Activations other than GELU, which BART itself does not have: candle's own operations on every
+//! device.
+
+use candle_core::{Result, Tensor};
+
+/// GELU with a hyperbolic tangent (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
+pub fn gelu_new(x: &Tensor) -> Result<Tensor> {
+    x.gelu()
+}
+
+/// `x * sigmoid(1.702 x)`, the coarser approximation of the same paper.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    // sigmoid(z) = (1 + tanh(z / 2)) / 2, which has a gradient for every z.
+    x * (x * (0.5 * 1.702))?.tanh()?.affine(0.5, 0.5)?
+}
+
+/// `max(x, 0)`.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    x.relu()
+}
+
+/// `x * sigmoid(x)` (Elfwing et al. 2017, arXiv:1702.03118).
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+/// The hyperbolic tangent.
+pub fn tanh(x: &Tensor) -> Result<Tensor> {
+    x.tanh()
+}
