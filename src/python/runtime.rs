@@ -68,6 +68,13 @@ pub fn parse_hf_config(json_text: &str) -> Result<String> {
     Ok(BartConfig::from_hugging_face(json_text)?.to_json())
 }
 
+/// The number of weights of a model with this configuration (JSON text), which may be more than can
+/// exist.
+#[pyfunction]
+pub fn count_parameters(config: &str) -> Result<u64> {
+    Ok(BartConfig::from_json(config)?.parameter_count())
+}
+
 /// What runs here: version, instruction set, threads, way of computing.
 #[pyfunction]
 pub fn runtime_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {

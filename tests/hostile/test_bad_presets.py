@@ -168,10 +168,17 @@ def test_a_missing_field(saved):
         presets.load_preset(saved)
 
 
-def test_a_config_that_asks_for_all_memory(saved):
-    edit_json(saved / "config.json", lambda config: config["config"].update(num_layers=10**12))
+@pytest.mark.parametrize(
+    ("num_layers", "message"),
+    [
+        (1000, r"has only .* bytes; it is truncated or belongs"),
+        (10**12, r"config\.json`: config field `encoder_layers`: must be 1 to 1024"),
+    ],
+)
+def test_a_config_that_asks_for_all_memory(saved, num_layers, message):
+    edit_json(saved / "config.json", lambda config: config["config"].update(num_layers=num_layers))
     preset = presets.load_preset(saved)
-    with pytest.raises(ValueError, match=r"has only .* bytes; it is truncated or belongs"):
+    with pytest.raises(ValueError, match=message):
         _ = preset.backbone_config
     # A tokenizer can still be had.
     assert preset.end_token_id == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+from bart_fast import _core
 
 from . import keras_weights
 from .atomic import unfinished
@@ -106,7 +109,7 @@ class Preset:
         if self._backbone_config is None:
             raise missing_file(self.path, "config.json", self.format)
         # Whoever asks is about to build the model. A tokenizer does not, and needs no weights.
-        _check_room(self._backbone_config, self.weight_files())
+        _check_room(self.path, self._backbone_config, self.weight_files())
         return self._backbone_config
 
     def weight_files(self) -> list[Path]:
@@ -212,33 +215,19 @@ def default_lengths(backbone_config: dict | None) -> dict[str, int]:
     return {"encoder_sequence_length": length, "decoder_sequence_length": length}
 
 
-def _check_room(config: dict, files: list[Path]) -> None:
+def _check_room(directory: Path, config: dict, files: list[Path]) -> None:
     """Refuse a configuration that describes far more weights than the files could hold.
 
     The model is allocated before its weights are read, so a damaged or hostile number in a small
     file must not ask for all memory. Half a byte a weight is the least that any format uses.
     """
     stored = sum(file.stat().st_size for file in files)
-    count = count_parameters(config)
+    try:
+        count = _core.count_parameters(json.dumps(config))
+    except ValueError as error:
+        raise ValueError(f"`{directory / 'config.json'}`: {error}") from error
     if files and count / 2 > stored:
         raise ValueError(
             f"`config.json` describes a model of {count} weights, but `{files[0]}` has only "
             f"{stored} bytes; it is truncated or belongs to another model."
         )
-
-
-def count_parameters(config: dict) -> int:
-    """The number of weights of a model with this core configuration."""
-    hidden = config["d_model"]
-    attention, norm = 4 * (hidden * hidden + hidden), 2 * hidden
-
-    def layer(attentions: int, inner: int) -> int:
-        feedforward = 2 * hidden * inner + inner + hidden
-        return attentions * (attention + norm) + feedforward + norm
-
-    return (
-        config["vocab_size"] * hidden
-        + 2 * (config["max_position_embeddings"] * hidden + norm)
-        + config["encoder_layers"] * layer(1, config["encoder_ffn_dim"])
-        + config["decoder_layers"] * layer(2, config["decoder_ffn_dim"])
-    )
