@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from conftest import needs_shared, shared_folder
+from torch_files import stored_tensors
 
 from bart_fast import _core, presets
 
@@ -99,17 +100,9 @@ def canonical_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The float32 tensors of a safetensors file under their canonical names."""
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
     tensors = {}
-    for name, entry in header.items():
-        assert entry["dtype"] == "F32"
-        first, last = entry["data_offsets"]
-        values = np.frombuffer(data[start + first : start + last], np.float32)
-        values = values.reshape(entry["shape"])
-        name = name.removeprefix("model.")
+    for stored, values in stored_tensors(path).items():
+        name = stored.removeprefix("model.")
         tensors[name] = values[2:] if "embed_positions" in name else values
     return tensors
 

@@ -155,6 +155,7 @@ def stored_tensors(path: Path) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
+        assert entry["dtype"] == "F32"
         first, last = entry["data_offsets"]
         values = np.frombuffer(data[start + first : start + last], np.float32)
         tensors[name] = values.reshape(entry["shape"])

@@ -33,18 +33,15 @@ def model(folder):
 
 
 def log_probabilities(model, sources, mask, decoder_ids, targets):
-    """Of each target token, given the source and the decoder's input."""
-    logits = model(
-        {
-            "encoder_token_ids": sources,
-            "encoder_padding_mask": mask,
-            "decoder_token_ids": decoder_ids,
-            "decoder_padding_mask": np.ones(decoder_ids.shape, dtype=bool),
-        }
-    ).astype(np.float64)
-    norm = np.log(np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1))
-    of_targets = np.take_along_axis(logits, targets[:, :, None].astype(int), axis=-1)[:, :, 0]
-    return of_targets - logits.max(axis=-1) - norm
+    """Of each target token, given the source and the decoder's input: `score()` counts them all."""
+    every = np.ones(decoder_ids.shape, dtype=bool)
+    arrays = {
+        "encoder_token_ids": sources,
+        "encoder_padding_mask": mask,
+        "decoder_token_ids": decoder_ids,
+        "decoder_padding_mask": every,
+    }
+    return model.score(arrays, targets.astype(int)).token_logprobs
 
 
 def test_sizes(model, folder):
