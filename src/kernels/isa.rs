@@ -19,6 +19,7 @@
 use std::sync::OnceLock;
 
 use super::arch::scalar::Scalar;
+use super::int8_tile::{self, Int8Tile};
 use crate::error::{Error, Result};
 
 #[cfg(target_arch = "aarch64")]
@@ -33,7 +34,7 @@ use super::arch::{avx2::Avx2, avx512::Avx512};
 /// : b`, so a NaN in either gives `b`.
 ///
 /// # Safety of the pointer methods
-/// - `load`, `store`: the pointer is valid for `LANES` floats.
+/// - `load`, `store`, `load_i32`: the pointer is valid for `LANES` numbers.
 /// - `load_part`, `store_part`: the pointer is valid for `count` floats, `count <= LANES`.
 /// - `transpose8`: each of the eight source pointers is valid for 8 floats, and so is
 ///   `destination + j * stride` for `j` in 0..8.
@@ -119,6 +120,35 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn reduce_add(self, a: Self::V) -> f32;
     /// Largest lane (unspecified if one is NaN).
     fn reduce_max(self, a: Self::V) -> f32;
+
+    /// `LANES` whole numbers at `from` as floats, rounded to the nearest.
+    unsafe fn load_i32(self, from: *const i32) -> Self::V;
+
+    /// Rows of the 8-bit tile that keeps the registers full, at most
+    /// [`int8_tile::MOST_ROWS`].
+    #[inline(always)]
+    fn int8_rows(self) -> usize {
+        4
+    }
+
+    /// What every input byte of [`Self::int8_tile`] is combined with by exclusive or: 0x80, which
+    /// moves it up by 128, where unsigned inputs are wanted.
+    #[inline(always)]
+    fn int8_flip(self) -> u8 {
+        0
+    }
+
+    /// Computes a tile of `R` rows, at most [`Self::int8_rows`], in 8-bit integers.
+    ///
+    /// # Safety
+    /// - `tile.a` is valid for `groups * R` groups of inputs, each from -127 to 127 before it was
+    ///   flipped; `b` for `groups * PANEL` groups of weights.
+    /// - `start` is valid for `PANEL` numbers and `sums` for `R * PANEL`; they overlap nothing.
+    #[inline(always)]
+    unsafe fn int8_tile<const R: usize>(self, tile: Int8Tile) {
+        // SAFETY: the caller's duties are passed on.
+        unsafe { int8_tile::plain::<R>(tile) }
+    }
 
     /// Writes eight rows of eight floats as columns: `destination[j * stride + i] = rows[i][j]`.
     /// Rows of the destination are written whole and in ascending `j`, so that `stride` may be less
@@ -208,6 +238,19 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(s) => s.name(),
         }
+    }
+}
+
+/// Test only: the same instruction set without the instructions for 8-bit products that some
+/// processors add to it; `None` if there are none.
+#[cfg(test)]
+pub fn without_vnni(isa: Isa) -> Option<Isa> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(s) if s.int8_flip() != 0 => Some(Isa::Avx2(s.without_vnni())),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(s) if s.int8_flip() != 0 => Some(Isa::Avx512(s.without_vnni())),
+        _ => None,
     }
 }
 

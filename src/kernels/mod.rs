@@ -25,6 +25,8 @@ pub mod gelu;
 pub mod gemm;
 mod gemm_blocks;
 mod gemm_microkernel;
+pub mod int8;
+pub mod int8_tile;
 pub mod isa;
 pub mod kv_cache;
 mod lanes;

@@ -2,11 +2,16 @@
 
 use std::arch::x86_64::*;
 
+use super::int8_x86;
+use crate::kernels::int8_tile::Int8Tile;
 use crate::kernels::isa::{Kernel, Simd};
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
+pub struct Avx2 {
+    /// Whether it has AVX-VNNI as well.
+    vnni: bool,
+}
 
 /// Calls an intrinsic of AVX, AVX2 or FMA that touches no memory.
 macro_rules! avx2 {
@@ -20,7 +25,12 @@ impl Avx2 {
     /// `Some` if the processor has AVX2 and FMA.
     pub fn new() -> Option<Self> {
         let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        found.then_some(Avx2(()))
+        found.then(|| Avx2 { vnni: is_x86_feature_detected!("avxvnni") })
+    }
+
+    /// The same without AVX-VNNI.
+    pub fn without_vnni(self) -> Self {
+        Avx2 { vnni: false }
     }
 
     /// Runs the kernel, compiled for these features.
@@ -61,6 +71,12 @@ impl Simd for Avx2 {
     unsafe fn load(self, from: *const f32) -> __m256 {
         // SAFETY: the caller vouches for eight floats; the load asks for no alignment.
         unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m256 {
+        // SAFETY: the caller vouches for eight numbers; the load asks for no alignment.
+        unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) }
     }
 
     #[inline(always)]
@@ -170,6 +186,30 @@ impl Simd for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
+    }
+
+    #[inline(always)]
+    fn int8_rows(self) -> usize {
+        // Of sixteen registers, twelve hold sums; without VNNI eight, since products need more.
+        if self.vnni { 6 } else { 4 }
+    }
+
+    #[inline(always)]
+    fn int8_flip(self) -> u8 {
+        if self.vnni { 0x80 } else { 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn int8_tile<const R: usize>(self, tile: Int8Tile) {
+        // SAFETY: the features are present; the caller's duties are passed on.
+        unsafe {
+            match (self.vnni, R) {
+                (true, ..=2) => int8_x86::avx_vnni::<R, 4>(tile),
+                (true, _) => int8_x86::avx_vnni::<R, 2>(tile),
+                (false, ..=2) => int8_x86::avx2::<R, 4>(tile),
+                (false, _) => int8_x86::avx2::<R, 2>(tile),
+            }
+        }
     }
 
     #[inline(always)]

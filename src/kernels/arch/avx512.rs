@@ -3,11 +3,16 @@
 use std::arch::x86_64::*;
 
 use super::avx2::transpose8;
+use super::int8_x86;
+use crate::kernels::int8_tile::Int8Tile;
 use crate::kernels::isa::{Kernel, Simd};
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL, and with them AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct Avx512 {
+    /// Whether it has AVX-512 VNNI as well.
+    vnni: bool,
+}
 
 /// Calls an intrinsic of AVX-512 or below that touches no memory.
 macro_rules! avx512 {
@@ -26,7 +31,12 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma");
-        found.then_some(Avx512(()))
+        found.then(|| Avx512 { vnni: is_x86_feature_detected!("avx512vnni") })
+    }
+
+    /// The same without VNNI.
+    pub fn without_vnni(self) -> Self {
+        Avx512 { vnni: false }
     }
 
     /// Runs the kernel, compiled for these features.
@@ -70,6 +80,12 @@ impl Simd for Avx512 {
     unsafe fn load(self, from: *const f32) -> __m512 {
         // SAFETY: the caller vouches for sixteen floats; the load asks for no alignment.
         unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m512 {
+        // SAFETY: the caller vouches for sixteen numbers; the load asks for no alignment.
+        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) }
     }
 
     #[inline(always)]
@@ -181,6 +197,29 @@ impl Simd for Avx512 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
+    }
+
+    #[inline(always)]
+    fn int8_rows(self) -> usize {
+        // Of thirty-two registers, twenty-four hold sums; without VNNI products need more.
+        if self.vnni { 12 } else { 8 }
+    }
+
+    #[inline(always)]
+    fn int8_flip(self) -> u8 {
+        if self.vnni { 0x80 } else { 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn int8_tile<const R: usize>(self, tile: Int8Tile) {
+        // SAFETY: the features are present; the caller's duties are passed on.
+        unsafe {
+            if self.vnni {
+                int8_x86::avx512_vnni::<R>(tile)
+            } else {
+                int8_x86::avx512::<R>(tile)
+            }
+        }
     }
 
     #[inline(always)]

@@ -50,6 +50,12 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> float32x4_t {
+        // SAFETY: the caller vouches for four numbers.
+        unsafe { vcvtq_f32_s32(vld1q_s32(from)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: float32x4_t) {
         // SAFETY: the caller vouches for four floats.
         unsafe { vst1q_f32(to, v) }

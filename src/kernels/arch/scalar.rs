@@ -64,6 +64,13 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> Float8 {
+        // SAFETY: the caller vouches for eight numbers.
+        let numbers = unsafe { std::slice::from_raw_parts(from, 8) };
+        Float8(std::array::from_fn(|i| numbers[i] as f32))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: Float8) {
         // SAFETY: as for `load`.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(v.0) }
