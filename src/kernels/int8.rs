@@ -186,9 +186,13 @@ pub fn linear(
     let groups = k.div_ceil(GROUP);
     let mut codes = scratch(Slot::Left, m * groups);
     let mut scales = scratch(Slot::Right, m);
-    let (codes, scales) = (SharedMut(codes.as_mut_ptr().cast::<u32>()), SharedMut(scales.as_mut_ptr()));
+    let (codes, scales) =
+        (SharedMut(codes.as_mut_ptr().cast::<u32>()), SharedMut(scales.as_mut_ptr()));
     parallel::items(tiles.count(), m * k >= WORK_OF_A_PART / 16, |isa, tile| {
-        isa::with_isa(isa, Quantize { x, k, tiles, tile, codes: codes.get(), scales: scales.get() });
+        isa::with_isa(
+            isa,
+            Quantize { x, k, tiles, tile, codes: codes.get(), scales: scales.get() },
+        );
     });
     let panels = n.div_ceil(PANEL);
     let row_parts = m.div_ceil(ROWS_OF_A_PART);

@@ -115,7 +115,9 @@ fn rows_that_are_zero_or_not_finite() {
             let mut x = noise(18, 1);
             x[3] = bad;
             let out = product(&x, &weight, None, Epilogue::None);
-            assert!(out[..40].iter().all(|y| y.is_nan()) && out[40..].iter().all(|y| y.is_finite()));
+            assert!(
+                out[..40].iter().all(|y| y.is_nan()) && out[40..].iter().all(|y| y.is_finite())
+            );
         }
         let zero = quantized(&[0.0; 9], 9);
         assert_eq!(product(&noise(9, 1), &zero, None, Epilogue::None), [0.0]);

@@ -43,7 +43,8 @@ pub unsafe fn plain<const R: usize>(tile: Int8Tile) {
             sums.copy_from_slice(std::slice::from_raw_parts(tile.start, PANEL));
             for g in 0..tile.groups {
                 let x = (*tile.a.add(g * R + r)).to_le_bytes().map(|byte| i32::from(byte as i8));
-                let weights = std::slice::from_raw_parts(tile.b.add(g * PANEL * GROUP), PANEL * GROUP);
+                let weights =
+                    std::slice::from_raw_parts(tile.b.add(g * PANEL * GROUP), PANEL * GROUP);
                 for (sum, w) in sums.iter_mut().zip(weights.chunks_exact(GROUP)) {
                     *sum += x[0] * i32::from(w[0])
                         + x[1] * i32::from(w[1])

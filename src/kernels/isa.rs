@@ -10,7 +10,7 @@
 //! | name | needs | floats in a vector |
 //! |---|---|---|
 //! | `avx512` | AVX-512 F, BW, DQ, VL and FMA | 16 |
-//! | `avx2` | AVX2 and FMA | 8 |
+//! | `avx2` | AVX2, FMA and F16C | 8 |
 //! | `neon` | aarch64 (always present) | 4 |
 //! | `scalar` | nothing | 8, as an array |
 //!
@@ -34,7 +34,7 @@ use super::arch::{avx2::Avx2, avx512::Avx512};
 /// : b`, so a NaN in either gives `b`.
 ///
 /// # Safety of the pointer methods
-/// - `load`, `store`, `load_i32`: the pointer is valid for `LANES` numbers.
+/// - `load`, `store`, `load_i32`, `load_bf16`, `load_f16`: the pointer is valid for `LANES` numbers.
 /// - `load_part`, `store_part`: the pointer is valid for `count` floats, `count <= LANES`.
 /// - `transpose8`: each of the eight source pointers is valid for 8 floats, and so is
 ///   `destination + j * stride` for `j` in 0..8.
@@ -123,6 +123,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// `LANES` whole numbers at `from` as floats, rounded to the nearest.
     unsafe fn load_i32(self, from: *const i32) -> Self::V;
+
+    /// `LANES` bfloat16 numbers at `from`, widened, which is exact.
+    unsafe fn load_bf16(self, from: *const u16) -> Self::V;
+    /// `LANES` float16 numbers at `from`, widened, which is exact.
+    unsafe fn load_f16(self, from: *const u16) -> Self::V;
 
     /// Rows of the 8-bit tile that keeps the registers full, at most
     /// [`int8_tile::MOST_ROWS`].

@@ -327,3 +327,61 @@ fn every_name_is_found_and_another_is_refused_with_the_way_out() {
     assert!(message.contains("`scalar`\nhint: unset BART_FAST_ISA"), "{message}");
     assert_eq!(available().last().unwrap().name(), "scalar");
 }
+
+/// Sixteen numbers of each kind, widened.
+struct Widen<'a> {
+    halves: &'a [u16; 16],
+    numbers: &'a [i32; 16],
+    out: [[f32; 16]; 3],
+}
+
+impl Kernel for Widen<'_> {
+    type Output = [[f32; 16]; 3];
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) -> Self::Output {
+        for i in (0..16).step_by(S::LANES) {
+            // SAFETY: the lanes of every instruction set divide sixteen.
+            unsafe {
+                s.store(self.out[0].as_mut_ptr().add(i), s.load_bf16(self.halves.as_ptr().add(i)));
+                s.store(self.out[1].as_mut_ptr().add(i), s.load_f16(self.halves.as_ptr().add(i)));
+                s.store(self.out[2].as_mut_ptr().add(i), s.load_i32(self.numbers.as_ptr().add(i)));
+            }
+        }
+        self.out
+    }
+}
+
+#[test]
+fn sixteen_bits_and_whole_numbers_widen_exactly() {
+    on_every_isa(|isa| {
+        let mut failures = Failures::default();
+        for first in (0..=u16::MAX).step_by(16) {
+            let halves = std::array::from_fn(|i| first + i as u16);
+            // Whole numbers of all sizes: from 24 bits on they are rounded.
+            let numbers = halves.map(|half| i32::from(half as i16) * 65_537);
+            let out =
+                with_isa(isa, Widen { halves: &halves, numbers: &numbers, out: [[0.0; 16]; 3] });
+            for i in 0..16 {
+                let expected = [
+                    half::bf16::from_bits(halves[i]).to_f32(),
+                    half::f16::from_bits(halves[i]).to_f32(),
+                    numbers[i] as f32,
+                ];
+                for (kind, expected) in expected.into_iter().enumerate() {
+                    let got = out[kind][i];
+                    let same =
+                        got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan());
+                    failures.check(same, || {
+                        format!(
+                            "{} kind {kind} {:#x}: {got}, expected {expected}",
+                            isa.name(),
+                            halves[i]
+                        )
+                    });
+                }
+            }
+        }
+        failures.finish();
+    });
+}

@@ -1,4 +1,4 @@
-//! AVX2 with FMA: eight floats in a vector, sixteen registers.
+//! AVX2 with FMA and F16C: eight floats in a vector, sixteen registers.
 
 use std::arch::x86_64::*;
 
@@ -6,14 +6,14 @@ use super::int8_x86;
 use crate::kernels::int8_tile::Int8Tile;
 use crate::kernels::isa::{Kernel, Simd};
 
-/// Proof that the processor has AVX2 and FMA.
+/// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2 {
     /// Whether it has AVX-VNNI as well.
     vnni: bool,
 }
 
-/// Calls an intrinsic of AVX, AVX2 or FMA that touches no memory.
+/// Calls an intrinsic of AVX, AVX2, FMA or F16C that touches no memory.
 macro_rules! avx2 {
     ($call:expr) => {
         // SAFETY: an `Avx2` exists only where `new` found the features.
@@ -22,9 +22,11 @@ macro_rules! avx2 {
 }
 
 impl Avx2 {
-    /// `Some` if the processor has AVX2 and FMA.
+    /// `Some` if the processor has AVX2, FMA and F16C (which no processor with AVX2 is known to lack).
     pub fn new() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         found.then(|| Avx2 { vnni: is_x86_feature_detected!("avxvnni") })
     }
 
@@ -36,7 +38,7 @@ impl Avx2 {
     /// Runs the kernel, compiled for these features.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -77,6 +79,21 @@ impl Simd for Avx2 {
     unsafe fn load_i32(self, from: *const i32) -> __m256 {
         // SAFETY: the caller vouches for eight numbers; the load asks for no alignment.
         unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> __m256 {
+        // SAFETY: the caller vouches for eight numbers; the load asks for no alignment.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> __m256 {
+        // SAFETY: the caller vouches for eight numbers; the load asks for no alignment.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]

@@ -89,6 +89,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for sixteen numbers; the load asks for no alignment.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for sixteen numbers; the load asks for no alignment.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: __m512) {
         // SAFETY: the caller vouches for sixteen floats; the store asks for no alignment.
         unsafe { _mm512_storeu_ps(to, v) }
@@ -214,11 +229,7 @@ impl Simd for Avx512 {
     unsafe fn int8_tile<const R: usize>(self, tile: Int8Tile) {
         // SAFETY: the features are present; the caller's duties are passed on.
         unsafe {
-            if self.vnni {
-                int8_x86::avx512_vnni::<R>(tile)
-            } else {
-                int8_x86::avx512::<R>(tile)
-            }
+            if self.vnni { int8_x86::avx512_vnni::<R>(tile) } else { int8_x86::avx512::<R>(tile) }
         }
     }
 

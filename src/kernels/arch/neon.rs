@@ -3,6 +3,8 @@
 
 use std::arch::aarch64::*;
 
+use half::f16;
+
 use crate::kernels::isa::Simd;
 
 /// Proof that the processor is an aarch64.
@@ -53,6 +55,21 @@ impl Simd for Neon {
     unsafe fn load_i32(self, from: *const i32) -> float32x4_t {
         // SAFETY: the caller vouches for four numbers.
         unsafe { vcvtq_f32_s32(vld1q_s32(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> float32x4_t {
+        // SAFETY: the caller vouches for four numbers.
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> float32x4_t {
+        // SAFETY: the caller vouches for four numbers.
+        unsafe {
+            let wide: [f32; 4] = std::array::from_fn(|i| f16::from_bits(*from.add(i)).to_f32());
+            vld1q_f32(wide.as_ptr())
+        }
     }
 
     #[inline(always)]

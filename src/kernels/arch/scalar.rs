@@ -1,6 +1,8 @@
 //! The instruction set every machine has: arrays of eight floats in plain Rust, which the compiler
 //! turns into whatever vectors it may assume.
 
+use half::f16;
+
 use crate::kernels::isa::Simd;
 
 /// Plain Rust.
@@ -68,6 +70,20 @@ impl Simd for Scalar {
         // SAFETY: the caller vouches for eight numbers.
         let numbers = unsafe { std::slice::from_raw_parts(from, 8) };
         Float8(std::array::from_fn(|i| numbers[i] as f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> Float8 {
+        // SAFETY: the caller vouches for eight numbers.
+        let numbers = unsafe { std::slice::from_raw_parts(from, 8) };
+        Float8(std::array::from_fn(|i| f32::from_bits(u32::from(numbers[i]) << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> Float8 {
+        // SAFETY: the caller vouches for eight numbers.
+        let numbers = unsafe { std::slice::from_raw_parts(from, 8) };
+        Float8(std::array::from_fn(|i| f16::from_bits(numbers[i]).to_f32()))
     }
 
     #[inline(always)]
