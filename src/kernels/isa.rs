@@ -255,6 +255,8 @@ pub fn without_vnni(isa: Isa) -> Option<Isa> {
         Isa::Avx2(s) if s.int8_flip() != 0 => Some(Isa::Avx2(s.without_vnni())),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(s) if s.int8_flip() != 0 => Some(Isa::Avx512(s.without_vnni())),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(s) if s.has_dot() => Some(Isa::Neon(s.without_dot())),
         _ => None,
     }
 }

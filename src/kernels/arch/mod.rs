@@ -7,6 +7,8 @@ pub mod scalar;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod int8_neon;
 #[cfg(target_arch = "x86_64")]
 mod int8_x86;
 #[cfg(target_arch = "aarch64")]

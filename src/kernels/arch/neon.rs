@@ -5,16 +5,31 @@ use std::arch::aarch64::*;
 
 use half::f16;
 
+use super::int8_neon;
+use crate::kernels::int8_tile::Int8Tile;
 use crate::kernels::isa::Simd;
 
 /// Proof that the processor is an aarch64.
 #[derive(Clone, Copy, Debug)]
-pub struct Neon(());
+pub struct Neon {
+    /// Whether it has `dotprod`.
+    dot: bool,
+}
 
 impl Neon {
     /// Always there on this architecture.
     pub fn new() -> Self {
-        Neon(())
+        Neon { dot: std::arch::is_aarch64_feature_detected!("dotprod") }
+    }
+
+    /// The same without `dotprod`.
+    pub fn without_dot(self) -> Self {
+        Neon { dot: false }
+    }
+
+    /// Whether 8-bit products use `dotprod`.
+    pub fn has_dot(self) -> bool {
+        self.dot
     }
 }
 
@@ -69,6 +84,24 @@ impl Simd for Neon {
         unsafe {
             let wide: [f32; 4] = std::array::from_fn(|i| f16::from_bits(*from.add(i)).to_f32());
             vld1q_f32(wide.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    fn int8_rows(self) -> usize {
+        // Of thirty-two registers, twenty-four hold sums.
+        6
+    }
+
+    #[inline(always)]
+    unsafe fn int8_tile<const R: usize>(self, tile: Int8Tile) {
+        // SAFETY: `dot` says whether the feature is present; the caller's duties are passed on.
+        unsafe {
+            if self.dot {
+                int8_neon::tile::<R, true>(tile)
+            } else {
+                int8_neon::tile::<R, false>(tile)
+            }
         }
     }
 
