@@ -1,404 +1,198 @@
-//! Weights in 8-bit integers, and products of `f32` inputs with them.
+//! Weights of 8 bits, and products of which both sides are.
 //!
-//! **Method.** The scheme of Keras' `abs_max_quantize`: a row of the weight, which is what one output
-//! reads, has one scale, `127 / (max |w| + 1e-7)`, and holds `round(w * scale)`; so does each row of
-//! the inputs, the moment it is read. The products are summed in 32-bit integers, and the sum divided
-//! by the product of both scales.
+//! The scheme is Keras' (`abs_max_quantize`, keras 3.15): a row `x` of inputs, or of a weight
+//! `[n, k]`, is `q / scale` with `scale = 127 / (max |x| + 1e-7)` and `q = x * scale` rounded to the
+//! nearest whole number, ties to even. An output is the whole-number sum of `q_x * q_w`, divided by
+//! the product of both scales; the bias comes last. The sums are exact, so their order does not
+//! matter: a row has the same bits in any batch, by any instruction set.
 //!
-//! **Bits.** Integer sums are exact, so that a row gives the same bits alone, in any batch, with any
-//! number of threads and on every instruction set, up to the activation behind it.
-//!
-//! **Layout.** As in [`pack`](super::pack), a row of panels of [`PANEL`] outputs; a panel is
-//! `[inputs / 4][PANEL][4]`, filled up with zeros: what one step of the processors' 8-bit products
-//! reads lies together.
+//! A weight is stored as one byte `q + 128` an element and a scale for each row. As in
+//! [`pack`](super::pack) the bytes lie in panels of [`PANEL`] outputs; a panel is
+//! `[inputs / 4][PANEL][4]`, so that what one step of the processors' 8-bit products reads lies
+//! together. It is filled up with what means 0. The functions here are all that knows this layout.
 
-use std::ops::Range;
-
-use super::gelu;
-use super::gemm::Epilogue;
-use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
-use super::memory::{AlignedBuffer, Slot, scratch};
 use super::pack::PANEL;
-use super::parallel;
-use super::team::{self, SharedMut};
 
-/// The largest magnitude of a code.
-const LARGEST: f32 = 127.0;
-/// Keeps a row of zeros from a division by zero.
-const EPSILON: f32 = 1e-7;
-/// Added to a small float, it leaves the nearest whole number (ties to even) in the lowest bits.
+pub use super::int8_product::linear;
+pub use super::int8_tile::GROUP;
+
+/// What a stored byte is more than the number it means.
+pub const OFFSET: u8 = 128;
+/// The largest magnitude of a quantised value.
+pub const LARGEST: i8 = 127;
+/// Keeps the scale of a row of zeros finite.
+pub const EPSILON: f32 = 1e-7;
+/// The most inputs a product may have: beyond, a sum could leave 32 bits.
+pub const MOST_INPUTS: usize = (i32::MAX / (127 * 127)) as usize;
+
+/// Added to a small float, it leaves the nearest whole number, ties to even, in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
+/// Values that are read at a time while a matrix is quantised.
+const READ_AT_ONCE: usize = 1 << 16;
 
-/// Multiply-adds below which another part costs more than it saves (some 3 us).
-const WORK_OF_A_PART: usize = 1 << 19;
-/// Rows of a part: their inputs leave a second-level cache room for a panel.
-const ROWS_OF_A_PART: usize = 144;
-/// Parts for each thread, so that one that comes late leaves its share to the others.
-const PARTS_PER_THREAD: usize = 4;
-/// Bytes of a panel to ask memory for in advance.
-const AHEAD: usize = 8 << 10;
-
-/// A weight `[rows = outputs, columns = inputs]` in 8-bit integers.
-#[derive(Debug)]
-pub struct Int8Weight {
-    rows: usize,
-    columns: usize,
-    codes: AlignedBuffer<i8>,
-    /// Of each row: what its values were multiplied by.
-    scales: Vec<f32>,
-    /// Of each row of all panels: minus 128 times the sum of its codes, which undoes what inputs that
-    /// were moved up by 128 add.
-    offsets: Vec<i32>,
+/// The byte that stands for a quantised value.
+pub const fn byte(value: i8) -> u8 {
+    value.cast_unsigned().wrapping_add(OFFSET)
 }
 
-impl Int8Weight {
-    /// From codes `[rows, columns]`, row-major, and a scale for each row.
-    ///
-    /// # Panics
-    /// If a length does not fit (so do all functions here).
-    pub fn from_codes(codes: &[i8], scales: Vec<f32>, columns: usize) -> Self {
-        let rows = scales.len();
-        assert_eq!(codes.len(), rows * columns, "`codes` are not [rows, columns]");
-        let mut weight = Self::empty(scales, columns);
-        for (row, codes) in codes.chunks_exact(columns.max(1)).enumerate() {
-            weight.put(row, codes);
-        }
-        weight
-    }
-
-    /// Quantises a row-major `[rows, columns]` that `read` hands out, a row at a time, in order.
-    ///
-    /// # Errors
-    /// What `read` returns.
-    pub fn from_rows<E>(
-        rows: usize,
-        columns: usize,
-        mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
-    ) -> Result<Self, E> {
-        let mut weight = Self::empty(vec![0.0; rows], columns);
-        let (mut values, mut codes) = (vec![0.0; columns], vec![0; columns]);
-        for row in 0..rows {
-            read(&mut values)?;
-            weight.scales[row] = quantize_row(&values, 0, &mut codes);
-            let codes: &[u8] = &codes;
-            weight.put(row, &codes.iter().map(|&code| code as i8).collect::<Vec<_>>());
-        }
-        Ok(weight)
-    }
-
-    fn empty(scales: Vec<f32>, columns: usize) -> Self {
-        let rows = scales.len();
-        let padded = rows.div_ceil(PANEL) * PANEL;
-        Int8Weight {
-            rows,
-            columns,
-            codes: AlignedBuffer::zeroed(padded * columns.div_ceil(GROUP) * GROUP),
-            scales,
-            offsets: vec![0; padded],
-        }
-    }
-
-    /// Where group `group` of `row` lies.
-    #[inline(always)]
-    fn place(&self, row: usize, group: usize) -> usize {
-        let groups = self.columns.div_ceil(GROUP);
-        ((row / PANEL * groups + group) * PANEL + row % PANEL) * GROUP
-    }
-
-    fn put(&mut self, row: usize, codes: &[i8]) {
-        for (group, codes) in codes.chunks(GROUP).enumerate() {
-            let place = self.place(row, group);
-            self.codes[place..][..codes.len()].copy_from_slice(codes);
-        }
-        self.offsets[row] = -128 * codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-    }
-
-    /// Number of outputs.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of inputs.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// The scale of each row.
-    pub fn scales(&self) -> &[f32] {
-        &self.scales
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.codes.len() + (self.scales.len() + self.offsets.len()) * 4
-    }
-
-    /// The codes of one row.
-    pub fn row(&self, row: usize) -> impl Iterator<Item = i8> + '_ {
-        (0..self.columns).map(move |i| self.codes[self.place(row, i / GROUP) + i % GROUP])
-    }
-
-    /// Rows `ids` of the weight as floats, times `scale`: an embedding's lookup. `out [ids, columns]`.
-    pub fn gather_rows(&self, ids: &[u32], scale: f32, out: &mut [f32]) {
-        assert_eq!(out.len(), ids.len() * self.columns, "`out` is not [ids, columns]");
-        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns.max(1))) {
-            let row_scale = self.scales[id as usize];
-            for (to, code) in out.iter_mut().zip(self.row(id as usize)) {
-                *to = f32::from(code) / row_scale * scale;
-            }
-        }
-    }
+/// The quantised value that a byte stands for.
+pub const fn value(byte: u8) -> i8 {
+    byte.wrapping_sub(OFFSET).cast_signed()
 }
 
-/// `values` as codes, each flipped by exclusive or with `flip`; what they were multiplied by. A row
-/// that is not finite has the scale NaN.
+/// The shape in which a weight `[n, k]` is stored: panels, groups, rows of a panel, bytes of a group.
+pub const fn packed_shape(n: usize, k: usize) -> (usize, usize, usize, usize) {
+    (n.div_ceil(PANEL), k.div_ceil(GROUP), PANEL, GROUP)
+}
+
+/// Bytes of a stored weight `[n, k]`.
+pub const fn packed_len(n: usize, k: usize) -> usize {
+    n.div_ceil(PANEL) * PANEL * k.div_ceil(GROUP) * GROUP
+}
+
+/// Where the first group of row `n` lies; the next ones follow at [`STRIDE`].
 #[inline(always)]
-fn quantize_row(values: &[f32], flip: u8, codes: &mut [u8]) -> f32 {
-    // Without their sign the bits of floats are in the order of their magnitudes, NaN above all.
-    let largest = values.iter().fold(0, |largest, x| (x.to_bits() & 0x7fff_ffff).max(largest));
-    let largest = f32::from_bits(largest);
-    let scale = if largest.is_finite() { LARGEST / (largest + EPSILON) } else { f32::NAN };
-    for (code, x) in codes.iter_mut().zip(values) {
-        *code = (x * scale + ROUND).to_bits() as u8 ^ flip;
+const fn first_group(n: usize, k: usize) -> usize {
+    (n / PANEL * k.div_ceil(GROUP) * PANEL + n % PANEL) * GROUP
+}
+
+/// Bytes from one group of a row to the next.
+const STRIDE: usize = PANEL * GROUP;
+
+/// A weight as it is stored: bytes and scales of `[n, k]`.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    /// `packed_len(n, k)` bytes.
+    pub packed: &'a [u8],
+    /// A scale for each of `n` rows.
+    pub scales: &'a [f32],
+}
+
+/// Quantises a row: writes its values, and gives their scale (0 or NaN if one is not finite).
+///
+/// # Panics
+/// If the lengths differ.
+pub fn quantize_row(x: &[f32], values: &mut [i8]) -> f32 {
+    assert_eq!(x.len(), values.len(), "quantize_row: x and values");
+    isa::dispatch(QuantizeRow { x, values })
+}
+
+struct QuantizeRow<'a> {
+    x: &'a [f32],
+    values: &'a mut [i8],
+}
+
+impl Kernel for QuantizeRow<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        quantize(self.x, self.values)
+    }
+}
+
+/// [`quantize_row`], to be compiled into kernels.
+#[inline(always)]
+pub(super) fn quantize(x: &[f32], values: &mut [i8]) -> f32 {
+    // Magnitudes compare as their bits do, and there a NaN is larger than all: it ends in the scale.
+    let mut largest = 0;
+    for x in x {
+        largest = x.abs().to_bits().max(largest);
+    }
+    let scale = f32::from(LARGEST) / (f32::from_bits(largest) + EPSILON);
+    for (value, x) in values.iter_mut().zip(x) {
+        // Finite inputs stay below 127.5; of any others the scale makes NaN in the result.
+        *value = (x * scale + ROUND).to_bits() as i8;
     }
     scale
 }
 
-/// A linear layer: `out = epilogue(x W^T + bias)`; `x [m, columns]`, `bias [rows]`, `out [m, rows]`.
-pub fn linear(
-    x: &[f32],
-    weight: &Int8Weight,
-    bias: Option<&[f32]>,
-    epilogue: Epilogue,
-    out: &mut [f32],
-) {
-    let (n, k) = (weight.rows, weight.columns);
-    let m = if n == 0 { 0 } else { out.len() / n };
-    assert_eq!(out.len(), m * n, "`out` is not [m, rows]");
-    assert_eq!(x.len(), m * k, "`x` is not [m, columns]");
-    assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [rows]");
-    if m == 0 {
+/// Quantises a row-major `[n, k]` that `read` hands out in runs of whole rows.
+///
+/// # Errors
+/// What `read` returns; rows of later runs are as they were.
+///
+/// # Panics
+/// If a length does not fit `n` and `k` (so do all functions here).
+pub fn from_row_runs<E>(
+    n: usize,
+    k: usize,
+    packed: &mut [u8],
+    scales: &mut [f32],
+    mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    check(packed, scales, n, k);
+    let rows = (READ_AT_ONCE / k.max(1)).clamp(1, n.max(1));
+    let (mut run, mut values) = (vec![0.0; rows * k], vec![0; k]);
+    for (i, scales) in scales.chunks_mut(rows).enumerate() {
+        let run = &mut run[..scales.len() * k];
+        read(run)?;
+        for (r, scale) in scales.iter_mut().enumerate() {
+            *scale = quantize_row(&run[r * k..][..k], &mut values);
+            put(packed, i * rows + r, &values);
+        }
+    }
+    Ok(())
+}
+
+/// Stores values `[n, k]` that are quantised already.
+pub fn from_rows(values: &[i8], n: usize, k: usize, packed: &mut [u8]) {
+    assert_eq!(values.len(), n * k, "the values are not [n, k]");
+    assert_eq!(packed.len(), packed_len(n, k), "the weight is not [n, k]");
+    for (row, values) in values.chunks_exact(k.max(1)).enumerate() {
+        put(packed, row, values);
+    }
+}
+
+/// Stores one row.
+fn put(packed: &mut [u8], row: usize, values: &[i8]) {
+    if values.is_empty() {
         return;
     }
-    let isa = isa::current();
-    let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
-    let groups = k.div_ceil(GROUP);
-    let mut codes = scratch(Slot::Left, m * groups);
-    let mut scales = scratch(Slot::Right, m);
-    let (codes, scales) =
-        (SharedMut(codes.as_mut_ptr().cast::<u32>()), SharedMut(scales.as_mut_ptr()));
-    parallel::items(tiles.count(), m * k >= WORK_OF_A_PART / 16, |isa, tile| {
-        isa::with_isa(
-            isa,
-            Quantize { x, k, tiles, tile, codes: codes.get(), scales: scales.get() },
-        );
-    });
-    let panels = n.div_ceil(PANEL);
-    let row_parts = m.div_ceil(ROWS_OF_A_PART);
-    let threads = team::num_threads();
-    let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
-    let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
-    let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels);
-    let out = SharedMut(out.as_mut_ptr());
-    team::run(row_parts * panel_parts, &|part| {
-        let part = Part {
-            weight,
-            tiles,
-            codes: codes.get(),
-            scales: scales.get(),
-            bias,
-            epilogue,
-            out: out.get(),
-            // Neighbouring parts share panels.
-            of_tiles: share(tiles.count(), row_parts, part % row_parts),
-            panels: share(panels, panel_parts, part / row_parts),
-        };
-        isa::with_isa(isa, part);
-    });
-}
-
-/// Share `index` of `count` that divide `0..total` as evenly as can be.
-fn share(total: usize, count: usize, index: usize) -> Range<usize> {
-    let start = |i: usize| i * (total / count) + i.min(total % count);
-    start(index)..start(index + 1)
-}
-
-/// How rows are divided into tiles of at most `height` rows.
-#[derive(Clone, Copy)]
-struct Tiles {
-    rows: usize,
-    height: usize,
-}
-
-impl Tiles {
-    fn count(self) -> usize {
-        self.rows.div_ceil(self.height)
-    }
-
-    fn tile(self, index: usize) -> Range<usize> {
-        share(self.rows, self.count(), index)
+    let groups = packed[first_group(row, values.len())..].chunks_mut(STRIDE);
+    for (group, values) in groups.zip(values.chunks(GROUP)) {
+        group.iter_mut().zip(values).for_each(|(to, from)| *to = byte(*from));
     }
 }
 
-/// Rows of a tile of the instruction set.
-struct Height;
-
-impl Kernel for Height {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> usize {
-        s.int8_rows()
-    }
+/// One row of a weight with `k` inputs.
+fn row(packed: &[u8], row: usize, k: usize) -> impl Iterator<Item = i8> + '_ {
+    let groups = packed[first_group(row, k)..].chunks(STRIDE);
+    groups.flat_map(|group| &group[..GROUP]).take(k).map(|&byte| value(byte))
 }
 
-/// Quantises the rows of one tile into `[groups][rows of the tile]`.
-struct Quantize<'a> {
-    x: &'a [f32],
-    k: usize,
-    tiles: Tiles,
-    tile: usize,
-    codes: *mut u32,
-    scales: *mut f32,
+/// The quantised values `[n, k]`, row-major.
+pub fn to_rows(packed: &[u8], n: usize, k: usize) -> Vec<i8> {
+    assert_eq!(packed.len(), packed_len(n, k), "the weight is not [n, k]");
+    (0..n * k.min(1)).flat_map(|n| row(packed, n, k)).collect()
 }
 
-impl Kernel for Quantize<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Quantize { x, k, tiles, tile, codes, scales } = self;
-        let (groups, rows, flip) = (k.div_ceil(GROUP), tiles.tile(tile), s.int8_flip());
-        let height = rows.len();
-        let mut bytes = scratch(Slot::Work, groups);
-        // SAFETY: the loan is of `groups` floats, four bytes each, and any bytes will do.
-        let bytes: &mut [u8] = unsafe {
-            let len = groups * GROUP;
-            std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len)
-        };
-        bytes.fill(0);
-        for row in rows.clone() {
-            let scale = quantize_row(&x[row * k..][..k], flip, bytes);
-            // SAFETY: the caller made room for `groups` numbers a row and a scale each; a tile's
-            // rows lie together, and each tile is quantised once.
-            unsafe {
-                *scales.add(row) = scale;
-                let to = codes.add(rows.start * groups + row - rows.start);
-                for (group, four) in bytes.as_chunks::<GROUP>().0.iter().enumerate() {
-                    *to.add(group * height) = u32::from_le_bytes(*four);
-                }
-            }
-        }
-    }
-}
-
-/// Some tiles times some panels.
-struct Part<'a> {
-    weight: &'a Int8Weight,
-    tiles: Tiles,
-    codes: *const u32,
-    scales: *const f32,
-    bias: Option<&'a [f32]>,
-    epilogue: Epilogue,
-    out: *mut f32,
-    of_tiles: Range<usize>,
-    panels: Range<usize>,
-}
-
-impl Kernel for Part<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        const ZEROS: [i32; PANEL] = [0; PANEL];
-        let groups = self.weight.columns.div_ceil(GROUP);
-        let panel_bytes = groups * PANEL * GROUP;
-        let mut sums = [0_i32; MOST_ROWS * PANEL];
-        for panel in self.panels.clone() {
-            let b = self.weight.codes[panel * panel_bytes..].as_ptr();
-            let start = if s.int8_flip() == 0 {
-                ZEROS.as_ptr()
-            } else {
-                self.weight.offsets[panel * PANEL..].as_ptr()
-            };
-            for index in self.of_tiles.clone() {
-                let rows = self.tiles.tile(index);
-                let last = index + 1 == self.of_tiles.end;
-                let single = self.of_tiles.len() == 1;
-                let tile = Int8Tile {
-                    a: self.codes.wrapping_add(rows.start * groups),
-                    b,
-                    groups,
-                    start,
-                    sums: sums.as_mut_ptr(),
-                    // This panel a little ahead, or, while the last of several tiles passes over
-                    // it, the next one.
-                    ahead: b.wrapping_add(if last && !single { panel_bytes } else { AHEAD }),
-                };
-                // SAFETY: all rows of the tile were quantised, the panel has `groups` groups, and
-                // `sums` holds the tallest tile.
-                unsafe { multiply(s, rows.len(), tile) };
-                self.finish(s, rows, panel, &sums);
-            }
-        }
-    }
-}
-
-/// Computes a tile of `rows` rows.
+/// Rows `ids` of the weight as floats: `out[t] = W[ids[t]]`, `out [t, k]`.
 ///
-/// # Safety
-/// As for [`Simd::int8_tile`], with `rows` rows.
-#[inline(always)]
-unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Int8Tile) {
-    debug_assert!(rows >= 1 && rows <= s.int8_rows() && s.int8_rows() <= MOST_ROWS);
-    // SAFETY: each arm passes its own number of rows; the caller vouches for the rest.
-    unsafe {
-        match rows {
-            1 => s.int8_tile::<1>(tile),
-            2 => s.int8_tile::<2>(tile),
-            3 => s.int8_tile::<3>(tile),
-            4 => s.int8_tile::<4>(tile),
-            5 => s.int8_tile::<5>(tile),
-            6 => s.int8_tile::<6>(tile),
-            7 => s.int8_tile::<7>(tile),
-            8 => s.int8_tile::<8>(tile),
-            9 => s.int8_tile::<9>(tile),
-            10 => s.int8_tile::<10>(tile),
-            11 => s.int8_tile::<11>(tile),
-            _ => s.int8_tile::<12>(tile),
-        }
+/// # Panics
+/// If an id is not below `n`, or a length does not fit.
+pub fn gather_rows(
+    packed: &[u8],
+    scales: &[f32],
+    n: usize,
+    k: usize,
+    ids: &[u32],
+    out: &mut [f32],
+) {
+    check(packed, scales, n, k);
+    assert_eq!(out.len(), ids.len() * k, "`out` is not [ids, k]");
+    for (out, &id) in out.chunks_exact_mut(k.max(1)).zip(ids) {
+        let scale = scales[id as usize];
+        out.iter_mut()
+            .zip(row(packed, id as usize, k))
+            .for_each(|(x, q)| *x = f32::from(q) / scale);
     }
 }
 
-impl Part<'_> {
-    /// Sums to results: scales, bias and epilogue.
-    #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, rows: Range<usize>, panel: usize, sums: &[i32]) {
-        let n = self.weight.rows;
-        let first = panel * PANEL;
-        let width = PANEL.min(n - first);
-        for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
-            for column in (0..width).step_by(S::LANES) {
-                let count = S::LANES.min(width - column);
-                // SAFETY: `column + count <= width`, which are left in the row, in the scales and in
-                // the bias; `sums` has whole panels; `scales` has all rows.
-                unsafe {
-                    let row_scale = s.splat(*self.scales.add(row));
-                    let scales = self.weight.scales[first + column..].as_ptr();
-                    let scales = s.mul(row_scale, s.load_part(scales, count));
-                    let mut y = s.div(s.load_i32(sums[column..].as_ptr()), scales);
-                    if let Some(bias) = self.bias {
-                        y = s.add(y, s.load_part(bias[first + column..].as_ptr(), count));
-                    }
-                    if self.epilogue == Epilogue::Gelu {
-                        y = gelu::gelu(s, y);
-                    }
-                    s.store_part(self.out.add(row * n + first + column), y, count);
-                }
-            }
-        }
-    }
+pub(super) fn check(packed: &[u8], scales: &[f32], n: usize, k: usize) {
+    assert_eq!(packed.len(), packed_len(n, k), "the weight is not [n, k]");
+    assert_eq!(scales.len(), n, "the scales are not [n]");
 }
 
 #[cfg(test)]

@@ -11,45 +11,46 @@ pub const GROUP: usize = 4;
 /// Rows of the tallest tile of any instruction set.
 pub const MOST_ROWS: usize = 12;
 
-/// One tile: `sums[r][j] = start[j] + sum over g, i of a[g][r][i] * b[g][j][i]`.
+/// One tile: `sums[r][j] = sum over g, i of a[g][r][i] * (b[g][j][i] - 128)`.
 #[derive(Clone, Copy)]
 pub struct Int8Tile {
-    /// `[groups][rows]`, [`GROUP`] bytes each: signed, or flipped as
-    /// [`Simd::int8_flip`](super::isa::Simd::int8_flip) says.
+    /// `[groups][rows]`, [`GROUP`] signed bytes each.
     pub a: *const u32,
-    /// `[groups][PANEL][GROUP]`
-    pub b: *const i8,
+    /// `[groups][PANEL][GROUP]`, each 128 more than it means.
+    pub b: *const u8,
     /// Number of groups.
     pub groups: usize,
-    /// `[PANEL]`: what the sums begin with.
+    /// `[rows]`: -128 times the sum of a row's inputs, for who multiplies by `b` as it is.
     pub start: *const i32,
     /// `[rows][PANEL]`
     pub sums: *mut i32,
     /// What to have ready after this tile: as large as `b`, at any address.
-    pub ahead: *const i8,
+    pub ahead: *const u8,
 }
 
-/// The tile in plain Rust, for inputs that are not flipped.
+/// The tile in plain Rust.
 ///
 /// # Safety
 /// As for [`Simd::int8_tile`](super::isa::Simd::int8_tile).
 #[inline(always)]
 pub unsafe fn plain<const R: usize>(tile: Int8Tile) {
     for r in 0..R {
-        let mut sums = [0_i32; PANEL];
-        // SAFETY: the caller vouches for `PANEL` numbers at `start`, for `groups * R` inputs and for
-        // `groups` rows of the panel.
+        // SAFETY: the caller vouches for the start and the sums of every row, for `groups * R`
+        // inputs and for `groups` rows of the panel.
         unsafe {
-            sums.copy_from_slice(std::slice::from_raw_parts(tile.start, PANEL));
+            let mut sums = [*tile.start.add(r); PANEL];
             for g in 0..tile.groups {
                 let x = (*tile.a.add(g * R + r)).to_le_bytes().map(|byte| i32::from(byte as i8));
-                let weights =
-                    std::slice::from_raw_parts(tile.b.add(g * PANEL * GROUP), PANEL * GROUP);
+                let row = tile.b.add(g * PANEL * GROUP);
+                let weights = std::slice::from_raw_parts(row, PANEL * GROUP);
                 for (sum, w) in sums.iter_mut().zip(weights.chunks_exact(GROUP)) {
-                    *sum += x[0] * i32::from(w[0])
-                        + x[1] * i32::from(w[1])
-                        + x[2] * i32::from(w[2])
-                        + x[3] * i32::from(w[3]);
+                    // What comes between may leave 32 bits, the end does not.
+                    *sum = sum.wrapping_add(
+                        x[0] * i32::from(w[0])
+                            + x[1] * i32::from(w[1])
+                            + x[2] * i32::from(w[2])
+                            + x[3] * i32::from(w[3]),
+                    );
                 }
             }
             std::slice::from_raw_parts_mut(tile.sums.add(r * PANEL), PANEL).copy_from_slice(&sums);

@@ -136,19 +136,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
         4
     }
 
-    /// What every input byte of [`Self::int8_tile`] is combined with by exclusive or: 0x80, which
-    /// moves it up by 128, where unsigned inputs are wanted.
-    #[inline(always)]
-    fn int8_flip(self) -> u8 {
-        0
-    }
-
     /// Computes a tile of `R` rows, at most [`Self::int8_rows`], in 8-bit integers.
     ///
     /// # Safety
-    /// - `tile.a` is valid for `groups * R` groups of inputs, each from -127 to 127 before it was
-    ///   flipped; `b` for `groups * PANEL` groups of weights.
-    /// - `start` is valid for `PANEL` numbers and `sums` for `R * PANEL`; they overlap nothing.
+    /// - `tile.a` is valid for `groups * R` groups of inputs, each from -127 to 127; `b` for
+    ///   `groups * PANEL` groups of weights.
+    /// - `start` is valid for `R` numbers and `sums` for `R * PANEL`; these overlap nothing.
     #[inline(always)]
     unsafe fn int8_tile<const R: usize>(self, tile: Int8Tile) {
         // SAFETY: the caller's duties are passed on.
@@ -252,9 +245,9 @@ impl Isa {
 pub fn without_vnni(isa: Isa) -> Option<Isa> {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(s) if s.int8_flip() != 0 => Some(Isa::Avx2(s.without_vnni())),
+        Isa::Avx2(s) if s.has_vnni() => Some(Isa::Avx2(s.without_vnni())),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(s) if s.int8_flip() != 0 => Some(Isa::Avx512(s.without_vnni())),
+        Isa::Avx512(s) if s.has_vnni() => Some(Isa::Avx512(s.without_vnni())),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon(s) if s.has_dot() => Some(Isa::Neon(s.without_dot())),
         _ => None,

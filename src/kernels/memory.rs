@@ -9,34 +9,19 @@ use std::ptr::NonNull;
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// Plain numbers: all bits zero is one of them, and nothing has to be dropped.
-pub trait Plain: Copy + Send + Sync + 'static + private::Sealed {}
-
-mod private {
-    pub trait Sealed {}
-}
-
-macro_rules! plain {
-    ($($number:ty),*) => {$(
-        impl private::Sealed for $number {}
-        impl Plain for $number {}
-    )*};
-}
-plain!(f32, i8, i32, u16);
-
-/// Numbers that start on a cache line.
+/// Floats that start on a cache line.
 #[derive(Debug)]
-pub struct AlignedBuffer<T: Plain = f32> {
-    start: NonNull<T>,
+pub struct AlignedBuffer {
+    start: NonNull<f32>,
     len: usize,
 }
 
-// SAFETY: the buffer owns its memory as a `Vec` of numbers does.
-unsafe impl<T: Plain> Send for AlignedBuffer<T> {}
+// SAFETY: the buffer owns its memory as a `Vec<f32>` does.
+unsafe impl Send for AlignedBuffer {}
 // SAFETY: as above; shared access only reads.
-unsafe impl<T: Plain> Sync for AlignedBuffer<T> {}
+unsafe impl Sync for AlignedBuffer {}
 
-impl<T: Plain> AlignedBuffer<T> {
+impl AlignedBuffer {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
@@ -44,24 +29,24 @@ impl<T: Plain> AlignedBuffer<T> {
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
+        let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         AlignedBuffer { start, len }
     }
 
     fn layout(len: usize) -> Layout {
-        let bytes = len.checked_mul(size_of::<T>()).expect("buffer above the address space");
+        let bytes = len.checked_mul(size_of::<f32>()).expect("buffer above the address space");
         Layout::from_size_align(bytes, ALIGNMENT).expect("buffer above the address space")
     }
 }
 
-impl<T: Plain> Default for AlignedBuffer<T> {
+impl Default for AlignedBuffer {
     fn default() -> Self {
         AlignedBuffer::zeroed(0)
     }
 }
 
-impl<T: Plain> Drop for AlignedBuffer<T> {
+impl Drop for AlignedBuffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `zeroed` with this layout.
@@ -70,17 +55,17 @@ impl<T: Plain> Drop for AlignedBuffer<T> {
     }
 }
 
-impl<T: Plain> Deref for AlignedBuffer<T> {
-    type Target = [T];
+impl Deref for AlignedBuffer {
+    type Target = [f32];
 
-    fn deref(&self) -> &[T] {
-        // SAFETY: `len` initialised numbers start here (none if `len` is 0).
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `len` initialised floats start here (none if `len` is 0).
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
-impl<T: Plain> DerefMut for AlignedBuffer<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as for `deref`, and `&mut self` makes it the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }

@@ -10,6 +10,7 @@ use super::decoder::Decoder;
 use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
+use super::precision::Precision;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -18,6 +19,7 @@ use crate::ops;
 #[derive(Debug)]
 pub struct BartModel {
     config: BartConfig,
+    precision: Precision,
     shared: Arc<Parameter>,
     encoder: Encoder,
     decoder: Decoder,
@@ -27,14 +29,27 @@ pub struct BartModel {
 }
 
 impl BartModel {
+    /// A model of the given sizes in float32.
+    ///
+    /// # Errors
+    /// As for [`Self::with_precision`].
+    pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
+        Self::with_precision(config, initialisation, Precision::Float32)
+    }
+
     /// A model of the given sizes.
     ///
     /// # Errors
-    /// `Config` if the sizes cannot be a model, `Memory` if there is no room for it.
-    pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
+    /// `Config` if the sizes cannot be a model, `Argument` if they cannot have the precision,
+    /// `Memory` if there is no room for it.
+    pub fn with_precision(
+        config: BartConfig,
+        initialisation: Initialisation,
+        precision: Precision,
+    ) -> Result<Self> {
         config.validate()?;
         Error::check_room("a model of these sizes", config.parameter_count())?;
-        let mut parameters = Parameters::new(initialisation);
+        let mut parameters = Parameters::new(initialisation, precision);
         let shared = parameters.matrix("shared.weight", config.vocab_size, config.d_model)?;
         let encoder = Encoder::new(&mut parameters, &config, &shared)?;
         let decoder = Decoder::new(&mut parameters, &config, &shared)?;
@@ -45,6 +60,7 @@ impl BartModel {
         let parameters = parameters.into_list();
         Ok(BartModel {
             config,
+            precision,
             shared,
             encoder,
             decoder,
@@ -52,6 +68,28 @@ impl BartModel {
             parameters,
             training: Mutex::new(()),
         })
+    }
+
+    /// A copy in another precision. One matrix at a time is held in float32 beside both.
+    ///
+    /// # Errors
+    /// As for [`Self::with_precision`], and `Weights` if the precision cannot hold a value.
+    pub fn to_precision(&self, precision: Precision) -> Result<Self> {
+        let other = Self::with_precision(self.config.clone(), Initialisation::Zeros, precision)?;
+        for (from, to) in self.parameters.iter().zip(&other.parameters) {
+            match from.int8_values()? {
+                Some((values, scales)) if precision == self.precision => {
+                    to.assign_int8(&values, &scales)?;
+                }
+                _ => to.assign(&from.values()?)?,
+            }
+        }
+        Ok(other)
+    }
+
+    /// In which numbers its weights are kept and multiplied.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Its sizes and switches.

@@ -9,6 +9,7 @@ mod enter;
 mod errors;
 mod model;
 mod optimizer;
+mod parameters;
 mod runtime;
 mod tokenizer;
 

@@ -39,8 +39,10 @@ def load_backbone(
     """A backbone of class `cls` that knows the special ids its preset names."""
     _check_device(device)
     cls = _STANDS_FOR.get(cls, cls)
+    # Also where another precision is asked for: weights that cannot be read are refused first.
+    own = preset.precision
     backbone = cls._from_core_config(
-        preset.backbone_config, _zeros=load_weights, dtype=dtype, **kwargs
+        preset.backbone_config, _zeros=load_weights, dtype=own if dtype is None else dtype, **kwargs
     )
     if load_weights:
         presets.load_weights(preset, backbone._model)

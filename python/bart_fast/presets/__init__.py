@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from bart_fast._dtypes import stored_dtype
+
 from .preset import Preset, missing_file
 from .resolve import built_in_presets, resolve
 
@@ -76,7 +78,7 @@ def _load_tokenizer(directory) -> Preset:
 
 
 def load_weights(preset: Preset, core_model) -> None:
-    """Set every parameter of a model from a preset. 16-bit weights are widened to float32.
+    """Set every parameter of a model from a preset, in the precision of the model.
 
     Args:
         preset: Preset. What `load_preset` returned.
@@ -84,9 +86,9 @@ def load_weights(preset: Preset, core_model) -> None:
 
     Raises:
         FileNotFoundError: the preset has no weights.
-        ValueError: the weight file is truncated or damaged, is quantised, or has missing, extra
-            or misshapen tensors, all of which are listed. If the damage shows only when the
-            values are read, some parameters are set already: throw the model away.
+        ValueError: the weight file is truncated or damaged, is quantised to less than 8 bits, or
+            has missing, extra or misshapen tensors, all of which are listed. If the damage shows
+            only when the values are read, some parameters are set already: throw the model away.
     """
     from . import keras_format, transformers_format
 
@@ -103,7 +105,7 @@ def save_keras_preset(
     task=None,
     sampler: str | dict | None = None,
     max_shard_size: float | None = 10,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> None:
     """Write a Keras preset, or a part of one, that keras-hub and this package can load.
 
@@ -123,7 +125,8 @@ def save_keras_preset(
         sampler: str or dict. Name or serialised form of the sampler that `task.json` names; kept
             where keras-hub ignores it.
         max_shard_size: int or float. Weights larger than this many GB are split. None: never.
-        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
+        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored. Defaults to
+            `None`: as the model keeps them, int8 too.
 
     Raises:
         ValueError: Keras cannot describe the model (encoder and decoder of different depth, heads
@@ -173,7 +176,7 @@ def export_transformers(
     tokenizer=None,
     preprocessor=None,
     generation: dict | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> None:
     """Write a directory that Hugging Face's BartForConditionalGeneration and BartTokenizer load,
     or the part of one that is given; in a directory that exists the rest stays.
@@ -187,7 +190,8 @@ def export_transformers(
         generation: dict. Settings for `generation_config.json`, such as
             `Preset.generation_config`. The special ids come from here, else from the backbone's
             preset, else from the tokenizer; without any they are written as null.
-        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
+        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored. Defaults to
+            `None`: in the 16 bits that the model keeps, else float32.
 
     Raises:
         ValueError: an argument is not allowed.
@@ -210,7 +214,7 @@ def export_transformers(
         tokenizer=values,
         lengths=_lengths(preprocessor),
         generation={**_generation_ids(special), **(generation or {})},
-        dtype=dtype,
+        dtype=dtype or stored_dtype(getattr(_core_of(backbone), "dtype", "float32")),
     )
 
 
@@ -274,6 +278,6 @@ def _tokenizer_values(tokenizer) -> dict | None:
     }
 
 
-def _check_dtype(dtype: str) -> None:
-    if dtype not in _DTYPES:
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(_DTYPES)}. Received: {dtype!r}.")

@@ -35,6 +35,11 @@ impl Avx2 {
         Avx2 { vnni: false }
     }
 
+    /// Whether 8-bit products use it.
+    pub fn has_vnni(self) -> bool {
+        self.vnni
+    }
+
     /// Runs the kernel, compiled for these features.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -209,11 +214,6 @@ impl Simd for Avx2 {
     fn int8_rows(self) -> usize {
         // Of sixteen registers, twelve hold sums; without VNNI eight, since products need more.
         if self.vnni { 6 } else { 4 }
-    }
-
-    #[inline(always)]
-    fn int8_flip(self) -> u8 {
-        if self.vnni { 0x80 } else { 0 }
     }
 
     #[inline(always)]

@@ -39,6 +39,11 @@ impl Avx512 {
         Avx512 { vnni: false }
     }
 
+    /// Whether 8-bit products use it.
+    pub fn has_vnni(self) -> bool {
+        self.vnni
+    }
+
     /// Runs the kernel, compiled for these features.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -218,11 +223,6 @@ impl Simd for Avx512 {
     fn int8_rows(self) -> usize {
         // Of thirty-two registers, twenty-four hold sums; without VNNI products need more.
         if self.vnni { 12 } else { 8 }
-    }
-
-    #[inline(always)]
-    fn int8_flip(self) -> u8 {
-        if self.vnni { 0x80 } else { 0 }
     }
 
     #[inline(always)]

@@ -50,27 +50,31 @@ fn widening(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
 /// As for `Simd::int8_tile`.
 #[allow(clippy::needless_range_loop)] // The row is an index into memory too.
 pub(super) unsafe fn tile<const R: usize, const DOT: bool>(tile: Int8Tile) {
-    let Int8Tile { a, b, groups, start, sums: to, .. } = tile;
+    let Int8Tile { a, b, groups, sums: to, .. } = tile;
     for vector in (0..PANEL / 4).step_by(VECTORS) {
         // SAFETY: the caller vouches for all that the tile points to, and for `dotprod`.
         unsafe {
-            let (start, to) = (start.add(vector * 4), to.add(vector * 4));
+            let to = to.add(vector * 4);
             let mut sums = [[vdupq_n_s32(0); VECTORS]; R];
             for g in 0..groups {
                 let row = b.add(g * ROW + vector * 16);
+                let w: [int8x16_t; VECTORS] = std::array::from_fn(|v| {
+                    vreinterpretq_s8_u8(veorq_u8(vld1q_u8(row.add(v * 16)), vdupq_n_u8(0x80)))
+                });
                 for r in 0..R {
                     let x = vreinterpretq_s8_u32(vdupq_n_u32(*a.add(g * R + r)));
                     for v in 0..VECTORS {
-                        let w = vld1q_s8(row.add(v * 16));
-                        sums[r][v] =
-                            if DOT { sdot(sums[r][v], w, x) } else { widening(sums[r][v], w, x) };
+                        sums[r][v] = if DOT {
+                            sdot(sums[r][v], w[v], x)
+                        } else {
+                            widening(sums[r][v], w[v], x)
+                        };
                     }
                 }
             }
             for r in 0..R {
                 for v in 0..VECTORS {
-                    let sum = vaddq_s32(sums[r][v], vld1q_s32(start.add(v * 4)));
-                    vst1q_s32(to.add(r * PANEL + v * 4), sum);
+                    vst1q_s32(to.add(r * PANEL + v * 4), sums[r][v]);
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! 8-bit products of x86-64: `vpdpbusd` where the processor has it (AVX-512 VNNI, AVX-VNNI), else
 //! `vpmaddubsw`.
 //!
-//! Both multiply unsigned by signed bytes. `vpdpbusd` gets its inputs moved up by 128, and sums that
-//! begin with what that adds. `vpmaddubsw` adds two products in 16 bits and would saturate with such
-//! inputs, so it gets magnitudes of weights (at most 128) and inputs (at most 127) that carry the sign
-//! of both: 2 * 128 * 127 fits.
+//! Both multiply unsigned by signed bytes. `vpdpbusd` takes weights as they are stored, 128 too large,
+//! and sums that begin with what takes this back. `vpmaddubsw` adds two products in 16 bits and would
+//! saturate, so it gets the magnitudes of weights, and inputs that carry the sign of both: two
+//! products of at most 128 * 127 fit.
 
 use std::arch::x86_64::*;
 
@@ -16,15 +16,15 @@ const ROW: usize = PANEL * GROUP;
 
 /// Asks for a row's two cache lines.
 #[inline(always)]
-fn prefetch(at: *const i8) {
+fn prefetch(at: *const u8) {
     // SAFETY: a prefetch of any address is allowed.
     unsafe {
-        _mm_prefetch::<{ _MM_HINT_T1 }>(at);
-        _mm_prefetch::<{ _MM_HINT_T1 }>(at.wrapping_add(64));
+        _mm_prefetch::<{ _MM_HINT_T1 }>(at.cast());
+        _mm_prefetch::<{ _MM_HINT_T1 }>(at.wrapping_add(64).cast());
     }
 }
 
-/// The tile with AVX-512 VNNI; inputs moved up by 128.
+/// The tile with AVX-512 VNNI.
 ///
 /// # Safety
 /// As for `Simd::int8_tile`.
@@ -34,8 +34,8 @@ pub(super) unsafe fn avx512_vnni<const R: usize>(tile: Int8Tile) {
     let Int8Tile { a, b, groups, start, sums: to, ahead } = tile;
     // SAFETY: the caller vouches for all that the tile points to.
     unsafe {
-        let first = [_mm512_loadu_si512(start.cast()), _mm512_loadu_si512(start.add(16).cast())];
-        let mut sums = [first; R];
+        let mut sums: [[__m512i; 2]; R] =
+            std::array::from_fn(|r| [_mm512_set1_epi32(*start.add(r)); 2]);
         // Two groups at a time into sums of their own, where few rows leave the registers free: one
         // chain would wait for itself.
         let paired = if R <= 4 { groups & !1 } else { 0 };
@@ -50,10 +50,10 @@ pub(super) unsafe fn avx512_vnni<const R: usize>(tile: Int8Tile) {
                 for r in 0..R {
                     let x = _mm512_set1_epi32(*a.add(g * R + r) as i32);
                     let y = _mm512_set1_epi32(*a.add((g + 1) * R + r) as i32);
-                    sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], x, w[0]);
-                    sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], x, w[1]);
-                    others[r][0] = _mm512_dpbusd_epi32(others[r][0], y, w[2]);
-                    others[r][1] = _mm512_dpbusd_epi32(others[r][1], y, w[3]);
+                    sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], w[0], x);
+                    sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], w[1], x);
+                    others[r][0] = _mm512_dpbusd_epi32(others[r][0], w[2], y);
+                    others[r][1] = _mm512_dpbusd_epi32(others[r][1], w[3], y);
                 }
             }
             for r in 0..R {
@@ -68,8 +68,8 @@ pub(super) unsafe fn avx512_vnni<const R: usize>(tile: Int8Tile) {
             let w = [_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.add(64).cast())];
             for r in 0..R {
                 let x = _mm512_set1_epi32(*a.add(g * R + r) as i32);
-                sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], x, w[0]);
-                sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], x, w[1]);
+                sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], w[0], x);
+                sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], w[1], x);
             }
         }
         for r in 0..R {
@@ -79,7 +79,7 @@ pub(super) unsafe fn avx512_vnni<const R: usize>(tile: Int8Tile) {
     }
 }
 
-/// The tile with AVX-VNNI, `V` vectors of a panel at a time; inputs moved up by 128.
+/// The tile with AVX-VNNI, `V` vectors of a panel at a time.
 ///
 /// # Safety
 /// As for `Simd::int8_tile`; `V` is 2 or 4.
@@ -90,10 +90,9 @@ pub(super) unsafe fn avx_vnni<const R: usize, const V: usize>(tile: Int8Tile) {
     for vector in (0..PANEL / 8).step_by(V) {
         // SAFETY: the caller vouches for all that the tile points to.
         unsafe {
-            let (start, to) = (start.add(vector * 8), to.add(vector * 8));
-            let first: [__m256i; V] =
-                std::array::from_fn(|v| _mm256_loadu_si256(start.add(v * 8).cast()));
-            let mut sums = [first; R];
+            let to = to.add(vector * 8);
+            let mut sums: [[__m256i; V]; R] =
+                std::array::from_fn(|r| [_mm256_set1_epi32(*start.add(r)); V]);
             for g in 0..groups {
                 let row = b.add(g * ROW + vector * 32);
                 prefetch(ahead.wrapping_add(g * ROW));
@@ -102,7 +101,7 @@ pub(super) unsafe fn avx_vnni<const R: usize, const V: usize>(tile: Int8Tile) {
                 for r in 0..R {
                     let x = _mm256_set1_epi32(*a.add(g * R + r) as i32);
                     for v in 0..V {
-                        sums[r][v] = _mm256_dpbusd_avx_epi32(sums[r][v], x, w[v]);
+                        sums[r][v] = _mm256_dpbusd_avx_epi32(sums[r][v], w[v], x);
                     }
                 }
             }
@@ -122,15 +121,13 @@ pub(super) unsafe fn avx_vnni<const R: usize, const V: usize>(tile: Int8Tile) {
 #[allow(clippy::needless_range_loop)] // The row is an index into memory too.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn avx2<const R: usize, const V: usize>(tile: Int8Tile) {
-    let Int8Tile { a, b, groups, start, sums: to, ahead } = tile;
-    let ones = _mm256_set1_epi16(1);
+    let Int8Tile { a, b, groups, sums: to, ahead, .. } = tile;
+    let (ones, stored) = (_mm256_set1_epi16(1), _mm256_set1_epi8(i8::MIN));
     for vector in (0..PANEL / 8).step_by(V) {
         // SAFETY: the caller vouches for all that the tile points to.
         unsafe {
-            let (start, to) = (start.add(vector * 8), to.add(vector * 8));
-            let first: [__m256i; V] =
-                std::array::from_fn(|v| _mm256_loadu_si256(start.add(v * 8).cast()));
-            let mut sums = [first; R];
+            let to = to.add(vector * 8);
+            let mut sums = [[_mm256_setzero_si256(); V]; R];
             for g in 0..groups {
                 let row = b.add(g * ROW + vector * 32);
                 prefetch(ahead.wrapping_add(g * ROW));
@@ -138,6 +135,7 @@ pub(super) unsafe fn avx2<const R: usize, const V: usize>(tile: Int8Tile) {
                     std::array::from_fn(|r| _mm256_set1_epi32(*a.add(g * R + r) as i32));
                 for v in 0..V {
                     let w = _mm256_loadu_si256(row.add(v * 32).cast());
+                    let w = _mm256_xor_si256(w, stored);
                     let size = _mm256_abs_epi8(w);
                     for r in 0..R {
                         let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x[r], w));
@@ -161,17 +159,17 @@ pub(super) unsafe fn avx2<const R: usize, const V: usize>(tile: Int8Tile) {
 #[allow(clippy::needless_range_loop)] // The row is an index into memory too.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn avx512<const R: usize>(tile: Int8Tile) {
-    let Int8Tile { a, b, groups, start, sums: to, ahead } = tile;
-    let ones = _mm512_set1_epi16(1);
+    let Int8Tile { a, b, groups, sums: to, ahead, .. } = tile;
+    let (ones, stored) = (_mm512_set1_epi16(1), _mm512_set1_epi8(i8::MIN));
     let zero = _mm512_setzero_si512();
     // SAFETY: the caller vouches for all that the tile points to.
     unsafe {
-        let first = [_mm512_loadu_si512(start.cast()), _mm512_loadu_si512(start.add(16).cast())];
-        let mut sums = [first; R];
+        let mut sums = [[zero; 2]; R];
         for g in 0..groups {
             let row = b.add(g * ROW);
             prefetch(ahead.wrapping_add(g * ROW));
-            let w = [_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.add(64).cast())];
+            let w = [_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.add(64).cast())]
+                .map(|w| _mm512_xor_si512(w, stored));
             let sizes = w.map(|w| _mm512_abs_epi8(w));
             let negative = w.map(|w| _mm512_movepi8_mask(w));
             for r in 0..R {

@@ -1,0 +1,277 @@
+//! Products of `f32` inputs with weights of 8 bits; [`int8`](super::int8) has scheme and layout.
+//!
+//! **Limits.** As in [`gemm`](super::gemm): with many rows the multiply-adds of the processor's 8-bit
+//! instructions, with few the speed at which weights are read, each once. A row's inputs are quantised
+//! once, before the parts of the product start; a tile keeps its sums in registers for the whole
+//! depth, since whole-number sums need no blocks to stay exact.
+
+use std::ops::Range;
+
+use super::gelu;
+use super::gemm::Epilogue;
+use super::int8::{self, MOST_INPUTS, Weight};
+use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
+use super::isa::{self, Kernel, Simd};
+use super::memory::{Slot, scratch};
+use super::pack::PANEL;
+use super::parallel;
+use super::team::{self, SharedMut};
+
+/// Multiply-adds below which another part costs more than it saves (some 3 us).
+const WORK_OF_A_PART: usize = 1 << 19;
+/// Values below which quantising is not shared.
+const VALUES_TO_SHARE: usize = 1 << 15;
+/// Rows of a part: their inputs leave a second-level cache room for a panel.
+const ROWS_OF_A_PART: usize = 144;
+/// Parts for each thread, so that one that comes late leaves its share to the others.
+const PARTS_PER_THREAD: usize = 4;
+/// Bytes of a panel to ask memory for in advance.
+const AHEAD: usize = 8 << 10;
+
+/// A linear layer: `out = epilogue(x W^T + bias)`; `x [m, k]`, `w [n, k]`, `bias [n]`, `out [m, n]`.
+///
+/// # Panics
+/// If a slice does not have the length that `m`, `k` and `n` say, or `k` is above [`MOST_INPUTS`].
+#[allow(clippy::too_many_arguments)] // Three sizes, three operands, two options: all different.
+pub fn linear(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Weight<'_>,
+    n: usize,
+    bias: Option<&[f32]>,
+    epilogue: Epilogue,
+    out: &mut [f32],
+) {
+    int8::check(w.packed, w.scales, n, k);
+    assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
+    assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    assert_eq!(out.len(), m * n, "`out` is not [m, n]");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let isa = isa::current();
+    let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
+    let groups = k.div_ceil(GROUP);
+    // Numbers of four bytes all: the values of a group, and a scale and a sum for each row.
+    let mut values = scratch(Slot::Left, m * groups);
+    let mut rows = scratch(Slot::Right, 2 * m);
+    let (scales, starts) = rows.split_at_mut(m);
+    let inputs = Inputs {
+        tiles,
+        groups,
+        values: SharedMut(values.as_mut_ptr().cast()),
+        scales: SharedMut(scales.as_mut_ptr()),
+        starts: SharedMut(starts.as_mut_ptr().cast()),
+    };
+    parallel::items(tiles.count(), m * k >= VALUES_TO_SHARE, |isa, tile| {
+        isa::with_isa(isa, Quantize { x, k, inputs: &inputs, tile });
+    });
+    let panels = n.div_ceil(PANEL);
+    let row_parts = m.div_ceil(ROWS_OF_A_PART);
+    let threads = team::num_threads();
+    let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+    let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
+    let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels);
+    let product = Product { inputs, w, n, bias, epilogue, out: SharedMut(out.as_mut_ptr()) };
+    team::run(row_parts * panel_parts, &|part| {
+        // Neighbouring parts share panels.
+        let of_tiles = share(tiles.count(), row_parts, part % row_parts);
+        let panels = share(panels, panel_parts, part / row_parts);
+        isa::with_isa(isa, Part { product: &product, of_tiles, panels });
+    });
+}
+
+/// Share `index` of `count` that divide `0..total` as evenly as can be.
+fn share(total: usize, count: usize, index: usize) -> Range<usize> {
+    let start = |i: usize| i * (total / count) + i.min(total % count);
+    start(index)..start(index + 1)
+}
+
+/// How rows are divided into tiles of at most `height` rows.
+#[derive(Clone, Copy)]
+struct Tiles {
+    rows: usize,
+    height: usize,
+}
+
+impl Tiles {
+    fn count(self) -> usize {
+        self.rows.div_ceil(self.height)
+    }
+
+    fn tile(self, index: usize) -> Range<usize> {
+        share(self.rows, self.count(), index)
+    }
+}
+
+/// Rows of a tile of the instruction set.
+struct Height;
+
+impl Kernel for Height {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        s.int8_rows()
+    }
+}
+
+/// The quantised inputs, with room for `tiles.rows` rows.
+struct Inputs {
+    tiles: Tiles,
+    groups: usize,
+    /// Tile after tile, `[groups][rows of the tile]`.
+    values: SharedMut<u32>,
+    scales: SharedMut<f32>,
+    /// -128 times the sum of a row's values.
+    starts: SharedMut<i32>,
+}
+
+/// Quantises the rows of one tile.
+struct Quantize<'a> {
+    x: &'a [f32],
+    k: usize,
+    inputs: &'a Inputs,
+    tile: usize,
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Quantize { x, k, inputs, tile } = self;
+        let (groups, rows) = (inputs.groups, inputs.tiles.tile(tile));
+        let height = rows.len();
+        let mut buffer = scratch(Slot::Work, groups);
+        // SAFETY: the loan is of `groups` floats, four bytes each, and any bytes are numbers.
+        let values: &mut [i8] =
+            unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), groups * GROUP) };
+        values.fill(0);
+        for row in rows.clone() {
+            let scale = int8::quantize(&x[row * k..][..k], &mut values[..k]);
+            let mut sum = 0;
+            for &value in values.iter() {
+                sum += i32::from(value);
+            }
+            // SAFETY: there is room for every row's scale, start and `groups` groups; a tile's rows
+            // lie together, and each tile is quantised once.
+            unsafe {
+                *inputs.scales.get().add(row) = scale;
+                *inputs.starts.get().add(row) = -128 * sum;
+                let to = inputs.values.get().add(rows.start * groups + row - rows.start);
+                for (group, four) in values.as_chunks::<GROUP>().0.iter().enumerate() {
+                    let four = four.map(i8::cast_unsigned);
+                    *to.add(group * height) = u32::from_le_bytes(four);
+                }
+            }
+        }
+    }
+}
+
+/// A whole product; `out` has room for `inputs.tiles.rows` rows of `n`.
+struct Product<'a> {
+    inputs: Inputs,
+    w: Weight<'a>,
+    n: usize,
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue,
+    out: SharedMut<f32>,
+}
+
+/// Some tiles times some panels.
+struct Part<'a> {
+    product: &'a Product<'a>,
+    of_tiles: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Product { inputs, w, .. } = self.product;
+        let panel_bytes = inputs.groups * PANEL * GROUP;
+        let mut sums = [0_i32; MOST_ROWS * PANEL];
+        for panel in self.panels.clone() {
+            let b = w.packed[panel * panel_bytes..].as_ptr();
+            for index in self.of_tiles.clone() {
+                let rows = inputs.tiles.tile(index);
+                let is_last = index + 1 == self.of_tiles.end && self.of_tiles.len() > 1;
+                let tile = Int8Tile {
+                    a: inputs.values.get().wrapping_add(rows.start * inputs.groups),
+                    b,
+                    groups: inputs.groups,
+                    start: inputs.starts.get().wrapping_add(rows.start),
+                    sums: sums.as_mut_ptr(),
+                    // This panel a little ahead, or, while the last of several tiles passes over
+                    // it, the next one.
+                    ahead: b.wrapping_add(if is_last { panel_bytes } else { AHEAD }),
+                };
+                // SAFETY: all rows of the tile were quantised, the panel has `groups` groups, and
+                // `sums` holds the tallest tile.
+                unsafe { multiply(s, rows.len(), tile) };
+                self.finish(s, rows, panel, &sums);
+            }
+        }
+    }
+}
+
+/// Computes a tile of `rows` rows.
+///
+/// # Safety
+/// As for [`Simd::int8_tile`], with `rows` rows.
+#[inline(always)]
+unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Int8Tile) {
+    debug_assert!(rows >= 1 && rows <= s.int8_rows() && s.int8_rows() <= MOST_ROWS);
+    // SAFETY: each arm passes its own number of rows; the caller vouches for the rest.
+    unsafe {
+        match rows {
+            1 => s.int8_tile::<1>(tile),
+            2 => s.int8_tile::<2>(tile),
+            3 => s.int8_tile::<3>(tile),
+            4 => s.int8_tile::<4>(tile),
+            5 => s.int8_tile::<5>(tile),
+            6 => s.int8_tile::<6>(tile),
+            7 => s.int8_tile::<7>(tile),
+            8 => s.int8_tile::<8>(tile),
+            9 => s.int8_tile::<9>(tile),
+            10 => s.int8_tile::<10>(tile),
+            11 => s.int8_tile::<11>(tile),
+            _ => s.int8_tile::<12>(tile),
+        }
+    }
+}
+
+impl Part<'_> {
+    /// Sums to results: scales, bias and epilogue.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, rows: Range<usize>, panel: usize, sums: &[i32]) {
+        let Product { inputs, w, n, bias, epilogue, out } = self.product;
+        let first = panel * PANEL;
+        let width = PANEL.min(n - first);
+        for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
+            for column in (0..width).step_by(S::LANES) {
+                let count = S::LANES.min(width - column);
+                // SAFETY: `column + count <= width`, which are left in the row, in the scales and in
+                // the bias; `sums` has whole panels, and there is a scale for every row.
+                unsafe {
+                    let row_scale = s.splat(*inputs.scales.get().add(row));
+                    let scales = s.load_part(w.scales[first + column..].as_ptr(), count);
+                    let sum = s.load_i32(sums[column..].as_ptr());
+                    let mut y = s.div(sum, s.mul(row_scale, scales));
+                    if let Some(bias) = bias {
+                        y = s.add(y, s.load_part(bias[first + column..].as_ptr(), count));
+                    }
+                    if *epilogue == Epilogue::Gelu {
+                        y = gelu::gelu(s, y);
+                    }
+                    s.store_part(out.get().add(row * n + first + column), y, count);
+                }
+            }
+        }
+    }
+}
