@@ -10,8 +10,10 @@
 
 use std::time::Instant;
 
+use bart_fast::kernels::gemm::Panels;
 use bart_fast::kernels::gemm::{self, Epilogue};
-use bart_fast::kernels::{isa, limits, pack, team};
+use bart_fast::kernels::half_float::HalfFormat;
+use bart_fast::kernels::{int8, isa, limits, pack, team};
 
 /// Sizes of one product.
 #[derive(Clone, Copy)]
@@ -25,6 +27,8 @@ struct Size {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Linear,
+    LinearBfloat16,
+    LinearInt8,
     BackwardInput,
     BackwardWeight,
 }
@@ -33,6 +37,7 @@ enum Kind {
 #[derive(Clone, Copy, PartialEq)]
 enum Limit {
     MultiplyAdds,
+    Int8MultiplyAdds,
     MemoryReads,
 }
 
@@ -57,11 +62,14 @@ fn main() {
 }
 
 fn cases() -> Vec<(Kind, Size, Limit)> {
-    use Kind::{BackwardInput, BackwardWeight, Linear};
-    use Limit::{MemoryReads, MultiplyAdds};
+    use Kind::{BackwardInput, BackwardWeight, Linear, LinearBfloat16, LinearInt8};
+    use Limit::{Int8MultiplyAdds, MemoryReads, MultiplyAdds};
     let mut cases = Vec::new();
-    for m in [1, 4, 8, 16] {
-        cases.push((Linear, Size { m, k: 768, n: 50265 }, MemoryReads));
+    for kind in [Linear, LinearBfloat16, LinearInt8] {
+        for m in [1, 4, 8, 16] {
+            // Four times: the bytes of one table might stay in a large cache.
+            cases.push((kind, Size { m, k: 768, n: 4 * 50265 }, MemoryReads));
+        }
     }
     for m in [1, 4, 16] {
         cases.push((Linear, Size { m, k: 768, n: 768 }, MemoryReads));
@@ -71,6 +79,9 @@ fn cases() -> Vec<(Kind, Size, Limit)> {
     }
     cases.push((Linear, Size { m: 512, k: 3072, n: 768 }, MultiplyAdds));
     cases.push((Linear, Size { m: 2048, k: 768, n: 768 }, MultiplyAdds));
+    for (m, k, n) in [(64, 768, 3072), (512, 768, 768), (512, 768, 3072), (512, 3072, 768)] {
+        cases.push((LinearInt8, Size { m, k, n }, Int8MultiplyAdds));
+    }
     for kind in [BackwardInput, BackwardWeight] {
         for (m, k, n) in [(256, 768, 768), (256, 768, 3072), (512, 768, 3072), (256, 3072, 768)] {
             cases.push((kind, Size { m, k, n }, MultiplyAdds));
@@ -84,8 +95,15 @@ struct Case {
     kind: Kind,
     size: Size,
     left: Vec<f32>,
-    right: Vec<f32>,
+    right: Right,
     out: Vec<f32>,
+}
+
+/// The right operand.
+enum Right {
+    Floats(Vec<f32>),
+    Bfloat16(Vec<u16>),
+    Int8 { packed: Vec<u8>, scales: Vec<f32> },
 }
 
 impl Case {
@@ -93,26 +111,77 @@ impl Case {
         let Size { m, k, n } = size;
         let packed = pack::packed_len(n, k);
         let (left, right, out) = match kind {
-            Kind::Linear => (m * k, n * k, m * n),
             Kind::BackwardInput => (m * n, n * k, m * k),
             Kind::BackwardWeight => (m * k, m * n, packed),
+            _ => (m * k, n * k, m * n),
         };
-        let mut right = numbers(right, 2);
-        if kind != Kind::BackwardWeight {
-            let mut weight = vec![0.0; packed];
-            pack::from_rows(&right, n, k, &mut weight);
-            right = weight;
-        }
-        Case { kind, size, left: numbers(left, 1), right, out: vec![f32::NAN; out] }
+        let (left, right) = (numbers(left, 1), numbers(right, 2));
+        let panels = || {
+            let mut panels = vec![0.0; packed];
+            pack::from_rows(&right, n, k, &mut panels);
+            panels
+        };
+        let right = match kind {
+            Kind::BackwardWeight => Right::Floats(right),
+            Kind::LinearInt8 => {
+                let mut packed = vec![int8::OFFSET; int8::packed_len(n, k)];
+                let (mut scales, mut rest) = (vec![0.0; n], right.as_slice());
+                let read = |run: &mut [f32]| -> Result<(), ()> {
+                    run.copy_from_slice(rest.split_off(..run.len()).ok_or(())?);
+                    Ok(())
+                };
+                int8::from_row_runs(n, k, &mut packed, &mut scales, read).expect("enough rows");
+                Right::Int8 { packed, scales }
+            }
+            Kind::LinearBfloat16 => {
+                let mut narrow = vec![0; packed];
+                HalfFormat::Bfloat16.narrow(&panels(), &mut narrow);
+                Right::Bfloat16(narrow)
+            }
+            Kind::Linear | Kind::BackwardInput => Right::Floats(panels()),
+        };
+        Case { kind, size, left, right, out: vec![f32::NAN; out] }
     }
 
     fn run(&mut self) {
         let Size { m, k, n } = self.size;
-        let (left, right, out) = (&self.left, &self.right, &mut self.out);
-        match self.kind {
-            Kind::Linear => gemm::linear(left, m, k, right, n, None, Epilogue::None, out),
-            Kind::BackwardInput => gemm::linear_backward_input(left, m, n, right, k, out),
-            Kind::BackwardWeight => gemm::linear_backward_weight(left, right, m, k, n, out),
+        let (x, out) = (&self.left, &mut self.out);
+        match (&self.right, self.kind) {
+            (Right::Floats(right), Kind::BackwardInput) => {
+                gemm::linear_backward_input(x, m, n, right, k, out);
+            }
+            (Right::Floats(right), Kind::BackwardWeight) => {
+                gemm::linear_backward_weight(x, right, m, k, n, out);
+            }
+            (Right::Floats(right), _) => {
+                gemm::linear(x, m, k, Panels::Float(right), n, None, Epilogue::None, out);
+            }
+            (Right::Bfloat16(right), _) => {
+                let panels = Panels::Half(HalfFormat::Bfloat16, right);
+                gemm::linear(x, m, k, panels, n, None, Epilogue::None, out);
+            }
+            (Right::Int8 { packed, scales }, _) => {
+                let weight = int8::Weight { packed, scales };
+                int8::linear(x, m, k, weight, n, None, Epilogue::None, out);
+            }
+        }
+    }
+
+    /// Element `(j, d)` of the right operand as a matrix `[columns, depth]`.
+    fn right(&self, j: usize, d: usize) -> f32 {
+        let Size { k, n, .. } = self.size;
+        match (&self.right, self.kind) {
+            (Right::Floats(right), Kind::BackwardInput) => right[pack::index(d, j, k)],
+            (Right::Floats(right), Kind::BackwardWeight) => right[d * n + j],
+            (Right::Floats(right), _) => right[pack::index(j, d, k)],
+            (Right::Bfloat16(right), _) => {
+                f32::from_bits(u32::from(right[pack::index(j, d, k)]) << 16)
+            }
+            (Right::Int8 { packed, scales }, _) => {
+                let mut row = vec![0.0; k];
+                int8::gather_rows(packed, scales, n, k, &[j as u32], &mut row);
+                row[d]
+            }
         }
     }
 
@@ -120,26 +189,39 @@ impl Case {
     fn check(&self, name: &str) {
         let Size { m, k, n } = self.size;
         let (rows, columns, depth) = match self.kind {
-            Kind::Linear => (m, n, k),
             Kind::BackwardInput => (m, k, n),
-            Kind::BackwardWeight => (n, k, m),
+            Kind::BackwardWeight => (k, n, m),
+            _ => (m, n, k),
         };
-        for sample in 0..500 {
+        for sample in 0..300 {
             let (i, j) = (sample * 7919 % rows, sample * 104_729 % columns);
             let term = |d: usize| match self.kind {
-                Kind::Linear => (self.left[i * k + d], self.right[pack::index(j, d, k)]),
-                Kind::BackwardInput => (self.left[i * n + d], self.right[pack::index(d, j, k)]),
-                Kind::BackwardWeight => (self.right[d * n + i], self.left[d * k + j]),
+                Kind::BackwardInput => (self.left[i * n + d], self.right(j, d)),
+                Kind::BackwardWeight => (self.left[d * k + i], self.right(j, d)),
+                _ => (self.left[i * k + d], self.right(j, d)),
             };
             let terms = (0..depth).map(|d| f64::from(term(d).0) * f64::from(term(d).1));
             let (exact, size) = terms.fold((0.0, 0.0), |(s, a), t: f64| (s + t, a + t.abs()));
             let got = match self.kind {
-                Kind::BackwardWeight => self.out[pack::index(i, j, k)],
+                Kind::BackwardWeight => self.out[pack::index(j, i, k)],
                 _ => self.out[i * columns + j],
             };
-            let bound = depth as f64 * f64::from(f32::EPSILON) * size;
+            // Inputs that are quantised are half a step of 127 off, at most.
+            let bound = match self.kind {
+                Kind::LinearInt8 => 0.02 * size,
+                _ => depth as f64 * f64::from(f32::EPSILON) * size,
+            };
             let error = (f64::from(got) - exact).abs();
             assert!(error <= bound, "{name} [{i}, {j}]: {got:e}, exact {exact:e}");
+        }
+    }
+
+    /// Bytes of an element of the right operand.
+    fn bytes(&self) -> usize {
+        match self.right {
+            Right::Floats(_) => 4,
+            Right::Bfloat16(_) => 2,
+            Right::Int8 { .. } => 1,
         }
     }
 
@@ -148,6 +230,7 @@ impl Case {
     fn time(&mut self, name: &str, limit: Limit) {
         let measure = || match limit {
             Limit::MultiplyAdds => limits::multiply_add_peak(20),
+            Limit::Int8MultiplyAdds => limits::int8_multiply_add_peak(20),
             Limit::MemoryReads => limits::memory_read_bandwidth(8),
         };
         let before = measure();
@@ -159,7 +242,8 @@ impl Case {
         let Size { m, k, n } = self.size;
         let (rate, unit) = match limit {
             Limit::MultiplyAdds => ((2 * m * k * n) as f64 / best, "GF/s"),
-            Limit::MemoryReads => ((n * k * size_of::<f32>()) as f64 / best, "GB/s"),
+            Limit::Int8MultiplyAdds => ((2 * m * k * n) as f64 / best, "Gop/s"),
+            Limit::MemoryReads => ((n * k * self.bytes()) as f64 / best, "GB/s"),
         };
         println!(
             "{name:32} {:9.1} us  {:7.1} {unit}  {:4.0} % of {:.1}",

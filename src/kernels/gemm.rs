@@ -47,23 +47,6 @@ impl Panels<'_> {
             Panels::Half(_, panels) => panels.len(),
         }
     }
-
-    /// The floats that `range` stands for: these themselves, or what is made of them in `room`.
-    pub(super) fn block<'a>(&'a self, range: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
-        match self {
-            Panels::Float(panels) => &panels[range],
-            Panels::Half(format, panels) => {
-                let room = &mut room[..range.len()];
-                format.widen(&panels[range], room);
-                room
-            }
-            Panels::Rounded(format, panels) => {
-                let room = &mut room[..range.len()];
-                format.round(&panels[range], room);
-                room
-            }
-        }
-    }
 }
 
 impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Panels<'a> {
@@ -200,7 +183,7 @@ struct Grid {
 impl Grid {
     fn new(product: &Product<'_>, threads: usize) -> Self {
         let panels = product.columns.div_ceil(PANEL);
-        let packed = matches!(product.right, Right::Panels(Panels::Float(_)));
+        let packed = matches!(product.right, Right::Panels(Panels::Float(_) | Panels::Half(..)));
         let most_rows = if packed { ROWS_OF_A_PART } else { ROWS_WHERE_PACKING };
         let row_parts = product.rows.div_ceil(most_rows);
         let work = product.rows * panels * PANEL * product.depth;

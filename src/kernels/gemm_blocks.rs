@@ -2,14 +2,16 @@
 //!
 //! For each block of the depth, at most [`DEPTH_BLOCK`], the left rows are packed into tiles
 //! `[depth][rows]`; for each panel, its block is packed unless it is already (or widened, where it is
-//! stored in 16 bits), and all tiles pass over it. Tiles and panel stay in the second-level cache meanwhile. Sums go on from one block to the
-//! next through the output, so that each remains a single chain.
+//! stored in 16 bits and enough rows share the pains), and all tiles pass over it. Tiles and panel
+//! stay in the second-level cache meanwhile. Sums go on from one block to the next through the output,
+//! so that each remains a single chain.
 
 use std::ops::Range;
 
 use super::gelu;
 use super::gemm::{Epilogue, Panels};
-use super::gemm_microkernel::{MOST_ROWS, Tile, multiply};
+use super::gemm_microkernel::{Bfloat16, Element, Float16, MOST_ROWS, Tile, multiply};
+use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, transpose_block};
@@ -81,15 +83,27 @@ impl Kernel for Part<'_> {
         let block = self.depth_block.min(total);
         // Packing writes whole vectors: the last tile needs room behind it.
         let mut left = scratch(Slot::Left, self.rows.len() * block + 2 * MOST_ROWS);
-        let packs_right = !matches!(self.product.right, Right::Panels(Panels::Float(_)));
-        let mut right = scratch(Slot::Right, if packs_right { block * PANEL } else { 0 });
+        let as_stored = self.reads_as_stored(s);
+        let mut right = scratch(Slot::Right, if as_stored { 0 } else { block * PANEL });
         let mut first = 0;
         loop {
             let range = first..(first + block).min(total);
             let a = self.left_block(s, range.clone(), &mut left);
             for panel in self.panels.clone() {
-                let b = self.right_block(s, panel, range.clone(), &mut right);
-                self.multiply(s, panel, a, b, range.clone());
+                let at = (panel, range.clone());
+                let start = (panel * total + range.start) * PANEL;
+                match self.product.right {
+                    Right::Panels(Panels::Half(HalfFormat::Float16, w)) if as_stored => {
+                        self.multiply(s, at, a, w[start..].as_ptr().cast::<Float16>());
+                    }
+                    Right::Panels(Panels::Half(HalfFormat::Bfloat16, w)) if as_stored => {
+                        self.multiply(s, at, a, w[start..].as_ptr().cast::<Bfloat16>());
+                    }
+                    _ => {
+                        let b = self.right_block(s, panel, range.clone(), &mut right);
+                        self.multiply(s, at, a, b);
+                    }
+                }
                 if range.end == total {
                     self.finish(s, panel);
                 }
@@ -113,6 +127,16 @@ fn tile(rows: usize, count: usize, index: usize) -> (usize, usize) {
 impl Part<'_> {
     fn tiles<S: Simd>(&self, _: S) -> usize {
         self.rows.len().div_ceil(S::TILE_ROWS)
+    }
+
+    /// Whether panels are read where they are stored, and not from a block that was made of them.
+    fn reads_as_stored<S: Simd>(&self, s: S) -> bool {
+        match self.product.right {
+            Right::Panels(Panels::Float(_)) => true,
+            // To widen elements twice in registers costs less than to write and read them.
+            Right::Panels(Panels::Half(..)) => self.tiles(s) <= 2,
+            _ => false,
+        }
     }
 
     /// The tiles of the left operand for the given depths, one after the other.
@@ -170,16 +194,25 @@ impl Part<'_> {
     ) -> *const f32 {
         let Product { columns, depth, .. } = *self.product;
         let width = PANEL.min(columns - panel * PANEL);
-        if width < PANEL {
+        let packed = matches!(self.product.right, Right::Panels(_));
+        if width < PANEL && !packed {
             right.fill(0.0);
         }
-        if let Right::Panels(w) = self.product.right {
-            let start = (panel * depth + depths.start) * PANEL;
-            return w.block(start..start + depths.len() * PANEL, right).as_ptr();
-        }
+        let start = (panel * depth + depths.start) * PANEL;
+        let stored = start..start + depths.len() * PANEL;
         let to = right.as_mut_ptr();
         match self.product.right {
-            Right::Panels(_) => {}
+            Right::Panels(Panels::Float(w)) => return w[stored].as_ptr(),
+            Right::Panels(Panels::Rounded(format, w)) => {
+                let count = stored.len();
+                format.round(&w[stored], &mut right[..count]);
+            }
+            Right::Panels(Panels::Half(HalfFormat::Float16, w)) => {
+                widen::<S, Float16>(s, &w[stored], right);
+            }
+            Right::Panels(Panels::Half(HalfFormat::Bfloat16, w)) => {
+                widen::<S, Bfloat16>(s, &w[stored], right);
+            }
             // SAFETY: the source is [depth, columns] and `width` columns are left; `right` holds
             // `depths.len()` rows of a panel.
             Right::Rows(x) => unsafe {
@@ -204,15 +237,14 @@ impl Part<'_> {
         to
     }
 
-    /// All tiles of one panel.
+    /// All tiles of one panel, whose elements of some depths are `b`.
     #[inline(always)]
-    fn multiply<S: Simd>(
+    fn multiply<S: Simd, E: Element>(
         &self,
         s: S,
-        panel: usize,
+        (panel, depths): (usize, Range<usize>),
         a: *const f32,
-        b: *const f32,
-        depths: Range<usize>,
+        b: *const E,
     ) {
         let (count, depth) = (self.tiles(s), depths.len());
         let width = PANEL.min(self.product.columns - panel * PANEL);
@@ -220,11 +252,10 @@ impl Part<'_> {
         let mut full = [0.0_f32; MOST_ROWS * PANEL];
         // What to have ready: rows of this panel a little ahead, and, while the last of several tiles
         // passes over it, the next panel. A panel packed just now is near already.
-        let (soon, next) = match self.product.right {
-            Right::Panels(Panels::Float(_)) => {
-                (b.wrapping_add(ROWS_AHEAD * PANEL), b.wrapping_add(self.product.depth * PANEL))
-            }
-            _ => (b, b),
+        let (soon, next) = if self.reads_as_stored(s) {
+            (b.wrapping_add(ROWS_AHEAD * PANEL), b.wrapping_add(self.product.depth * PANEL))
+        } else {
+            (b, b)
         };
         for index in 0..count {
             let (row, height) = tile(self.rows.len(), count, index);
@@ -286,6 +317,17 @@ impl Part<'_> {
                 }
             }
         }
+    }
+}
+
+/// Widens what whole rows of a panel store.
+#[inline(always)]
+fn widen<S: Simd, E: Element>(s: S, from: &[u16], to: &mut [f32]) {
+    assert!(size_of::<E>() == size_of::<u16>() && from.len().is_multiple_of(PANEL));
+    assert!(to.len() >= from.len());
+    for i in (0..from.len()).step_by(S::LANES) {
+        // SAFETY: vectors divide a panel's row, and `E` stands for 16 bits.
+        unsafe { s.store(to.as_mut_ptr().add(i), E::load(s, from.as_ptr().add(i).cast())) };
     }
 }
 

@@ -11,51 +11,94 @@ use super::pack::PANEL;
 /// Rows of the tallest tile of any instruction set.
 pub(super) const MOST_ROWS: usize = 12;
 
-/// Floats in a cache line.
-const LINE: usize = 16;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What a panel is stored in.
+pub(super) trait Element: Copy {
+    /// A vector of them as floats.
+    ///
+    /// # Safety
+    /// - `from` is valid for `LANES` elements.
+    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's duty is passed on.
+        unsafe { s.load(from) }
+    }
+}
+
+/// The bits of a float16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Float16(u16);
+
+impl Element for Float16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's duty is passed on.
+        unsafe { s.load_f16(from.cast()) }
+    }
+}
+
+/// The bits of a bfloat16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Bfloat16(u16);
+
+impl Element for Bfloat16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's duty is passed on.
+        unsafe { s.load_bf16(from.cast()) }
+    }
+}
 
 /// One tile: `c[r][j] = (start ? 0 : c[r][j]) + sum over d of a[d][r] * b[d][j]`, each sum a single
 /// chain of multiply-adds with `d` ascending.
 #[derive(Clone, Copy)]
-pub(super) struct Tile {
+pub(super) struct Tile<E> {
     /// `[depth][rows]`
     pub a: *const f32,
     /// `[depth][PANEL]`
-    pub b: *const f32,
+    pub b: *const E,
     /// `rows` rows of [`PANEL`] floats, `stride` apart.
     pub c: *mut f32,
     pub stride: usize,
     pub depth: usize,
     /// What to have ready after this tile: as large as `b`, at any address.
-    pub ahead: *const f32,
+    pub ahead: *const E,
     /// Whether the chain begins here; otherwise it goes on from `c`.
     pub start: bool,
 }
 
-/// Computes a tile of `rows` rows.
+/// Computes a tile of `rows` rows, with the same bits for all elements of the same value.
 ///
 /// # Safety
 /// - `1 <= rows <= S::TILE_ROWS`.
-/// - `a` is valid for `depth * rows` floats, `b` for `depth * PANEL`, and `c` for [`PANEL`] floats
-///   at each of `rows` strides; `c` overlaps neither.
+/// - `a` is valid for `depth * rows` floats, `b` for `depth * PANEL` elements, and `c` for [`PANEL`]
+///   floats at each of `rows` strides; `c` overlaps neither.
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Tile) {
+pub(super) unsafe fn multiply<S: Simd, E: Element>(s: S, rows: usize, tile: Tile<E>) {
     debug_assert!(rows >= 1 && rows <= S::TILE_ROWS && S::TILE_ROWS <= MOST_ROWS);
     // SAFETY: each arm passes its own number of rows; the caller vouches for the rest.
     unsafe {
         match rows {
-            1 => few_rows::<S, 1>(s, tile),
-            2 => few_rows::<S, 2>(s, tile),
-            3 => rows_of::<S, 3>(s, tile),
-            4 => rows_of::<S, 4>(s, tile),
-            5 => rows_of::<S, 5>(s, tile),
-            6 => rows_of::<S, 6>(s, tile),
-            7 => rows_of::<S, 7>(s, tile),
-            8 => rows_of::<S, 8>(s, tile),
-            9 => rows_of::<S, 9>(s, tile),
-            10 => rows_of::<S, 10>(s, tile),
-            11 => rows_of::<S, 11>(s, tile),
-            _ => rows_of::<S, 12>(s, tile),
+            1 => few_rows::<S, E, 1>(s, tile),
+            2 => few_rows::<S, E, 2>(s, tile),
+            3 => rows_of::<S, E, 3>(s, tile),
+            4 => rows_of::<S, E, 4>(s, tile),
+            5 => rows_of::<S, E, 5>(s, tile),
+            6 => rows_of::<S, E, 6>(s, tile),
+            7 => rows_of::<S, E, 7>(s, tile),
+            8 => rows_of::<S, E, 8>(s, tile),
+            9 => rows_of::<S, E, 9>(s, tile),
+            10 => rows_of::<S, E, 10>(s, tile),
+            11 => rows_of::<S, E, 11>(s, tile),
+            _ => rows_of::<S, E, 12>(s, tile),
         }
     }
 }
@@ -66,14 +109,14 @@ pub(super) unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Tile) {
 /// # Safety
 /// As for [`multiply`], with `R` rows.
 #[inline(always)]
-unsafe fn few_rows<S: Simd, const R: usize>(s: S, tile: Tile) {
+unsafe fn few_rows<S: Simd, E: Element, const R: usize>(s: S, tile: Tile<E>) {
     // SAFETY: the caller's duties are passed on.
     unsafe {
         match (S::LANES, R) {
-            (4, _) => pass::<S, R, 8>(s, tile),
-            (8, 1) => pass::<S, R, 4>(s, tile),
-            (8, _) if S::TILE_VECTORS > 1 => pass::<S, R, 4>(s, tile),
-            _ => rows_of::<S, R>(s, tile),
+            (4, _) => pass::<S, E, R, 8>(s, tile),
+            (8, 1) => pass::<S, E, R, 4>(s, tile),
+            (8, _) if S::TILE_VECTORS > 1 => pass::<S, E, R, 4>(s, tile),
+            _ => rows_of::<S, E, R>(s, tile),
         }
     }
 }
@@ -83,7 +126,7 @@ unsafe fn few_rows<S: Simd, const R: usize>(s: S, tile: Tile) {
 /// # Safety
 /// As for [`multiply`], with `R` rows.
 #[inline(always)]
-unsafe fn rows_of<S: Simd, const R: usize>(s: S, tile: Tile) {
+unsafe fn rows_of<S: Simd, E: Element, const R: usize>(s: S, tile: Tile<E>) {
     // A constant of the instruction set: taller tiles than it has are not even compiled.
     if R > S::TILE_ROWS {
         return;
@@ -91,9 +134,9 @@ unsafe fn rows_of<S: Simd, const R: usize>(s: S, tile: Tile) {
     // SAFETY: the caller's duties are passed on.
     unsafe {
         match S::TILE_VECTORS {
-            1 => pass::<S, R, 1>(s, tile),
-            2 => pass::<S, R, 2>(s, tile),
-            _ => pass::<S, R, 4>(s, tile),
+            1 => pass::<S, E, R, 1>(s, tile),
+            2 => pass::<S, E, R, 2>(s, tile),
+            _ => pass::<S, E, R, 4>(s, tile),
         }
     }
 }
@@ -104,7 +147,7 @@ unsafe fn rows_of<S: Simd, const R: usize>(s: S, tile: Tile) {
 /// As for [`multiply`], with `R` rows.
 #[allow(clippy::needless_range_loop)] // All three indices are also offsets into memory.
 #[inline(always)]
-unsafe fn pass<S: Simd, const R: usize, const V: usize>(s: S, tile: Tile) {
+unsafe fn pass<S: Simd, E: Element, const R: usize, const V: usize>(s: S, tile: Tile<E>) {
     let Tile { a, b, c, stride, depth, ahead, start } = tile;
     for first in (0..PANEL).step_by(V * S::LANES) {
         // SAFETY: the caller vouches for all rows of `a`, `b` and `c`; `first + V * LANES <= PANEL`
@@ -119,12 +162,12 @@ unsafe fn pass<S: Simd, const R: usize, const V: usize>(s: S, tile: Tile) {
                 }
             }
             for d in 0..depth {
-                for line in (first..first + V * S::LANES).step_by(LINE) {
-                    s.prefetch(ahead.wrapping_add(d * PANEL + line));
+                for line in (first..first + V * S::LANES).step_by(LINE / size_of::<E>()) {
+                    s.prefetch(ahead.wrapping_add(d * PANEL + line).cast());
                 }
                 let mut weights = [s.zero(); V];
                 for v in 0..V {
-                    weights[v] = s.load(b.add(d * PANEL + first + v * S::LANES));
+                    weights[v] = E::load(s, b.add(d * PANEL + first + v * S::LANES));
                 }
                 for r in 0..R {
                     let x = s.splat(*a.add(d * R + r));

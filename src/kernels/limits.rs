@@ -4,7 +4,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
+use super::pack::PANEL;
 use super::team;
 
 /// Floats of the buffer that is read: 256 MiB, far more than any cache it could stay in.
@@ -43,6 +45,23 @@ pub fn multiply_add_peak(rounds: usize) -> f64 {
         });
     });
     (parts * STEPS * CHAINS * lanes * 2) as f64 / best
+}
+
+/// Multiplies and adds bytes with all threads of the team and returns operations per second (two a
+/// multiply-add): the best of `rounds`. The tiles are tall, and so shallow that all they read stays in
+/// the first-level cache.
+pub fn int8_multiply_add_peak(rounds: usize) -> f64 {
+    const STEPS: usize = 1 << 12;
+    let isa = isa::current();
+    let parts = team::num_threads() * PARTS_PER_THREAD;
+    let mut rows = 0;
+    let best = best_seconds(rounds, || {
+        rows = isa::with_isa(isa, Int8Tiles { steps: 1 });
+        team::run(parts, &|_| {
+            black_box(isa::with_isa(isa, Int8Tiles { steps: STEPS }));
+        });
+    });
+    (parts * STEPS * rows * SHALLOW * GROUP * PANEL * 2) as f64 / best
 }
 
 /// The shortest of `rounds` runs (one at least), in seconds. The workers are awake meanwhile.
@@ -103,6 +122,47 @@ impl Kernel for Chains {
             total += s.reduce_add(chain);
         }
         total
+    }
+}
+
+/// Groups of inputs in a tile that stays in the first-level cache.
+const SHALLOW: usize = 32;
+
+/// Tall, shallow tiles of bytes; gives their height.
+struct Int8Tiles {
+    steps: usize,
+}
+
+impl Kernel for Int8Tiles {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let inputs = black_box([0x0102_0304_u32; SHALLOW * MOST_ROWS]);
+        let weights = black_box([130_u8; SHALLOW * PANEL * GROUP]);
+        let start = [0_i32; MOST_ROWS];
+        let mut sums = [0_i32; MOST_ROWS * PANEL];
+        for _ in 0..self.steps {
+            let tile = Int8Tile {
+                a: inputs.as_ptr(),
+                b: weights.as_ptr(),
+                groups: SHALLOW,
+                start: start.as_ptr(),
+                sums: sums.as_mut_ptr(),
+                ahead: weights.as_ptr(),
+            };
+            // SAFETY: the arrays hold the tallest tile; these heights are what `int8_rows` gives.
+            unsafe {
+                match s.int8_rows() {
+                    4 => s.int8_tile::<4>(tile),
+                    6 => s.int8_tile::<6>(tile),
+                    8 => s.int8_tile::<8>(tile),
+                    _ => s.int8_tile::<12>(tile),
+                }
+            }
+        }
+        black_box(&sums);
+        s.int8_rows()
     }
 }
 
