@@ -17,6 +17,7 @@ from bart_fast.models import generation
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings
+from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
@@ -118,6 +119,10 @@ class GenerationMixin:
                 in numpy; logits, or log probabilities for beams.
             stopping_criteria: list of functions (ids [1, length], None) -> bool.
             return_dict_in_generate, output_scores: bool. A `GenerateOutput`, and what is in it.
+            overlap: int. Reads texts that are too long for the model in windows that share about
+                so many tokens, and joins the answers at sentence borders; for models that repair
+                text. `max_length` holds for the answer to a window. Defaults to `None`: the end of
+                such a text is left out, with a warning.
             generation_config: dict of settings; keywords of the call beat them.
 
         `bart_fast.models.generation_settings.SETTINGS` has the range of each; `None` counts as not
@@ -153,6 +158,11 @@ class GenerationMixin:
                 inputs, max_length, stop_token_ids, strip_prompt, settings
             )
         call = Call.of(self, max_length, stop_token_ids, settings)
+        if "overlap" in call.settings.values:
+            return generate_windows(self, call, inputs)
+        return self._generate(call, inputs, strip_prompt)
+
+    def _generate(self, call: "Call", inputs: Any, strip_prompt: bool) -> Any:
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
             return []
