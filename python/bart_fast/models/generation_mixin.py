@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from bart_fast._random import draw_seed
-from bart_fast._texts import as_texts
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
-    ENCODER_IDS,
     argument_error,
     check_seed,
 )
@@ -19,6 +17,7 @@ from bart_fast.models import generation
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings
+from bart_fast.models.text_inputs import Texts, is_token_arrays
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
 from bart_fast.samplers.seeded_sampler import SeededSampler
@@ -216,7 +215,7 @@ class GenerationMixin:
             pad_id=tokenizer.pad_token_id,
         )
 
-    def _texts(self, inputs: Any) -> "Texts":
+    def _texts(self, inputs: Any) -> Texts:
         if self.preprocessor is None:
             raise argument_error(
                 "inputs",
@@ -226,7 +225,7 @@ class GenerationMixin:
             )
         return Texts.from_inputs(inputs)
 
-    def _request(self, call: "Call", inputs: Any, texts: "Texts | None") -> generation.Request:
+    def _request(self, call: "Call", inputs: Any, texts: Texts | None) -> generation.Request:
         """The checked inputs of a call as arrays."""
         special = self._special_tokens()
         start = call.settings.values.get("decoder_start_token_id")
@@ -256,7 +255,7 @@ class GenerationMixin:
             return self.backbone.max_sequence_length
         return settings.get("max_length")
 
-    def _preprocess(self, texts: "Texts", max_length: int | None) -> dict[str, np.ndarray]:
+    def _preprocess(self, texts: Texts, max_length: int | None) -> dict[str, np.ndarray]:
         """Token arrays of `texts`; sequences fit the position table."""
         preprocessor, table = self.preprocessor, self.backbone.max_sequence_length
         limit = max_length
@@ -395,48 +394,6 @@ class Call:
         if isinstance(self.sampler, SeededSampler):
             return self.sampler.next_call_seed() if seed is None else seed
         return None
-
-
-class Texts:
-    """String inputs, as lists: `encoder_text` and the prompts `decoder_text`."""
-
-    def __init__(self, encoder_text: list[str], decoder_text: list[str], is_single: bool):
-        self.encoder_text = encoder_text
-        self.decoder_text = decoder_text
-        self.is_single = is_single
-
-    @classmethod
-    def from_inputs(cls, inputs: Any) -> "Texts":
-        """Checks a string, a list of strings, or a dict of these.
-
-        Raises:
-            ValueError: anything else, or as many prompts as there are no texts.
-        """
-        if not isinstance(inputs, Mapping):
-            inputs = {"encoder_text": inputs}
-        unknown = [repr(key) for key in inputs if key not in ("encoder_text", "decoder_text")]
-        if unknown or "encoder_text" not in inputs:
-            raise argument_error(
-                "inputs",
-                "must be a string, a list of strings, a dict with `encoder_text` and, if wanted, "
-                "`decoder_text`, or a dict of token arrays",
-                list(inputs),
-            )
-        encoder, batched = as_texts("encoder_text", inputs["encoder_text"])
-        if inputs.get("decoder_text") is None:
-            return cls(encoder, [""] * len(encoder), not batched)
-        decoder, decoder_batched = as_texts("decoder_text", inputs["decoder_text"])
-        if len(decoder) != len(encoder) or decoder_batched != batched:
-            raise ValueError(
-                "`decoder_text` must have one prompt for each `encoder_text`, both a string or "
-                f"both lists. Received: {len(encoder)} texts and {len(decoder)} prompts."
-            )
-        return cls(encoder, decoder, not batched)
-
-
-def is_token_arrays(inputs: Any) -> bool:
-    """Whether `inputs` is meant as token arrays (and not as strings)."""
-    return isinstance(inputs, Mapping) and ENCODER_IDS in inputs
 
 
 def _starting_with(arrays: dict[str, Any], start: int, pad_id: int | None) -> dict[str, Any]:
