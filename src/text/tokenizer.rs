@@ -122,7 +122,8 @@ impl Tokenizer {
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
         let letters: Vec<char> = text.chars().collect();
         let without_spaces = |&(start, end): &(usize, usize)| {
-            let spaces = letters[start..end].iter().take_while(|&&letter| letter == ' ').count();
+            let part = letters.get(start..end).unwrap_or_default();
+            let spaces = part.iter().take_while(|&&letter| letter == ' ').count();
             (start + spaces, end)
         };
         let spans = encoding.get_offsets().iter().map(without_spaces);
