@@ -54,8 +54,9 @@ def generate_windows(model: Any, call: Any, inputs: Any) -> Any:
     order += [(i, k) for i, cut in enumerate(windows) for k in range(1, len(cut))]
     found = _answers(model, call, [windows[i][k].text for i, k in order])
     answers = dict(zip(order, found, strict=True))
+    _warn_of_limits(model, call, [answers[i, k][1] for i, k in order if len(windows[i]) > 1])
     joined = [
-        long_text.join(cut, [answers[i, k] for k in range(len(cut))])
+        long_text.join(cut, [answers[i, k][0] for k in range(len(cut))])
         for i, cut in enumerate(windows)
     ]
     return joined[0] if texts.is_single else joined
@@ -115,26 +116,30 @@ def _answer_limit(model: Any, call: Any) -> int:
     return limit if new_tokens is None else min(limit, new_tokens + _ANSWER_MARKERS - 1)
 
 
-def _answers(model: Any, call: Any, texts: list[str]) -> list[str]:
-    """The answers to `texts`, some windows at a time."""
+def _answers(model: Any, call: Any, texts: list[str]) -> list[tuple[str, int]]:
+    """The answers to `texts` and their lengths in tokens, some windows at a time."""
     settings, seed = call.settings, call.settings.values.get("seed")
-    answers, cut = [], 0
+    answers = []
     for start in range(0, len(texts), _WINDOWS_AT_ONCE):
-        values = {**settings.values, "return_dict_in_generate": True}
+        values = {**settings.values, "return_dict_in_generate": True, "output_scores": False}
         if seed is not None:
             values["seed"] = (seed + start) % 2**63
         part = replace(call, settings=replace(settings, values=values))
         output = model._generate(part, texts[start : start + _WINDOWS_AT_ONCE], False)
-        answers += output.texts
-        lengths = output.padding_mask.sum(axis=1)
-        cut += int((lengths == _answer_limit(model, call)).sum())
+        answers += zip(output.texts, output.padding_mask.sum(axis=1), strict=True)
+    return answers
+
+
+def _warn_of_limits(model: Any, call: Any, lengths: list[int]) -> None:
+    """Says how many answers to windows may lack their ends."""
+    limit = _answer_limit(model, call)
+    cut = sum(length == limit for length in lengths)
     if cut and call.stop_ids:
         warnings.warn(
-            f"{cut} of {len(texts)} answers to windows are as long as they may be, so text may "
+            f"{cut} of {len(lengths)} answers to windows are as long as they may be, so text may "
             "be missing.\n"
             "hint: allow longer answers with `max_length`, or make windows shorter with the "
             "preprocessor's `encoder_sequence_length`",
             UserWarning,
             stacklevel=caller_level(),
         )
-    return answers

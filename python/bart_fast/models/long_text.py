@@ -258,6 +258,8 @@ def _place(left: _Answer, right: _Answer, shared: int) -> tuple[int, int]:
     """Before which word `left` ends, and from which on `right` is taken."""
     first = len(left) - left.share(shared)
     end = right.share(shared)
+    if first == len(left) or end == 0:
+        return len(left), 0
     path = list(_alignment(left.words[first:], right.words[:end]))
     allowed = [
         (number, first + i, j) for number, (i, j, _) in enumerate(path) if first + i >= left.used
