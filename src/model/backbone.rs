@@ -110,6 +110,20 @@ impl BartModel {
         self.decoder.forward(target, memory, source, pass)
     }
 
+    /// The weights that some decoder layers give the source: see [`Decoder::cross_attention`].
+    pub fn cross_attention(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        layers: &[usize],
+        pass: &Pass,
+        take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
+        self.decoder.cross_attention(target, memory, source, layers, pass, take)
+    }
+
     /// Caches for a generation: one slot for each of `slot_capacities`, slot `i` reading source
     /// `slot_sources[i]`, with the sources' keys and values computed.
     pub fn start_decoding(
@@ -166,6 +180,6 @@ impl BartModel {
 }
 
 /// The product of sizes, at most the largest number.
-fn product(sizes: &[usize]) -> u64 {
+pub(super) fn product(sizes: &[usize]) -> u64 {
     sizes.iter().fold(1, |product, &size| product.saturating_mul(size as u64))
 }

@@ -105,12 +105,7 @@ impl Decoder {
         source: &Batch,
         pass: &Pass,
     ) -> Result<Tensor> {
-        let mut attend = WholeSequences {
-            memory,
-            to_target: target.attending_to(target, true, self.no_key),
-            to_source: target.attending_to(source, false, self.no_key),
-            pass,
-        };
+        let mut attend = WholeSequences::new(target, memory, source, self.no_key, pass);
         let mut x = self.embedding.forward(target, pass)?;
         for layer in &self.layers {
             pass.check_stop()?;
@@ -119,6 +114,32 @@ impl Decoder {
             }
         }
         self.layer_norm.forward(x, pass)
+    }
+
+    /// The weights that some layers give the source in [`Self::forward`]: `take` gets a layer's
+    /// number and its weights, a block `[heads, target rows, source rows]` for each sequence.
+    pub fn cross_attention(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        layers: &[usize],
+        pass: &Pass,
+        take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let whole = WholeSequences::new(target, memory, source, self.no_key, pass);
+        let mut attend = Observed { whole, wanted: false, weights: None };
+        let mut x = self.embedding.forward(target, pass)?;
+        let last = layers.iter().max().map_or(0, |&layer| layer + 1);
+        for (number, layer) in self.layers.iter().enumerate().take(last) {
+            pass.check_stop()?;
+            attend.wanted = layers.contains(&number);
+            x = layer.forward(&x, &mut attend, pass)?;
+            if let Some(weights) = attend.weights.take() {
+                take(number, weights)?;
+            }
+        }
+        Ok(())
     }
 
     /// Hidden states `[rows, width]` of new rows, which see what is cached of their sequences.
@@ -161,6 +182,20 @@ struct WholeSequences<'a> {
     pass: &'a Pass<'a>,
 }
 
+impl<'a> WholeSequences<'a> {
+    fn new(
+        target: &Batch,
+        memory: &'a Tensor,
+        source: &Batch,
+        no_key: NoKey,
+        pass: &'a Pass<'a>,
+    ) -> Self {
+        let to_target = target.attending_to(target, true, no_key);
+        let to_source = target.attending_to(source, false, no_key);
+        WholeSequences { memory, to_target, to_source, pass }
+    }
+}
+
 impl Attend for WholeSequences<'_> {
     fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
         block.forward(x, x, &self.to_target, self.pass)
@@ -168,6 +203,27 @@ impl Attend for WholeSequences<'_> {
 
     fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
         block.forward(x, self.memory, &self.to_source, self.pass)
+    }
+}
+
+/// Whole sequences, and the weights of the layer that was passed last, where they are wanted.
+struct Observed<'a> {
+    whole: WholeSequences<'a>,
+    wanted: bool,
+    weights: Option<Tensor>,
+}
+
+impl Attend for Observed<'_> {
+    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+        self.whole.self_attention(block, x)
+    }
+
+    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+        if self.wanted {
+            let WholeSequences { memory, to_source, pass, .. } = &self.whole;
+            self.weights = Some(block.weights(x, memory, to_source, pass)?);
+        }
+        self.whole.cross_attention(block, x)
     }
 }
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from bart_fast._validation import argument_error, check_positive_int, check_token_arrays
 from bart_fast.models.bart_backbone import BartBackbone, batches
-from bart_fast.models.generation_mixin import GenerationMixin, is_token_arrays
+from bart_fast.models.generation_mixin import GenerationMixin
 from bart_fast.models.scoring_mixin import ScoringMixin
 from bart_fast.models.task import Task
+from bart_fast.models.text_inputs import is_token_arrays
 from bart_fast.training.data import Batches, open_data
 from bart_fast.training.fit import TrainingMixin, check_verbose
 
