@@ -10,8 +10,10 @@ from bart_fast._random import draw_seed
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
+    ENCODER_IDS,
     argument_error,
     check_seed,
+    check_text_ids,
 )
 from bart_fast.models import generation
 from bart_fast.models.attention_output import check_layers
@@ -261,11 +263,14 @@ class GenerationMixin:
                 f"must be at least {_START_TOKENS}: answers to strings start with `</s> <s>`",
                 max_length,
             )
-        return preprocessor.generate_preprocess(
+        arrays = preprocessor.generate_preprocess(
             {"encoder_text": texts.encoder_text, "decoder_text": texts.decoder_text},
             encoder_sequence_length=min(preprocessor.encoder_sequence_length, table),
             decoder_sequence_length=limit,
         )
+        ids = (arrays[ENCODER_IDS], arrays[DECODER_IDS])
+        check_text_ids(preprocessor, self.backbone.vocabulary_size, *ids)
+        return arrays
 
     def _answers(self, call: "Call", request: generation.Request) -> list[list[generation.Answer]]:
         """The answers to each input, best first."""
