@@ -3,7 +3,8 @@
 //! A slot is one history: the keys of a head as panels of 32 positions, `[panel][head_dim][32]`,
 //! the values as `[position][head_dim]`, head after head. Both are what the tiles of
 //! [`super::attention`] read, so a cached step has the bits of the whole pass over the same keys.
-//! Nothing is allocated after construction but what the first reordering of beams needs.
+//! Nothing is allocated after construction but what the first reordering of beams needs; it copies
+//! a history only where two slots go on from it.
 //!
 //! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
 //! (beams on their source, several new tokens) share one read, six at a time.
@@ -121,23 +122,42 @@ impl KvCache {
     /// before, in its first `lengths[origin]` positions; all at once, so origins may be
     /// destinations too. Panics if the origin's history is longer than the destination's capacity.
     pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) {
-        let (heads, head_dim) = (self.heads, self.head_dim);
-        let moved = moves.iter().filter(|(destination, origin)| destination != origin);
-        let mut copies = Vec::new();
-        for &(destination, origin) in moved {
-            let capacity = self.slots[destination].capacity;
+        let moved: Vec<_> =
+            moves.iter().copied().filter(|(destination, origin)| destination != origin).collect();
+        let is_destination =
+            |slot: usize| moved.iter().any(|&(destination, _)| destination == slot);
+        let capacities: Vec<usize> = self.slots.iter().map(|slot| slot.capacity).collect();
+        let mut histories = Vec::with_capacity(moved.len());
+        for (place, &(destination, origin)) in moved.iter().enumerate() {
+            let capacity = capacities[destination];
             assert!(lengths[origin] <= capacity, "reorder: beyond the slot's capacity");
-            let fits = |spare: &Slot| spare.capacity == capacity;
-            let mut copy = match self.spare.iter().position(fits) {
-                Some(index) => self.spare.swap_remove(index),
-                None => Slot::new(heads * head_dim, capacity),
-            };
-            copy.copy_from(&self.slots[origin], heads, head_dim, lengths[origin]);
-            copies.push((destination, copy));
+            // The last destination of an origin that is replaced itself takes its memory; the
+            // others, and those whose origin stays, need copies.
+            let is_last = moved[place + 1..].iter().all(|&(_, other)| other != origin);
+            let takes_over = is_last && is_destination(origin) && capacities[origin] == capacity;
+            histories.push(if takes_over {
+                mem::replace(&mut self.slots[origin], Slot::new(0, 0))
+            } else {
+                self.copy_of(origin, capacity, lengths[origin])
+            });
         }
-        for (destination, copy) in copies {
-            self.spare.push(mem::replace(&mut self.slots[destination], copy));
+        for (&(destination, _), history) in moved.iter().zip(histories) {
+            let replaced = mem::replace(&mut self.slots[destination], history);
+            if replaced.capacity > 0 {
+                self.spare.push(replaced);
+            }
         }
+    }
+
+    /// A slot of `capacity` positions, the first `length` as in slot `origin`.
+    fn copy_of(&mut self, origin: usize, capacity: usize, length: usize) -> Slot {
+        let fits = |spare: &Slot| spare.capacity == capacity;
+        let mut copy = match self.spare.iter().position(fits) {
+            Some(index) => self.spare.swap_remove(index),
+            None => Slot::new(self.heads * self.head_dim, capacity),
+        };
+        copy.copy_from(&self.slots[origin], self.heads, self.head_dim, length);
+        copy
     }
 }
 

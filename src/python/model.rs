@@ -17,6 +17,7 @@ use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::generation;
 use crate::model::batch::Rows;
+use crate::model::cross_attention::{CrossAttention, Tokens};
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass};
 use crate::ops::with_floats;
 use crate::training::step::{self, Examples, Padded, StepResult};
@@ -95,6 +96,12 @@ impl PyModel {
             plan.push((parameter, array.as_array().iter().copied().collect::<Vec<f32>>()));
         }
         compute(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
+    }
+
+    /// The model with another number of token ids: it shares every parameter that does not depend on
+    /// it; token tables and the logits' bias are zero.
+    fn with_vocabulary(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
+        compute(py, || Ok(PyModel { model: Arc::new(self.model.with_vocabulary(vocab_size)?) }))
     }
 
     /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
@@ -188,6 +195,40 @@ impl PyModel {
             floats(&self.model.embed(&ids.values)?)
         })?;
         self.hidden_array(py, rows, &ids)
+    }
+
+    /// What decoder layers look at in the sources `[targets, layers, heads, *size]`: sources and
+    /// targets as ragged ids, with their positions where masks had holes, the source of each
+    /// target, and by how many rows the weights stand below their queries.
+    #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_positions,
+        decoder_sources, layers, shift, size))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn cross_attention<'py>(
+        &self,
+        py: Python<'py>,
+        encoder_token_ids: Vec<Vec<u32>>,
+        encoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_token_ids: Vec<Vec<u32>>,
+        decoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_sources: Vec<usize>,
+        layers: Vec<usize>,
+        shift: usize,
+        size: (usize, usize),
+    ) -> PyResult<Floats<'py>> {
+        let wanted = CrossAttention {
+            sources: tokens(&encoder_token_ids, encoder_positions.as_deref()),
+            targets: tokens(&decoder_token_ids, decoder_positions.as_deref()),
+            target_sources: &decoder_sources,
+            layers: &layers,
+            shift,
+            size,
+        };
+        let weights = compute_interruptible(py, |stop| {
+            wanted.compute(&self.model, &Pass::inference().stopped_by(stop))
+        })?;
+        let heads = self.model.config().decoder_attention_heads;
+        let shape = vec![decoder_token_ids.len(), layers.len(), heads, size.0, size.1];
+        weights.into_pyarray(py).reshape(shape)
     }
 
     /// Decodes: sources as ragged ids (with their positions, if masks had holes), decoder rows as
@@ -316,6 +357,15 @@ impl PyModel {
         let shape = vec![shape.rows, shape.width, self.model.config().d_model];
         values.into_pyarray(py).reshape(shape)
     }
+}
+
+/// Ragged rows with their positions; a row without any counts from 0.
+fn tokens<'a>(ids: &'a [Vec<u32>], positions: Option<&'a [Vec<u32>]>) -> Vec<Tokens<'a>> {
+    let row = |(i, ids): (usize, &'a Vec<u32>)| Tokens {
+        ids,
+        positions: positions.and_then(|positions| positions.get(i)).map(Vec::as_slice),
+    };
+    ids.iter().enumerate().map(row).collect()
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {

@@ -106,7 +106,10 @@ def request_from_arrays(
     """
     check_keys("inputs", arrays, (ENCODER_IDS, ENCODER_MASK), (DECODER_IDS, DECODER_MASK))
     sources, source_mask = _check_pair(arrays, ENCODER_IDS, ENCODER_MASK, backbone)
-    _check_sources(source_mask, backbone.max_sequence_length)
+    check_sources(source_mask)
+    if len(source_mask):
+        last = int(np.flatnonzero(source_mask.any(axis=0))[-1])
+        check_length(ENCODER_IDS, last + 1, backbone.max_sequence_length)
     if max_length is not None:
         check_positive_int("max_length", max_length)
     table = backbone.max_sequence_length
@@ -140,9 +143,8 @@ def _check_pair(
     return ids, mask
 
 
-def _check_sources(mask: np.ndarray, table: int) -> None:
-    if len(mask) == 0:
-        return
+def check_sources(mask: np.ndarray) -> None:
+    """Every source has a real token."""
     empty = np.flatnonzero(~mask.any(axis=1))
     if empty.size:
         raise ValueError(
@@ -150,7 +152,6 @@ def _check_sources(mask: np.ndarray, table: int) -> None:
             f"Received: row {empty[0]} without any.\n"
             "hint: an empty source is start and end token, `<s> </s>`, both real"
         )
-    check_length(ENCODER_IDS, int(np.flatnonzero(mask.any(axis=0))[-1]) + 1, table)
 
 
 def _check_prompts(mask: np.ndarray) -> None:

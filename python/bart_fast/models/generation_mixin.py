@@ -14,9 +14,11 @@ from bart_fast._validation import (
     check_seed,
 )
 from bart_fast.models import generation
+from bart_fast.models.attention_output import check_layers
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings
+from bart_fast.models.generation_output import Generated, flat
 from bart_fast.models.text_inputs import Texts, is_token_arrays
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
@@ -24,29 +26,6 @@ from bart_fast.samplers.seeded_sampler import SeededSampler
 
 # Answers to strings start with `</s> <s>`.
 _START_TOKENS = 2
-
-
-@dataclass(frozen=True)
-class GenerateOutput:
-    """What `generate(..., return_dict_in_generate=True)` returns. Rows are answers: all of the
-    first input, best first, then all of the second.
-
-    Attributes:
-        sequences: int32 array [rows, length], prompt and answer, padded.
-        padding_mask: bool array [rows, length], `True` up to and including the stop token.
-        texts: what `generate()` returns for strings otherwise; `None` for token arrays.
-        sequences_scores: float32 array [rows], the scores of beam search; `None` for other methods
-            and without `output_scores`.
-        token_logprobs: float32 array [rows, length - prompt], where prompt is that of the shortest
-            one: the log probability of each generated token, after all rules, as beams add them up
-            and samplers draw from them; 0 elsewhere. `None` without `output_scores`.
-    """
-
-    sequences: np.ndarray
-    padding_mask: np.ndarray
-    texts: Any = None
-    sequences_scores: np.ndarray | None = None
-    token_logprobs: np.ndarray | None = None
 
 
 class GenerationMixin:
@@ -118,6 +97,8 @@ class GenerationMixin:
                 in numpy; logits, or log probabilities for beams.
             stopping_criteria: list of functions (ids [1, length], None) -> bool.
             return_dict_in_generate, output_scores: bool. A `GenerateOutput`, and what is in it.
+            output_attentions: bool, or list of decoder layers. Whether (and of which layers) it has
+                the attention to the source, and the source token each token comes from.
             generation_config: dict of settings; keywords of the call beat them.
 
         `bart_fast.models.generation_settings.SETTINGS` has the range of each; `None` counts as not
@@ -165,12 +146,14 @@ class GenerationMixin:
         if texts is not None and texts.is_single:
             strings = strings[0]
         if call.settings.values.get("return_dict_in_generate"):
-            return _output(call, request, answers, result, strings)
+            return Generated(
+                self, call, request, answers, result, strip_prompt, texts, strings
+            ).output()
         if texts is not None:
             return strings
         if call.answers_each is None:
             return result if call.gives_lists else _first_beams(result)
-        return {key: _rows(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
+        return {key: flat(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
 
     def _generate_batches(
         self, inputs: Any, max_length: Any, stop_token_ids: Any, strip_prompt: bool, settings: dict
@@ -330,12 +313,14 @@ class Call:
         sampler: the compiled sampler.
         method: options of the core, or `None` if the sampler has to be asked in Python.
         stop_ids: ids that end an answer.
+        attention_layers: decoder layers whose attention to the source is wanted.
     """
 
     settings: Settings
     sampler: Callable[..., Any]
     method: dict[str, Any] | None
     stop_ids: list[int]
+    attention_layers: list[int]
 
     @classmethod
     def of(
@@ -365,7 +350,13 @@ class Call:
         stop_ids = generation.resolve_stop_ids(
             stop_token_ids, model._special_tokens().end_ids, vocabulary
         )
-        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids)
+        wanted = settings.values.get("output_attentions")
+        layers = check_layers(
+            "output_attentions", wanted, model.backbone._core_config["decoder_layers"]
+        )
+        if not settings.values.get("return_dict_in_generate"):
+            layers = []
+        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids, layers)
         if call.method is None and settings.values.get("seed") is not None:
             raise argument_error(
                 "seed",
@@ -412,35 +403,6 @@ def _starting_with(arrays: dict[str, Any], start: int, pad_id: int | None) -> di
     empty = mask.sum(axis=1) == _START_TOKENS
     ids[empty, 1:], mask[empty, 1:] = pad_id, False
     return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
-
-
-def _output(
-    call: Call,
-    request: generation.Request,
-    answers: list[list[generation.Answer]],
-    result: dict[str, np.ndarray],
-    texts: Any,
-) -> GenerateOutput:
-    kept = slice(None) if call.answers_each is not None or call.gives_lists else slice(1)
-    scores = logprobs = None
-    if call.settings.wants_scores:
-        is_beams = call.method is not None and call.method["sampler"] == "beam"
-        scores = _rows(result["scores"][:, kept]) if is_beams else None
-        width = result[DECODER_IDS].shape[-1]
-        logprobs = generation.logprob_array(request, [row[kept] for row in answers], width)
-    ids, mask = (_rows(result[name][:, kept]) for name in (DECODER_IDS, DECODER_MASK))
-    if texts is not None:
-        # The preprocessor's width says nothing about the answers.
-        longest = int(mask.sum(axis=1).max(initial=0))
-        ids, mask = ids[:, :longest], mask[:, :longest]
-        if logprobs is not None:
-            logprobs = logprobs[:, : max(longest - (width - logprobs.shape[1]), 0)]
-    return GenerateOutput(ids, mask, texts, scores, logprobs)
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    """[b, n, ...] to [b * n, ...]."""
-    return array.reshape(-1, *array.shape[2:])
 
 
 def _first_beams(result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
