@@ -188,6 +188,7 @@ def test_what_writes_text_its_own_way_gives_it_at_once():
         (3, {}, "inputs"),
         ("a", {"num_return_sequences": 2, "num_beams": 2}, "num_return_sequences"),
         ("a", {"return_dict_in_generate": True}, "return_dict_in_generate"),
+        ("a", {"overlap": 4}, "overlap"),
         ("a", {"max_length": 0}, "max_length"),
         ("a", {"top_k": -1}, "top_k"),
     ],
@@ -195,7 +196,13 @@ def test_what_writes_text_its_own_way_gives_it_at_once():
 def test_arguments_are_checked_at_the_call(model, inputs, settings, name):
     with pytest.raises(ValueError, match=f"^`{name}` ") as caught:
         model.stream(inputs, **settings)
-    if name in ("inputs", "encoder_text", "num_return_sequences", "return_dict_in_generate"):
+    if name in (
+        "inputs",
+        "encoder_text",
+        "num_return_sequences",
+        "return_dict_in_generate",
+        "overlap",
+    ):
         assert "\nhint: `generate()` answers it" in str(caught.value)
 
 

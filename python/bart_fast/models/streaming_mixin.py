@@ -47,7 +47,7 @@ class StreamingMixin(GenerationMixin):
             stop_token_ids: as for `generate()`.
             strip_prompt: bool. As for `generate()`. Defaults to `False`.
             **settings: those of `generate()`, but no more than one answer: no
-                `num_return_sequences` above 1, no `return_dict_in_generate`.
+                `num_return_sequences` above 1, no `return_dict_in_generate`, no `overlap`.
 
         Returns:
             A generator of strings, none of them empty. With a sampler of your own that overrides
@@ -153,6 +153,9 @@ def _check_one_answer(call: Call) -> None:
         raise argument_error(
             "return_dict_in_generate", "must be False: a stream is of strings", True, _WAY_OUT
         )
+    if "overlap" in values:
+        rule = "is not for a stream: windows are joined when the last is there"
+        raise argument_error("overlap", rule, values["overlap"], _WAY_OUT)
     if (call.answers_each or 1) > 1:
         raise argument_error(
             "num_return_sequences", "must be 1 for a stream", call.answers_each, _WAY_OUT
