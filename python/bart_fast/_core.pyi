@@ -85,6 +85,27 @@ class Model:
         normalizer: float | None = None,
     ) -> _StepResult: ...
 
+class ClassificationHead:
+    def __new__(
+        cls,
+        width: int,
+        hidden_dim: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        deviation: float = 0.02,
+        seed: int | None = None,
+    ) -> ClassificationHead: ...
+    def parameters(self) -> list[tuple[str, list[int]]]: ...
+    def get_parameter(self, name: str) -> _Floats: ...
+    def set_parameters(self, values: dict[str, _Floats]) -> None: ...
+    def classify(
+        self,
+        model: Model,
+        encoder_token_ids: list[list[int]],
+        encoder_positions: list[list[int]] | None,
+        decoder_token_ids: list[list[int]],
+    ) -> _Floats: ...
+
 class Constraints:
     def __new__(cls, options: str, callbacks: dict[str, Any] | None = None) -> Constraints: ...
     def apply(

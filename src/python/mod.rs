@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 mod arrays;
 mod callbacks;
+mod classification_head;
 mod constraints;
 mod enter;
 mod errors;
@@ -16,6 +17,8 @@ mod tokenizer;
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use super::classification_head::PyClassificationHead;
     #[pymodule_export]
     use super::constraints::PyConstraints;
     #[pymodule_export]

@@ -333,6 +333,11 @@ impl PyModel {
 }
 
 impl PyModel {
+    /// The model itself.
+    pub(super) fn core(&self) -> &BartModel {
+        &self.model
+    }
+
     fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
         let found = self.model.parameters().iter().find(|parameter| parameter.name() == name);
         found
@@ -364,7 +369,10 @@ impl PyModel {
 }
 
 /// Ragged rows with their positions; a row without any counts from 0.
-fn tokens<'a>(ids: &'a [Vec<u32>], positions: Option<&'a [Vec<u32>]>) -> Vec<Tokens<'a>> {
+pub(super) fn tokens<'a>(
+    ids: &'a [Vec<u32>],
+    positions: Option<&'a [Vec<u32>]>,
+) -> Vec<Tokens<'a>> {
     let row = |(i, ids): (usize, &'a Vec<u32>)| Tokens {
         ids,
         positions: positions.and_then(|positions| positions.get(i)).map(Vec::as_slice),
