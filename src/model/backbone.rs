@@ -1,4 +1,4 @@
-//! The whole model: two stacks over one token table, and the language-model head tied to it.
+//! The whole model: two stacks over their token tables, and the language-model head.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
 use super::decoder::Decoder;
+use super::embedding::TokenTables;
 use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
@@ -14,11 +15,11 @@ use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
 
-/// BART with its tied language-model head.
+/// BART with its language-model head.
 #[derive(Debug)]
 pub struct BartModel {
     config: BartConfig,
-    shared: Arc<Parameter>,
+    tokens: TokenTables,
     encoder: Encoder,
     decoder: Decoder,
     final_logits_bias: Option<Arc<Parameter>>,
@@ -34,10 +35,27 @@ impl BartModel {
     pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
         config.validate()?;
         Error::check_room("a model of these sizes", config.parameter_count())?;
-        let mut parameters = Parameters::new(initialisation);
-        let shared = parameters.matrix("shared.weight", config.vocab_size, config.d_model)?;
-        let encoder = Encoder::new(&mut parameters, &config, &shared)?;
-        let decoder = Decoder::new(&mut parameters, &config, &shared)?;
+        Self::of(config, Parameters::new(initialisation))
+    }
+
+    /// The model with another number of token ids. All parameters whose shape does not depend on it
+    /// are the same ones, in both models; the others are zero.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_vocabulary(&self, vocab_size: usize) -> Result<Self> {
+        let config = BartConfig { vocab_size, ..self.config.clone() };
+        config.validate()?;
+        let without = BartConfig { vocab_size: 0, ..config.clone() };
+        let tables = config.parameter_count() - without.parameter_count();
+        Error::check_room("token tables of this size", tables)?;
+        Self::of(config, Parameters::taking_over(&self.parameters))
+    }
+
+    fn of(config: BartConfig, mut parameters: Parameters) -> Result<Self> {
+        let tokens = TokenTables::new(&mut parameters, &config)?;
+        let encoder = Encoder::new(&mut parameters, &config, &tokens.encoder)?;
+        let decoder = Decoder::new(&mut parameters, &config, &tokens.decoder)?;
         let final_logits_bias = config
             .final_logits_bias
             .then(|| parameters.vector("final_logits_bias", config.vocab_size, 0.0))
@@ -45,7 +63,7 @@ impl BartModel {
         let parameters = parameters.into_list();
         Ok(BartModel {
             config,
-            shared,
+            tokens,
             encoder,
             decoder,
             final_logits_bias,
@@ -139,7 +157,7 @@ impl BartModel {
         )?;
         let bias =
             self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
-        Ok(ops::linear::linear(hidden, &self.shared.weight(pass), bias.as_ref())?)
+        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias.as_ref())?)
     }
 
     /// Refuses a batch whose widest layer alone would not fit into memory.
@@ -148,7 +166,7 @@ impl BartModel {
         Error::check_room("this batch", product(&[rows, 5 * self.config.d_model + inner]))
     }
 
-    /// Rows of the token table `[tokens, width]`, not scaled.
+    /// Rows of the encoder's token table `[tokens, width]`, not scaled.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         let nowhere = Tensor::zeros(
             (1, self.config.d_model),
@@ -156,7 +174,7 @@ impl BartModel {
             &candle_core::Device::Cpu,
         )?;
         let places = vec![0; tokens.len()];
-        let table = self.shared.weight(&Pass::inference());
+        let table = self.tokens.encoder.weight(&Pass::inference());
         Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)
     }
 }

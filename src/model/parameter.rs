@@ -163,12 +163,19 @@ impl<F: FnMut(&mut [f32])> InplaceOp1 for Update<F> {
 pub struct Parameters {
     initialisation: Initialisation,
     list: Vec<Arc<Parameter>>,
+    taken_over: Vec<Arc<Parameter>>,
 }
 
 impl Parameters {
     /// An empty list.
     pub fn new(initialisation: Initialisation) -> Self {
-        Parameters { initialisation, list: Vec::new() }
+        Parameters { initialisation, list: Vec::new(), taken_over: Vec::new() }
+    }
+
+    /// An empty list, for a model that takes over those of `others` whose name and shape it asks
+    /// for; their values are then common to both. The rest starts at zero.
+    pub fn taking_over(others: &[Arc<Parameter>]) -> Self {
+        Parameters { taken_over: others.to_vec(), ..Parameters::new(Initialisation::Zeros) }
     }
 
     /// The list.
@@ -178,6 +185,9 @@ impl Parameters {
 
     /// A matrix `[rows, columns]` that products or look-ups read: stored as panels.
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
+        if let Some(parameter) = self.take_over(name, &[rows, columns]) {
+            return Ok(parameter);
+        }
         let values = self.draw(rows * columns);
         let panels = match values {
             Some(values) => Weight::pack(&values, rows, columns),
@@ -189,6 +199,9 @@ impl Parameters {
 
     /// A plain table `[rows, columns]`, such as positions.
     pub fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
+        if let Some(parameter) = self.take_over(name, &[rows, columns]) {
+            return Ok(parameter);
+        }
         let values = self.draw(rows * columns).unwrap_or_else(|| vec![0.0; rows * columns]);
         let var = Var::from_vec(values, (rows, columns), &Device::Cpu)?;
         self.add(name, vec![rows, columns], var, false)
@@ -196,8 +209,17 @@ impl Parameters {
 
     /// A vector of a constant: biases start at 0, norms at 1.
     pub fn vector(&mut self, name: &str, length: usize, start: f32) -> Result<Arc<Parameter>> {
+        if let Some(parameter) = self.take_over(name, &[length]) {
+            return Ok(parameter);
+        }
         let var = Var::from_vec(vec![start; length], length, &Device::Cpu)?;
         self.add(name, vec![length], var, false)
+    }
+
+    fn take_over(&mut self, name: &str, shape: &[usize]) -> Option<Arc<Parameter>> {
+        let found = self.taken_over.iter().find(|p| p.name() == name && p.shape() == shape)?;
+        self.list.push(found.clone());
+        Some(found.clone())
     }
 
     fn add(

@@ -97,6 +97,12 @@ impl PyModel {
         compute(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
     }
 
+    /// The model with another number of token ids: it shares every parameter that does not depend on
+    /// it; token tables and the logits' bias are zero.
+    fn with_vocabulary(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
+        compute(py, || Ok(PyModel { model: self.model.with_vocabulary(vocab_size)? }))
+    }
+
     /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
     fn load_checkpoint(&self, py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<()> {
         compute(py, || checkpoint::load(&self.model, &paths))

@@ -215,7 +215,8 @@ class BartBackbone(Backbone):
 
 
 class TokenEmbedding:
-    """The token embeddings of a backbone, tied to its language-model head.
+    """The token embeddings of a backbone, which in BART are its language-model head too. Where a
+    checkpoint has a head of its own, `reverse=True` is that.
 
     Call arguments:
         inputs: int array of token ids, any shape; with `reverse=True` hidden states
@@ -246,8 +247,10 @@ class TokenEmbedding:
 
     @property
     def embeddings(self) -> np.ndarray:
-        """A copy of the table, float32 [vocabulary_size, hidden_dim]."""
-        return self._backbone._model.get_parameter("shared.weight")
+        """A copy of the table, float32 [vocabulary_size, hidden_dim]; the encoder's, where the
+        decoder has its own."""
+        core = self._backbone._model
+        return core.get_parameter(core.parameters()[0][0])
 
 
 def _implied_config(**arguments: Any) -> dict[str, Any]:
@@ -262,7 +265,12 @@ def _implied_config(**arguments: Any) -> dict[str, Any]:
         "activation_dropout": 0.0,
         "encoder_layerdrop": 0.0,
         "decoder_layerdrop": 0.0,
+        "model_type": "bart",
         "scale_embedding": False,
+        "normalize_before": False,
+        "add_final_layer_norm": False,
+        "tie_word_embeddings": True,
+        "separate_embeddings": False,
         "final_logits_bias": False,
         "init_std": 0.02,
         "activation_function": "gelu",
