@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 use super::arrays::{self, Rectangle};
 use super::callbacks::callbacks;
+use super::classification_head::PyClassificationHead;
 use super::enter::{compute, compute_interruptible};
 use super::optimizer::PyOptimizer;
 use crate::config::BartConfig;
@@ -103,16 +104,33 @@ impl PyModel {
         compute(py, || Ok(PyModel { model: self.model.with_vocabulary(vocab_size)? }))
     }
 
-    /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
-    fn load_checkpoint(&self, py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<()> {
-        compute(py, || checkpoint::load(&self.model, &paths))
+    /// Fills all parameters, and those of a head, from the files of one checkpoint: safetensors, or
+    /// what torch saved. Whether it has a head that was not asked for.
+    #[pyo3(signature = (paths, head = None))]
+    fn load_checkpoint(
+        &self,
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        head: Option<&PyClassificationHead>,
+    ) -> PyResult<bool> {
+        compute(py, || checkpoint::load(&self.model, head.map(PyClassificationHead::core), &paths))
     }
 
-    /// Writes all parameters under Hugging Face's names; `dtype` float32, float16 or bfloat16.
-    #[pyo3(signature = (path, dtype = "float32"))]
-    fn save_safetensors(&self, py: Python<'_>, path: PathBuf, dtype: &str) -> PyResult<()> {
+    /// Writes all parameters, and those of a head, under Hugging Face's names; `dtype` float32,
+    /// float16 or bfloat16.
+    #[pyo3(signature = (path, dtype = "float32", head = None))]
+    fn save_safetensors(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        dtype: &str,
+        head: Option<&PyClassificationHead>,
+    ) -> PyResult<()> {
         let format = FloatFormat::from_name(dtype)?;
-        compute(py, || safetensors::save(&self.model, &path, format))
+        compute(py, || {
+            let head = head.map(PyClassificationHead::core);
+            safetensors::save(&self.model, head, &path, format)
+        })
     }
 
     /// The encoder's output `[batch, length, width]`, at masked positions too.
