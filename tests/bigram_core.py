@@ -111,7 +111,9 @@ class BigramModel(TrainingMixin):
     """A model that can be trained and nothing else."""
 
     def __init__(self, table, preprocessor=None, seed=7, **compile_arguments):
-        self.backbone = SimpleNamespace(_model=BigramCore(table), max_sequence_length=16)
+        self.backbone = SimpleNamespace(
+            _model=BigramCore(table), max_sequence_length=16, vocabulary_size=len(table)
+        )
         self.preprocessor = preprocessor
         self._seed = seed
         self.compile(**compile_arguments)

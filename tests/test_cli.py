@@ -141,6 +141,9 @@ def test_options(preset):
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
     assert run("--preset", preset, "--sampler", "beam", LINES[0]).returncode == 0
+    long = " ".join(LINES)
+    assert "the end of a text is left out" in run("--preset", preset, long).stderr
+    assert "the end of" not in run("--preset", preset, "--overlap", "2", long).stderr
 
 
 def test_version_and_help():
@@ -156,6 +159,7 @@ def test_version_and_help():
         (["--max-length", "0", "text"], "whole number of at least 1, received '0'"),
         (["--max-length", "many", "text"], "received 'many'"),
         (["--seed", "-1", "text"], "at least 0, received '-1'"),
+        (["--overlap", "half", "text"], "at least 0, received 'half'"),
         (["--unknown", "text"], "--unknown"),
         (["--file", "somewhere", "text"], "TEXT and --file cannot be used together"),
         (["--max-length", "1000", "text"], "--max-length: expected 2 to 24 for this model"),

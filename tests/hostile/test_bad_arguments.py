@@ -75,7 +75,7 @@ def test_a_model_larger_than_any_memory_is_refused():
         ({"dtype": "bfloat16"}, ["`dtype`", '"float32"', "'bfloat16'"]),
         ({"dtype": {"config": {"name": "float16"}}}, ["`dtype`", "float16"]),
         ({"core_config": {"decoder_attention_heads": 3}}, ["decoder_attention_heads"]),
-        ({"core_config": {"normalize_before": True}}, ["normalize_before"]),
+        ({"core_config": {"separate_embeddings": True}}, ["separate_embeddings"]),
     ],
 )
 def test_backbone_arguments(changes, parts):

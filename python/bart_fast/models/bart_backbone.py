@@ -21,6 +21,7 @@ from bart_fast._validation import (
 )
 from bart_fast.models.backbone import Backbone
 from bart_fast.models.generation import SpecialTokens
+from bart_fast.models.vocabulary import check_special_ids, new_size, resized
 
 # Constructor arguments, and the fields of the core's configuration (Hugging Face's names) that the
 # encoder's sizes have there.
@@ -194,6 +195,45 @@ class BartBackbone(Backbone):
     def token_embedding(self) -> "TokenEmbedding":
         """The table of token embeddings: a function of ids, or of hidden states in reverse."""
         return TokenEmbedding(self)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> "TokenEmbedding":
+        """Gives the model another number of tokens, as transformers' method of this name does.
+
+        The first rows of the token table stay; new ones are drawn. A head and tables of their own
+        follow, and so do a stored bias of the logits, by zeros, and `vocabulary_size`.
+
+        Args:
+            new_num_tokens: int. The new `vocabulary_size`; below the old one, the last rows are cut
+                off. Defaults to `None`: the one there is.
+            pad_to_multiple_of: int. The size is rounded up to a multiple of it. Defaults to `None`.
+            mean_resizing: bool. `True` draws new rows around the mean of the old ones, with 1e-9 of
+                their covariance; `False` as for a new model. Defaults to `True`.
+
+        Returns:
+            The resized `token_embedding`.
+
+        Raises:
+            ValueError: an argument is not allowed, or a special id of the preset would be outside.
+
+        Reference:
+            `PreTrainedModel.resize_token_embeddings` of transformers; Hewitt, 2021, "Initializing
+            New Word Embeddings for Pretrained Language Models".
+        """
+        size = new_size(self.vocabulary_size, new_num_tokens, pad_to_multiple_of)
+        if size > _LARGEST_SIZE:
+            raise argument_error("new_num_tokens", f"must be at most {_LARGEST_SIZE}", size)
+        hint = "keep the rows of special ids"
+        check_special_ids("`new_num_tokens`", self._special_tokens.settings(), size, hint)
+        if size != self.vocabulary_size:
+            deviation = self._core_config["init_std"]
+            self._model = resized(self._model, size, bool(mean_resizing), deviation)
+            self.vocabulary_size = self._core_config["vocab_size"] = size
+        return self.token_embedding
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as plain values."""

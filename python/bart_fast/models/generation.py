@@ -33,6 +33,14 @@ class SpecialTokens:
     end_ids: tuple[int, ...] = ()
     pad_id: int | None = None
 
+    def settings(self) -> dict[str, Any]:
+        """The ids as Hugging Face's settings name them."""
+        start = {"decoder_start_token_id": list(self.start_ids[:1])}
+        return {**start, "bos_token_id": list(self.start_ids[1:])} | {
+            "eos_token_id": list(self.end_ids),
+            "pad_token_id": self.pad_id,
+        }
+
 
 @dataclass(frozen=True)
 class Answer:

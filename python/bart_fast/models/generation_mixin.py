@@ -10,8 +10,10 @@ from bart_fast._random import draw_seed
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
+    ENCODER_IDS,
     argument_error,
     check_seed,
+    check_text_ids,
 )
 from bart_fast.models import generation
 from bart_fast.models.attention_output import check_layers
@@ -19,6 +21,7 @@ from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings
 from bart_fast.models.generation_output import Generated, flat
+from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
@@ -99,6 +102,10 @@ class GenerationMixin:
             return_dict_in_generate, output_scores: bool. A `GenerateOutput`, and what is in it.
             output_attentions: bool, or list of decoder layers. Whether (and of which layers) it has
                 the attention to the source, and the source token each token comes from.
+            overlap: int. Reads texts that are too long for the model in windows that share about
+                so many tokens, and joins the answers at sentence borders; for models that repair
+                text. `max_length` holds for the answer to a window. Defaults to `None`: the end of
+                such a text is left out, with a warning.
             generation_config: dict of settings; keywords of the call beat them.
 
         `bart_fast.models.generation_settings.SETTINGS` has the range of each; `None` counts as not
@@ -134,6 +141,11 @@ class GenerationMixin:
                 inputs, max_length, stop_token_ids, strip_prompt, settings
             )
         call = Call.of(self, max_length, stop_token_ids, settings)
+        if "overlap" in call.settings.values:
+            return generate_windows(self, call, inputs)
+        return self._generate(call, inputs, strip_prompt)
+
+    def _generate(self, call: "Call", inputs: Any, strip_prompt: bool) -> Any:
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
             return []
@@ -251,11 +263,14 @@ class GenerationMixin:
                 f"must be at least {_START_TOKENS}: answers to strings start with `</s> <s>`",
                 max_length,
             )
-        return preprocessor.generate_preprocess(
+        arrays = preprocessor.generate_preprocess(
             {"encoder_text": texts.encoder_text, "decoder_text": texts.decoder_text},
             encoder_sequence_length=min(preprocessor.encoder_sequence_length, table),
             decoder_sequence_length=limit,
         )
+        ids = (arrays[ENCODER_IDS], arrays[DECODER_IDS])
+        check_text_ids(preprocessor, self.backbone.vocabulary_size, *ids)
+        return arrays
 
     def _answers(self, call: "Call", request: generation.Request) -> list[list[generation.Answer]]:
         """The answers to each input, best first."""

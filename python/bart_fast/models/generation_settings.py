@@ -357,7 +357,13 @@ SETTINGS: dict[str, Setting] = {
         _functions,
         _NOT_FUNCTIONS,
     ),
-    # What comes back, and settings in a dict.
+    # Long text, what comes back, and settings in a dict.
+    "overlap": Setting(
+        *_FROM_ZERO,
+        "long text is read in windows that share so many tokens",
+        _at_least(0),
+        _NOT_FROM_ZERO,
+    ),
     "return_dict_in_generate": Setting(
         *_BOOL, "gives a `GenerateOutput` of ids and texts", _flag, _NOT_BOOLS
     ),
@@ -386,6 +392,7 @@ _CALL_ONLY = {
     "logits_processor",
     "stopping_criteria",
     "generation_config",
+    "overlap",
     "seed",
 }
 # Fields of transformers' configs that change nothing here.

@@ -19,6 +19,7 @@ from bart_fast._validation import (
     check_length,
     check_mask,
     check_positive_int,
+    check_text_ids,
     check_token_arrays,
     check_token_ids,
 )
@@ -152,7 +153,9 @@ class ScoringMixin:
         if not sources:
             empty = np.zeros((0, 1), dtype=np.int64)
             return {}, empty, empty.astype(bool)
-        make_batch = BatchMaker(self.preprocessor, self.backbone.max_sequence_length)
+        make_batch = BatchMaker(
+            self.preprocessor, self.backbone.max_sequence_length, self.backbone.vocabulary_size
+        )
         batch = make_batch({"encoder_text": sources, "decoder_text": texts})
         arrays = {name: getattr(batch, name) for name in TOKEN_ARRAYS}
         return arrays, batch.targets, batch.decoder_padding_mask
@@ -283,6 +286,7 @@ class ScoringMixin:
         texts, _ = as_texts("inputs", inputs)
         length = min(self.preprocessor.encoder_sequence_length, backbone.max_sequence_length)
         arrays = self.preprocessor.generate_preprocess(texts, encoder_sequence_length=length)
+        check_text_ids(self.preprocessor, backbone.vocabulary_size, arrays[ENCODER_IDS])
         return arrays[ENCODER_IDS], arrays[ENCODER_MASK]
 
 

@@ -17,6 +17,7 @@ from bart_fast._validation import (
     check_keys,
     check_mask,
     check_same_rows,
+    check_text_ids,
 )
 
 
@@ -77,11 +78,16 @@ class BatchMaker:
         preprocessor: a `BartSeq2SeqLMPreprocessor`, another callable that returns
             `(x, y, sample_weight)`, or None.
         max_sequence_length: int. Positions of the model; texts are cut to it.
+        vocabulary_size: int. Token ids of the model; texts must not have others. Defaults to
+            `None`: the core finds them.
     """
 
-    def __init__(self, preprocessor: Any, max_sequence_length: int):
+    def __init__(
+        self, preprocessor: Any, max_sequence_length: int, vocabulary_size: int | None = None
+    ):
         self.preprocessor = preprocessor
         self.max_sequence_length = max_sequence_length
+        self.vocabulary_size = vocabulary_size
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Batch:
         """A batch from token arrays, or from texts if there is a preprocessor.
@@ -118,6 +124,8 @@ class BatchMaker:
             )
         source_ids, source_mask = pad_rows(sources)
         ids, mask = pad_rows(targets)
+        if self.vocabulary_size is not None:
+            check_text_ids(self.preprocessor, self.vocabulary_size, source_ids, ids)
         # The last token of a row has no target: its position is left out. Nothing attends to it.
         return Batch(
             encoder_token_ids=source_ids,
