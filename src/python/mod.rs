@@ -27,8 +27,8 @@ mod _core {
     use super::optimizer::PyOptimizer;
     #[pymodule_export]
     use super::runtime::{
-        count_parameters, get_num_threads, has_separate_embeddings, measure_limits,
-        parse_hf_config, runtime_info, set_num_threads, set_portable,
+        count_parameters, get_num_threads, has_classification_head, has_separate_embeddings,
+        measure_limits, parse_hf_config, runtime_info, set_num_threads, set_portable,
     };
     #[pymodule_export]
     use super::tokenizer::{PyTokenizer, read_tokenizer_json};

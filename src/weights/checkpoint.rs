@@ -50,6 +50,14 @@ pub fn has_separate_embeddings(paths: &[PathBuf]) -> Result<bool> {
     }
 }
 
+/// Whether a checkpoint has the head of a sequence classifier.
+///
+/// # Errors
+/// `Io` and `Format` as for [`load`].
+pub fn has_classification_head(paths: &[PathBuf]) -> Result<bool> {
+    Ok(Checkpoint::open(paths)?.names.keys().any(|name| names::is_of_head(name)))
+}
+
 /// The tensors of one file, of the format that its first bytes tell.
 ///
 /// # Errors

@@ -35,6 +35,12 @@ class TextClassifier(Task):
     the right class.
     """
 
+    _preprocessor_name = "BartTextClassifierPreprocessor"
+
+    @property
+    def _core_head(self) -> Any:
+        return self._head.core
+
     def __call__(self, x: Any, training: bool | None = None) -> np.ndarray:
         """`predict(x)`. `training` must be `None` or `False`."""
         if training:
