@@ -1,5 +1,6 @@
 """The base class of text classifiers: predict, classify, and labels that nobody trained for."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -40,6 +41,34 @@ class TextClassifier(Task):
     @property
     def _core_head(self) -> Any:
         return self._head.core
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike,
+        load_weights: bool = True,
+        dtype: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> "TextClassifier":
+        """A classifier from a preset, with the head of the preset or a new one.
+
+        Args:
+            preset: a name in `presets`, a handle such as `"hf://facebook/bart-large-mnli"`, or the
+                path of a directory written by `save_to_preset()` or Hugging Face's
+                `BartForSequenceClassification`.
+            load_weights, dtype, device: as for `BartSeq2SeqLM.from_preset()`. The head computes in
+                float32.
+            **kwargs: constructor arguments, such as `id2label`. `num_classes` asks, as in
+                keras-hub, for a new head with random weights; presets without a head need it.
+
+        Raises:
+            ValueError: the preset has no head and `num_classes` is not given, it is unknown, its
+                files do not fit together, or an argument is not allowed.
+            FileNotFoundError: a file of the preset is missing.
+            ConnectionError: the preset could not be fetched.
+        """
+        return super().from_preset(preset, load_weights, dtype, device, **kwargs)
 
     def __call__(self, x: Any, training: bool | None = None) -> np.ndarray:
         """`predict(x)`. `training` must be `None` or `False`."""
@@ -203,6 +232,17 @@ class TextClassifier(Task):
         rows, *cut = preprocessor._joined(pairs, width, "only_first")
         _warn_of_cuts(*cut, len(rows), width)
         return self._closed(rows)
+
+    def _summary_rows(self, title: str) -> list[tuple[str, str, str]]:
+        """Layers, their output shapes and numbers of weights, for `summary()`."""
+        width, inner, classes = self.backbone.hidden_dim, self.hidden_dim, self.num_classes
+        return [
+            ("padding_mask (InputLayer)", "(None, None)", "0"),
+            ("token_ids (InputLayer)", "(None, None)", "0"),
+            (title, f"(None, None, {width:,})", f"{self.backbone.count_params():,}"),
+            ("pooled_dense (Dense)", f"(None, {inner:,})", f"{(width + 1) * inner:,}"),
+            ("logits (Dense)", f"(None, {classes:,})", f"{(inner + 1) * classes:,}"),
+        ]
 
     # The way through the model.
 
