@@ -8,6 +8,7 @@ mod classification_head;
 mod constraints;
 mod enter;
 mod errors;
+mod generation;
 mod model;
 mod optimizer;
 mod runtime;
@@ -21,6 +22,8 @@ mod _core {
     use super::classification_head::PyClassificationHead;
     #[pymodule_export]
     use super::constraints::PyConstraints;
+    #[pymodule_export]
+    use super::generation::PyGeneration;
     #[pymodule_export]
     use super::model::PyModel;
     #[pymodule_export]
