@@ -86,6 +86,21 @@ class Model:
         normalizer: float | None = None,
     ) -> _StepResult: ...
 
+class Generation:
+    def __new__(
+        cls,
+        model: Model,
+        encoder_token_ids: list[list[int]],
+        encoder_positions: list[list[int]] | None,
+        decoder_token_ids: list[list[int]],
+        decoder_masks: list[list[bool]] | None,
+        max_lengths: list[int],
+        options: str,
+        callbacks: dict[str, Any] | None = None,
+    ) -> Generation: ...
+    def advance(self) -> list[int] | None: ...
+    def close(self) -> None: ...
+
 class Constraints:
     def __new__(cls, options: str, callbacks: dict[str, Any] | None = None) -> Constraints: ...
     def apply(

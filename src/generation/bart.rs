@@ -1,5 +1,7 @@
 //! The real model behind [`StepModel`]: BART over its caches.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::model::{PromptRow, StepModel, StepRow};
@@ -9,8 +11,8 @@ use crate::ops::with_floats;
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
-pub struct BartDecoder<'a> {
-    model: &'a BartModel,
+pub struct BartDecoder {
+    model: Arc<BartModel>,
     source: Batch,
     memory: Tensor,
     cache: Option<DecoderCache>,
@@ -18,12 +20,12 @@ pub struct BartDecoder<'a> {
     hidden: Option<Tensor>,
 }
 
-impl<'a> BartDecoder<'a> {
+impl BartDecoder {
     /// Encodes the sources, once for the whole generation; `stop` is asked before each layer.
     ///
     /// # Errors
     /// `Argument` for ids or positions outside the model's tables, and what `stop` returns.
-    pub fn new(model: &'a BartModel, source: Batch, stop: &StopCheck) -> Result<Self> {
+    pub fn new(model: Arc<BartModel>, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
         let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
         Ok(BartDecoder { model, source, memory, cache: None, hidden: None })
@@ -53,7 +55,7 @@ impl<'a> BartDecoder<'a> {
     }
 }
 
-impl StepModel for BartDecoder<'_> {
+impl StepModel for BartDecoder {
     fn vocabulary_size(&self) -> usize {
         self.model.config().vocab_size
     }

@@ -1,6 +1,8 @@
 //! A model for tests: its logits are a function of the history, so the expected output is exact.
 //! It checks that the loop keeps to the contract of [`StepModel`].
 
+use std::sync::Arc;
+
 use super::{Input, Options, PromptRow, Sequence, StepModel, StepRow, generate};
 use crate::error::Result;
 
@@ -132,16 +134,16 @@ pub(super) fn toy_logits(history: &[u32], vocabulary: usize, favoured: &[u32]) -
 }
 
 /// Options from a JSON object.
-pub(super) fn options(json: serde_json::Value) -> Options {
+pub(super) fn options(json: serde_json::Value) -> Arc<Options> {
     let serde_json::Value::Object(map) = json else { panic!("options are an object") };
-    Options::from_json(map).expect("options can be used")
+    Arc::new(Options::from_json(map).expect("options can be used"))
 }
 
 /// Decodes without being stopped.
 pub(super) fn decode(
     model: &mut FakeModel,
     inputs: &[Input],
-    options: &Options,
+    options: &Arc<Options>,
 ) -> Result<Vec<Vec<Sequence>>> {
-    generate(model, inputs, options, &mut || Ok(()))
+    generate(model, inputs.to_vec(), options.clone(), &mut || Ok(()))
 }

@@ -7,6 +7,7 @@ mod callbacks;
 mod constraints;
 mod enter;
 mod errors;
+mod generation;
 mod model;
 mod optimizer;
 mod runtime;
@@ -19,6 +20,8 @@ mod _core {
 
     #[pymodule_export]
     use super::constraints::PyConstraints;
+    #[pymodule_export]
+    use super::generation::PyGeneration;
     #[pymodule_export]
     use super::model::PyModel;
     #[pymodule_export]

@@ -10,13 +10,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::arrays::{self, Rectangle};
-use super::callbacks::callbacks;
 use super::enter::{compute, compute_interruptible};
+use super::generation::Request;
 use super::optimizer::PyOptimizer;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
-use crate::generation::bart::BartDecoder;
-use crate::generation::{self, Input, Options};
+use crate::generation;
 use crate::model::batch::Rows;
 use crate::model::cross_attention::{CrossAttention, Tokens};
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass};
@@ -35,7 +34,7 @@ type Floats<'py> = Bound<'py, PyArrayDyn<f32>>;
 /// A BART model. Frozen: several Python threads may use one at the same time.
 #[pyclass(frozen, name = "Model", module = "bart_fast._core")]
 pub struct PyModel {
-    model: BartModel,
+    model: Arc<BartModel>,
 }
 
 #[pymethods]
@@ -49,7 +48,9 @@ impl PyModel {
             Some(seed) => Initialisation::Random { seed, deviation: config.init_std },
             None => Initialisation::Zeros,
         };
-        compute(py, move || Ok(PyModel { model: BartModel::new(config, initialisation)? }))
+        compute(py, move || {
+            Ok(PyModel { model: Arc::new(BartModel::new(config, initialisation)?) })
+        })
     }
 
     /// The sizes and switches as JSON.
@@ -100,7 +101,7 @@ impl PyModel {
     /// The model with another number of token ids: it shares every parameter that does not depend on
     /// it; token tables and the logits' bias are zero.
     fn with_vocabulary(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
-        compute(py, || Ok(PyModel { model: self.model.with_vocabulary(vocab_size)? }))
+        compute(py, || Ok(PyModel { model: Arc::new(self.model.with_vocabulary(vocab_size)?) }))
     }
 
     /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
@@ -248,31 +249,15 @@ impl PyModel {
         options: &str,
         callbacks: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Answers> {
-        let options = options_from(options, callbacks)?;
-        let rows = encoder_token_ids.len();
-        if decoder_token_ids.len() != rows || max_lengths.len() != rows {
-            let message = format!("{rows} sources, but {} decoder rows", decoder_token_ids.len());
-            return Err(Error::argument("decoder_token_ids", message).into());
-        }
-        let masks = decoder_masks
-            .unwrap_or_else(|| decoder_token_ids.iter().map(|ids| vec![true; ids.len()]).collect());
-        let inputs = decoder_token_ids
-            .into_iter()
-            .zip(masks)
-            .zip(max_lengths)
-            .zip(&encoder_token_ids)
-            .enumerate()
-            .map(|(i, (((ids, mask), limit), source))| {
-                Ok(Input::masked(ids, mask, limit, i as u64)?.with_source(source.clone()))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let source = Batch::from_sequences(encoder_token_ids.iter().enumerate().map(|(i, ids)| {
-            let positions = encoder_positions.as_ref().map(|positions| positions[i].as_slice());
-            (ids.as_slice(), positions)
-        }));
+        let request = Request::new(
+            (encoder_token_ids, encoder_positions),
+            (decoder_token_ids, decoder_masks, max_lengths),
+            (options, callbacks),
+        )?;
+        let model = self.model.clone();
         let answers = compute_interruptible(py, |stop| {
-            let mut decoder = BartDecoder::new(&self.model, source, stop)?;
-            generation::generate(&mut decoder, &inputs, &options, &mut || stop())
+            let (mut decoder, inputs, options) = request.begin(model, stop)?;
+            generation::generate(&mut decoder, inputs, options, &mut || stop())
         })?;
         let tuple = |answer: generation::Sequence| {
             (answer.ids, answer.score, answer.stopped, answer.token_logprobs)
@@ -339,6 +324,11 @@ impl PyModel {
 }
 
 impl PyModel {
+    /// The model, for what outlives a call.
+    pub(super) fn shared(&self) -> Arc<BartModel> {
+        self.model.clone()
+    }
+
     fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
         let found = self.model.parameters().iter().find(|parameter| parameter.name() == name);
         found
@@ -380,16 +370,6 @@ fn tokens<'a>(ids: &'a [Vec<u32>], positions: Option<&'a [Vec<u32>]>) -> Vec<Tok
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(with_floats([&tensor.contiguous()?], |[values]| values.to_vec())?)
-}
-
-/// The options of a generation: JSON, and functions of the user.
-pub(super) fn options_from(text: &str, functions: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
-    match serde_json::from_str(text) {
-        Ok(serde_json::Value::Object(fields)) => {
-            Ok(Options::from_json_and(fields, callbacks(functions)?)?)
-        }
-        _ => Err(Error::argument("options", "must be a JSON object").into()),
-    }
 }
 
 fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Result<Padded> {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bart_fast import _core
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
@@ -343,14 +344,34 @@ def generate_in_core(
         options: the method's name and arguments, stop ids, constraints.
         functions: `prefix_allowed_tokens_fn`, `logits_processor`, `stopping_criteria`, where given.
     """
-    sources, positions = request.real_sources()
-    answers = backbone._model.generate(
-        sources,
-        positions,
+    arguments = _core_arguments(request, limits, options, functions)
+    answers = backbone._model.generate(*arguments)
+    return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]
+
+
+def stream_from_core(
+    backbone: Any,
+    request: Request,
+    limits: list[int],
+    options: Mapping[str, Any],
+    functions: Mapping[str, Any],
+) -> _core.Generation:
+    """The same for one row, whose tokens come as they become certain; nothing runs yet."""
+    arguments = _core_arguments(request, limits, options, functions)
+    return _core.Generation(backbone._model, *arguments)
+
+
+def _core_arguments(
+    request: Request,
+    limits: list[int],
+    options: Mapping[str, Any],
+    functions: Mapping[str, Any],
+) -> tuple[Any, ...]:
+    return (
+        *request.real_sources(),
         request.given.tolist(),
         request.given_mask.tolist(),
         limits,
         json.dumps(options),
         dict(functions),
     )
-    return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]

@@ -274,13 +274,10 @@ class GenerationMixin:
 
     def _answers(self, call: "Call", request: generation.Request) -> list[list[generation.Answer]]:
         """The answers to each input, best first."""
-        settings = call.settings
-        options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.wants_scores:
-            options["token_logprobs"] = True
-        limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
             return []
+        options, limits = self._options(call, request)
+        functions = call.settings.functions
         if call.method is None:
             repeats = call.answers_each or 1
             found = generate_in_python(
@@ -289,18 +286,29 @@ class GenerationMixin:
                 request.repeated(repeats),
                 [limit for limit in limits for _ in range(repeats)],
                 options,
-                settings.functions,
+                functions,
             )
             return [
                 [answer for row in found[i : i + repeats] for answer in row]
                 for i in range(0, len(found), repeats)
             ]
-        options |= call.method
-        if (seed := call.draw_seed()) is not None:
-            options["seed"] = seed
-        return generation.generate_in_core(
-            self.backbone, request, limits, options, settings.functions
-        )
+        return generation.generate_in_core(self.backbone, request, limits, options, functions)
+
+    def _options(
+        self, call: "Call", request: generation.Request
+    ) -> tuple[dict[str, Any], list[int]]:
+        """The options of a call, those of its method too if the core runs it, and the longest
+        answer of each row. Draws the call's seed."""
+        settings = call.settings
+        options = {**settings.constraints, "stop_token_ids": call.stop_ids}
+        if settings.wants_scores:
+            options["token_logprobs"] = True
+        limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
+        if call.method is not None:
+            options |= call.method
+            if (seed := call.draw_seed()) is not None:
+                options["seed"] = seed
+        return options, limits
 
     def _postprocess(self, result: dict[str, np.ndarray], gives_lists: bool) -> list[Any]:
         ids, mask = result[DECODER_IDS], result[DECODER_MASK]

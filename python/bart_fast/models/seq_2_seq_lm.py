@@ -15,21 +15,20 @@ from bart_fast._validation import (
     check_token_arrays,
 )
 from bart_fast.models.bart_backbone import BartBackbone, TokenEmbedding, batches
-from bart_fast.models.generation_mixin import GenerationMixin
 from bart_fast.models.scoring_mixin import ScoringMixin
+from bart_fast.models.streaming_mixin import StreamingMixin
 from bart_fast.models.task import Task
 from bart_fast.models.text_inputs import is_token_arrays
 from bart_fast.training.data import Batches, open_data
 from bart_fast.training.fit import TrainingMixin, check_verbose
 
 
-class Seq2SeqLM(GenerationMixin, ScoringMixin, TrainingMixin, Task):
+class Seq2SeqLM(StreamingMixin, ScoringMixin, TrainingMixin, Task):
     """Base class of models that read one text and write another.
 
-    Wraps a backbone and a preprocessor, and adds `generate()`, `score()`, `encode()`, `fit()` and
-    saving. Use
-    `BartSeq2SeqLM`, or load any preset with `Seq2SeqLM.from_preset()`, which returns the right
-    class.
+    Wraps a backbone and a preprocessor, and adds `generate()`, `stream()`, `score()`, `encode()`,
+    `fit()` and saving. Use `BartSeq2SeqLM`, or load any preset with `Seq2SeqLM.from_preset()`,
+    which returns the right class.
 
     Args:
         backbone: a `BartBackbone`.
