@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Seq2SeqLM,
         Seq2SeqLMPreprocessor,
         Tokenizer,
+        UnigramTokenizer,
     )
     from bart_fast.samplers import (
         BeamSampler,
@@ -60,6 +61,7 @@ __all__ = [
     "Tokenizer",
     "TopKSampler",
     "TopPSampler",
+    "UnigramTokenizer",
     "__version__",
     "callbacks",
     "get_num_threads",
@@ -87,6 +89,7 @@ _HOMES = {
         "Seq2SeqLM",
         "Seq2SeqLMPreprocessor",
         "Tokenizer",
+        "UnigramTokenizer",
     ),
     "samplers": (
         "BeamSampler",

@@ -31,7 +31,7 @@ impl SentencePiece {
     /// # Errors
     /// [`Error::Tokenizer`] for one that is damaged, or describes something that is not supported.
     pub fn from_json(text: &str) -> Result<Self> {
-        Self::parse(text).map_err(|problem| Error::Tokenizer(format!("tokenizer.json: {problem}")))
+        Self::parse(text).map_err(Error::Tokenizer)
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -177,10 +177,7 @@ mod tests {
     #[test]
     fn text_is_cut_and_put_together() {
         let tokenizer = SentencePiece::from_json(&file("", "")).unwrap();
-        assert_eq!(
-            tokenizer.encode("ab  a<mask>b</s> xyz ").unwrap(),
-            [3, 4, 1, 3, 6, 1, 4, 2, 1, 0]
-        );
+        assert_eq!(tokenizer.encode("ab  a<mask>b</s> xyz ").unwrap(), [3, 4, 3, 6, 1, 4, 2, 1, 0]);
         assert_eq!(tokenizer.template(), (&[][..], &[2, 5][..]));
         assert_eq!(tokenizer.decode(&[3, 4, 3, 2, 5], &[2, 5]).unwrap(), "ab a");
         assert_eq!(tokenizer.decode(&[], &[]).unwrap(), "");

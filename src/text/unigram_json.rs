@@ -13,6 +13,9 @@ use super::limited::Items;
 use super::tokenizer_json::{AddedToken, damaged};
 use super::unigram::Unigram;
 
+/// The most bytes in tokens that text is searched for: a table is made of them, a hundred times larger.
+const MAX_ADDED: usize = 1 << 20;
+
 type Outcome<T> = Result<T, String>;
 
 /// What a `tokenizer.json` says, ready to be put together.
@@ -37,6 +40,10 @@ pub struct UnigramFile {
 /// What is wrong with it, or not supported.
 pub fn parse_unigram_json(bytes: &[u8]) -> Outcome<UnigramFile> {
     let file: Content = serde_json::from_slice(bytes).map_err(damaged)?;
+    let letters: usize = file.added_tokens.0.iter().map(|token| token.content.len()).sum();
+    if letters > MAX_ADDED {
+        return Err(format!("`added_tokens`: has more than {MAX_ADDED} bytes of tokens"));
+    }
     let model = file.model;
     if model.kind != "Unigram" || model.byte_fallback == Some(true) {
         return Err(format!("`model`: {} with byte_fallback is not supported", model.kind));

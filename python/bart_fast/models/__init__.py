@@ -11,6 +11,7 @@ from bart_fast.models.scoring_mixin import ScoreOutput
 from bart_fast.models.seq_2_seq_lm import Seq2SeqLM
 from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
 from bart_fast.models.tokenizer import Tokenizer
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 
 __all__ = [
     "Backbone",
@@ -24,4 +25,5 @@ __all__ = [
     "Seq2SeqLM",
     "Seq2SeqLMPreprocessor",
     "Tokenizer",
+    "UnigramTokenizer",
 ]
