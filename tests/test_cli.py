@@ -190,6 +190,23 @@ def test_a_text_that_is_not_utf8_exits_with_2(preset):
     assert "TEXT is not UTF-8" in result.stderr
 
 
+@pytest.mark.parametrize("program", [["-m", "bart_fast.cli"], None])
+def test_a_bad_environment_is_an_error_without_a_traceback(program):
+    """Though it is found before the command begins."""
+    script = Path(sys.executable).parent / "bart-fast"
+    if program is None and not script.exists():
+        pytest.skip("the command is not installed here")
+    result = subprocess.run(
+        [sys.executable, *(program or [str(script)]), "text"],
+        env={**os.environ, "BART_FAST_NUM_THREADS": "many"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("bart-fast: error: `BART_FAST_NUM_THREADS`: received `many`")
+    assert "Traceback" not in result.stderr
+
+
 def test_failures_exit_with_1(preset, tmp_path):
     unknown = run("--preset", "no_such_preset", "text")
     assert (unknown.returncode, unknown.stdout) == (1, "")

@@ -239,6 +239,15 @@ def check_keys(
         )
 
 
+def check_finite_array(name: str, array: np.ndarray) -> None:
+    """Numbers of `array`, if it has any, are neither NaN nor infinite."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        wrong = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise argument_error(
+            name, "must hold finite numbers", f"{array[tuple(wrong)]} at position {wrong}"
+        )
+
+
 def _array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)

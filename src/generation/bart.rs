@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::model::{PromptRow, StepModel, StepRow};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::with_floats;
+use crate::ops::{self, Way, with_floats};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
@@ -97,6 +97,17 @@ impl StepModel for BartDecoder {
         hidden.clear();
         if let Some(states) = &self.hidden {
             with_floats([&states.contiguous()?], |[states]| hidden.extend_from_slice(states))?;
+        }
+        Ok(())
+    }
+
+    fn is_batch_invariant(&self) -> bool {
+        ops::way() == Way::Kernel
+    }
+
+    fn rewind(&mut self, slot: usize, length: usize) -> Result<()> {
+        if let Some(cache) = &mut self.cache {
+            cache.rewind(slot, length);
         }
         Ok(())
     }

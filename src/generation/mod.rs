@@ -16,6 +16,7 @@ mod beams;
 mod certain_tests;
 pub mod constraints;
 mod contrastive;
+mod drafts;
 mod generate;
 mod input;
 mod model;
@@ -23,6 +24,9 @@ mod options;
 pub mod samplers;
 mod sampling;
 mod scores;
+mod speculation;
+#[cfg(test)]
+mod speculation_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -34,3 +38,4 @@ pub use generate::{Generation, generate};
 pub use input::{Input, Sequence};
 pub use model::{PromptRow, StepModel, StepRow};
 pub use options::Options;
+pub use speculation::Speculative;

@@ -11,6 +11,7 @@ use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
 use super::samplers::{Choice, SampleSettings};
 use super::scores;
+use super::speculation::{Speculation, Speculative};
 use crate::error::Result;
 use crate::random::Stream;
 
@@ -24,6 +25,8 @@ pub(super) struct Sampling {
     live: Vec<usize>,
     /// Whether the prompts were fed.
     has_begun: bool,
+    /// Guesses, where they are made.
+    speculation: Option<Speculation>,
     logits: Vec<f32>,
     steps: Vec<StepRow>,
 }
@@ -43,19 +46,35 @@ impl Sampling {
         let rows: Vec<_> =
             inputs.iter().flat_map(|input| repeat_n(input, settings.returned)).map(begin).collect();
         let live = (0..rows.len()).collect();
-        let (logits, steps) = (Vec::new(), Vec::new());
-        let mut sampling =
-            Self { inputs, options, settings, rows, live, has_begun: false, logits, steps };
+        let mut sampling = Self {
+            inputs,
+            options,
+            settings,
+            rows,
+            live,
+            has_begun: false,
+            speculation: None,
+            logits: Vec::new(),
+            steps: Vec::new(),
+        };
         sampling.part_with_ended();
         sampling
     }
 
+    fn input(&self, row: usize) -> &Input {
+        &self.inputs[row / self.settings.returned]
+    }
+
+    fn has_ended(&self, row: usize) -> bool {
+        let sequence = &self.rows[row];
+        sequence.stopped || sequence.ids.len() >= self.input(row).max_length()
+    }
+
     /// Takes rows that have stopped or have no room out of the batch.
     fn part_with_ended(&mut self) {
-        let (rows, inputs, returned) = (&self.rows, &self.inputs, self.settings.returned);
-        self.live.retain(|&row| {
-            !rows[row].stopped && rows[row].ids.len() < inputs[row / returned].max_length()
-        });
+        let mut live = mem::take(&mut self.live);
+        live.retain(|&row| !self.has_ended(row));
+        self.live = live;
     }
 
     fn prompts(&self) -> Vec<PromptRow<'_>> {
@@ -71,38 +90,101 @@ impl Sampling {
         self.live.iter().map(prompt).collect()
     }
 
-    /// Writes down what each live row is fed.
-    fn plan(&mut self) {
-        self.steps.clear();
-        let rows = &self.rows;
-        self.steps.extend(self.live.iter().filter_map(|&slot| {
-            let ids = &rows[slot].ids;
-            ids.last().map(|&token| StepRow { slot, token, position: ids.len() - 1 })
-        }));
+    /// Feeds the prompts.
+    fn begin(&mut self, model: &mut dyn StepModel, logits: &mut Vec<f32>) -> Result<()> {
+        let speculates = match self.options.speculative {
+            Speculative::Off => false,
+            Speculative::Auto => model.is_batch_invariant(),
+            Speculative::Source => true,
+        };
+        if speculates {
+            let rows = self.rows.iter().enumerate();
+            let rows = rows.map(|(row, sequence)| (self.input(row), sequence));
+            self.speculation = Some(Speculation::new(rows));
+        }
+        model.prefill(&self.prompts(), self.settings.returned, logits)
     }
 
-    /// Appends one token to every live row. `logits` is `[live, vocabulary]`.
-    fn extend(&mut self, logits: &mut [f32], vocabulary: usize) -> Result<()> {
-        check_shape(logits, self.live.len(), vocabulary)?;
-        let limit = self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary);
-        for (&row, logits) in self.live.iter().zip(logits.chunks_exact_mut(vocabulary)) {
-            let (source, answer) = (row / self.settings.returned, row % self.settings.returned);
-            let (input, sequence) = (&self.inputs[source], &mut self.rows[row]);
-            match input.forced(sequence.ids.len()) {
-                Some(token) => {
-                    sequence.ids.push(token);
-                    if self.options.token_logprobs {
-                        sequence.token_logprobs.push(0.0);
-                    }
+    /// Writes down what each live row is fed: its last token, and what may follow it.
+    fn plan(&mut self, vocabulary: usize) {
+        self.steps.clear();
+        for &slot in &self.live {
+            let (ids, input) = (&self.rows[slot].ids, &self.inputs[slot / self.settings.returned]);
+            let draft = match &mut self.speculation {
+                Some(speculation) => {
+                    speculation.guess(slot, input, ids, self.live.len(), vocabulary);
+                    speculation.draft(slot)
                 }
-                None => self.settings.choose(
-                    &self.options,
-                    input,
-                    input.stream(answer),
-                    sequence,
-                    &mut logits[..limit],
-                )?,
+                None => &[],
+            };
+            let fed = ids.last().into_iter().chain(draft);
+            let step = |(position, &token)| StepRow { slot, token, position };
+            self.steps.extend((ids.len() - 1..).zip(fed).map(step));
+        }
+    }
+
+    /// Appends tokens to every live row: one, and as many more as were guessed right. `logits` is
+    /// `[fed, vocabulary]`.
+    fn extend(&mut self, model: &mut dyn StepModel, logits: &mut [f32]) -> Result<()> {
+        let vocabulary = model.vocabulary_size();
+        // The first pass feeds prompts, whose last tokens alone have scores.
+        let fed = if self.steps.is_empty() { self.live.len() } else { self.steps.len() };
+        check_shape(logits, fed, vocabulary)?;
+        let mut logits = logits.chunks_exact_mut(vocabulary);
+        for place in 0..self.live.len() {
+            let row = self.live[place];
+            let guesses = self.guesses(row);
+            let held = self.rows[row].ids.len() + guesses;
+            let mut logits = logits.by_ref().take(1 + guesses);
+            for guess in 0..=guesses {
+                let Some(logits) = logits.next() else { break };
+                self.append(row, logits)?;
+                if self.has_ended(row) || !self.was_guessed(row, guess) {
+                    break;
+                }
             }
+            logits.for_each(drop);
+            let needed = self.rows[row].ids.len() - 1;
+            if needed < held && !self.has_ended(row) {
+                model.rewind(row, needed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many guesses a row was fed.
+    fn guesses(&self, row: usize) -> usize {
+        self.speculation.as_ref().map_or(0, |speculation| speculation.draft(row).len())
+    }
+
+    /// Whether a row's last token is the guess with this number.
+    fn was_guessed(&self, row: usize, guess: usize) -> bool {
+        let draft = self.speculation.as_ref().map_or(&[][..], |all| all.draft(row));
+        draft.get(guess).is_some_and(|guess| self.rows[row].ids.last() == Some(guess))
+    }
+
+    /// Appends to a row the token that the logits `[vocabulary]` lead to.
+    fn append(&mut self, row: usize, logits: &mut [f32]) -> Result<()> {
+        let (source, answer) = (row / self.settings.returned, row % self.settings.returned);
+        let (input, sequence) = (&self.inputs[source], &mut self.rows[row]);
+        let limit = self.options.vocabulary_limit.unwrap_or(logits.len()).clamp(1, logits.len());
+        match input.forced(sequence.ids.len()) {
+            Some(token) => {
+                sequence.ids.push(token);
+                if self.options.token_logprobs {
+                    sequence.token_logprobs.push(0.0);
+                }
+            }
+            None => self.settings.choose(
+                &self.options,
+                input,
+                input.stream(answer),
+                sequence,
+                &mut logits[..limit],
+            )?,
+        }
+        if let Some(speculation) = &mut self.speculation {
+            speculation.follow(row, input, &sequence.ids);
         }
         Ok(())
     }
@@ -124,12 +206,12 @@ impl Decoding for Sampling {
         stop()?;
         let mut logits = mem::take(&mut self.logits);
         if mem::replace(&mut self.has_begun, true) {
-            self.plan();
+            self.plan(model.vocabulary_size());
             model.step(&self.steps, &mut logits)?;
         } else {
-            model.prefill(&self.prompts(), self.settings.returned, &mut logits)?;
+            self.begin(model, &mut logits)?;
         }
-        self.extend(&mut logits, model.vocabulary_size())?;
+        self.extend(model, &mut logits)?;
         self.logits = logits;
         self.part_with_ended();
         Ok(())

@@ -129,7 +129,8 @@ class BartBackbone(Backbone):
         self.dtype = _check_dtype(dtype)
         self.name = name
         self.trainable = bool(trainable)
-        self._core_config = {**self._implied_config(), **(core_config or {})}
+        implied = self._implied_config()
+        self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
         self._model = _core.Model(json.dumps(self._core_config), seed)
@@ -323,6 +324,25 @@ def batches(arrays: Mapping[str, np.ndarray], batch_size: int) -> list[dict[str,
     rows = len(next(iter(arrays.values())))
     starts = range(0, max(rows, 1), size)
     return [{key: each[start : start + size] for key, each in arrays.items()} for start in starts]
+
+
+def _check_core_config(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the core's configuration, of the types of `known`; their ranges are the core's."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        rule = "must be a dict of fields, as `get_config()` has it, or `None`"
+        raise argument_error("core_config", rule, config)
+    for field, value in config.items():
+        if field not in known:
+            names = ", ".join(known)
+            raise argument_error("core_config", f"has an unknown field; known are {names}", field)
+        kind = type(known[field])
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool) != (kind is bool) or value != value:
+            rule = f"must have a {kind.__name__} as its field '{field}'"
+            raise argument_error("core_config", rule, value)
+    return dict(config)
 
 
 def _check_dropout(dropout: Any) -> float:

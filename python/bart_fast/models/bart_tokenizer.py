@@ -251,7 +251,7 @@ class BartTokenizer(Tokenizer):
     def token_to_id(self, token: str) -> int:
         """The id of a token as the vocabulary spells it. ValueError if it is not in there."""
         self._checked_core()
-        if token not in self.vocabulary:
+        if not isinstance(token, str) or token not in self.vocabulary:
             raise argument_error("token", "must be in the vocabulary", token)
         return self.vocabulary[token]
 

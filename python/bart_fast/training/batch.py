@@ -1,6 +1,7 @@
 """One batch: what a training step takes, made from texts or from token arrays."""
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from bart_fast._validation import (
     ENCODER_MASK,
     TOKEN_ARRAYS,
     argument_error,
+    caller_level,
+    check_finite_array,
     check_keys,
     check_mask,
     check_same_rows,
@@ -88,6 +91,7 @@ class BatchMaker:
         self.preprocessor = preprocessor
         self.max_sequence_length = max_sequence_length
         self.vocabulary_size = vocabulary_size
+        self._has_warned = False
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Batch:
         """A batch from token arrays, or from texts if there is a preprocessor.
@@ -100,18 +104,24 @@ class BatchMaker:
         if self.preprocessor is None:
             # Says what is missing, and that texts need a preprocessor.
             check_keys("x", x, required=TOKEN_ARRAYS)
-        for name, value in (("y", y), ("sample_weight", sample_weight)):
-            if value is not None:
-                raise argument_error(
-                    name,
-                    "must be None when `x` holds texts: targets and weights come from "
-                    "`decoder_text`",
-                    type(value).__name__,
-                    "pass token arrays for targets and weights of your own",
-                )
         if not hasattr(self.preprocessor, "_fit_rows"):
-            return batch_from_arrays(*self.preprocessor(x))
+            given = () if y is None and sample_weight is None else (y, sample_weight)
+            return batch_from_arrays(*self.preprocessor(x, *given))
+        self._warn_of_what_is_ignored(y, sample_weight)
         return self._from_texts(x)
+
+    def _warn_of_what_is_ignored(self, y: Any, sample_weight: Any) -> None:
+        """Once, not for every batch."""
+        given = {"y": y, "sample_weight": sample_weight}
+        names = [f"`{name}`" for name, value in given.items() if value is not None]
+        if names and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{' and '.join(names)} ignored, since `x` holds texts: targets and weights come "
+                "from `decoder_text`.\nhint: pass token arrays for targets and weights of your own",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
 
     def _from_texts(self, x: Any) -> Batch:
         """Arrays only as wide as the longest row: a preprocessor's limit is often far wider."""
@@ -221,6 +231,7 @@ def _check_weights(value: Any, shape: tuple[int, int]) -> np.ndarray | None:
         array = array[..., 0]
     if array.shape in ((shape[0],), (shape[0], 1)):
         array = np.broadcast_to(array.reshape(-1, 1), shape)
+    check_finite_array("sample_weight", array)
     if array.shape != shape:
         raise argument_error(
             "sample_weight", f"must have the shape of `y`, {shape}, or [batch]", array.shape

@@ -226,7 +226,7 @@ mod tests {
             (json!({"sampler": 3}), "sampler"),
             (json!({}), "sampler"),
             (json!({"sampler": "top_k", "k": 0}), "k"),
-            (json!({"sampler": "top_p", "p": 0.0}), "p"),
+            (json!({"sampler": "top_p", "p": -0.1}), "p"),
             (json!({"sampler": "top_p", "p": 1.5}), "p"),
             (json!({"sampler": "top_p", "p": null}), "p"),
             (json!({"sampler": "top_p", "k": 0}), "k"),
