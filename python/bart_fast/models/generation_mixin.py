@@ -19,10 +19,11 @@ from bart_fast.models import generation
 from bart_fast.models.attention_output import check_layers
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
-from bart_fast.models.generation_method import Settings
+from bart_fast.models.generation_method import Settings, speculation
 from bart_fast.models.generation_output import Generated, flat
 from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
 from bart_fast.samplers.seeded_sampler import SeededSampler
@@ -40,6 +41,8 @@ class GenerationMixin:
         max_length: int | None = None,
         stop_token_ids: Any = "auto",
         strip_prompt: bool = False,
+        *,
+        speculative: str | None = "auto",
         **settings: Any,
     ) -> Any:
         """Answers to `inputs`, chosen token by token.
@@ -72,6 +75,11 @@ class GenerationMixin:
             stop_token_ids: `"auto"` is the end id of the tokenizer, else of the preset; `None`
                 stops at `max_length` only; else an id or several. Defaults to `"auto"`.
             strip_prompt: bool. Leave the prompt out of the answer. Defaults to `False`.
+            speculative: str. `"source"` guesses the next tokens from the source and the answer so
+                far and verifies several in one pass, for methods that choose token by token
+                (Yang et al., 2023, "Inference with Reference: Lossless Acceleration of Large
+                Language Models"). `"auto"` does so where no bit of the answer can change, `None`
+                never. Defaults to `"auto"`.
             num_beams, num_beam_groups: int. Beams, and the groups they are in. Default to 1.
             length_penalty: float. The power of the length by which scores are divided. Default 1.0.
             early_stopping: bool or `"never"`. When beams stop to look on. Defaults to `False`.
@@ -136,6 +144,7 @@ class GenerationMixin:
         """
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             return []
+        settings["speculative"] = speculative
         if is_batches(inputs):
             return self._generate_batches(
                 inputs, max_length, stop_token_ids, strip_prompt, settings
@@ -236,8 +245,10 @@ class GenerationMixin:
             special = generation.SpecialTokens((start,), special.end_ids, special.pad_id)
         limit = call.settings.values.get("max_length")
         arrays = inputs if texts is None else self._preprocess(texts, self._widest(call))
-        if texts is not None and (start := call.start_of_texts(special)) is not None:
-            arrays = _starting_with(arrays, start, special.pad_id)
+        tokenizer = getattr(self.preprocessor, "tokenizer", None)
+        if texts is not None and (start := call.start_of_texts(special, tokenizer)) is not None:
+            opening = getattr(self.preprocessor, "_opening_length", _START_TOKENS)
+            arrays = _starting_with(arrays, start, opening, special.pad_id)
         request = generation.request_from_arrays(arrays, limit, self.backbone, special)
         generation.check_lengths(request, call.settings.values, call.settings.said)
         return request
@@ -308,6 +319,8 @@ class GenerationMixin:
             options |= call.method
             if (seed := call.draw_seed()) is not None:
                 options["seed"] = seed
+            if call.speculative is not None:
+                options["speculative"] = call.speculative
         return options, limits
 
     def _postprocess(self, result: dict[str, np.ndarray], gives_lists: bool) -> list[Any]:
@@ -329,6 +342,7 @@ class Call:
         method: options of the core, or `None` if the sampler has to be asked in Python.
         stop_ids: ids that end an answer.
         attention_layers: decoder layers whose attention to the source is wanted.
+        speculative: where tokens are guessed; `None` for nowhere.
     """
 
     settings: Settings
@@ -336,12 +350,15 @@ class Call:
     method: dict[str, Any] | None
     stop_ids: list[int]
     attention_layers: list[int]
+    speculative: str | None
 
     @classmethod
     def of(
         cls, model: Any, max_length: Any, stop_token_ids: Any, keywords: Mapping[str, Any]
     ) -> "Call":
-        """From the arguments of `model.generate()`."""
+        """From the arguments of `model.generate()`; `speculative` is among the keywords."""
+        keywords = dict(keywords)
+        speculative = keywords.pop("speculative")
         vocabulary = model.backbone.vocabulary_size
         sampler = model._compiled_sampler()
         from_preset = isinstance(sampler, PresetSampler)
@@ -371,7 +388,9 @@ class Call:
         )
         if not settings.values.get("return_dict_in_generate"):
             layers = []
-        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids, layers)
+        method = settings.method(core_options(sampler))
+        speculative = speculation(speculative, method, settings.functions)
+        call = cls(settings, sampler, method, stop_ids, layers, speculative)
         if call.method is None and settings.values.get("seed") is not None:
             raise argument_error(
                 "seed",
@@ -393,12 +412,25 @@ class Call:
         runs_compiled = not self.settings.names_method
         return runs_compiled and bool(getattr(self.sampler, "return_all_beams", False))
 
-    def start_of_texts(self, special: generation.SpecialTokens) -> int | None:
-        """The one token that answers to strings start with, if it is not `</s> <s>`."""
+    def start_of_texts(self, special: generation.SpecialTokens, tokenizer: Any) -> int | None:
+        """The one token that answers to strings start with, if it is not what the preprocessor
+        opens them with, such as `</s> <s>`."""
         start = self.settings.values.get("decoder_start_token_id")
+        if isinstance(tokenizer, UnigramTokenizer) and not self._says("decoder_start_token_id"):
+            # As in transformers, unless a language is set in another way.
+            language = tokenizer.target_language
+            if language is not None and not self._says("forced_bos_token_id"):
+                names = ("forced_bos_token_id", "decoder_start_token_id")
+                if tokenizer.vocabulary[language] not in map(self.settings.values.get, names):
+                    return None
+            return next(iter(special.start_ids), None)
         if start is None and isinstance(self.sampler, PresetSampler):
             return special.start_ids[0] if len(special.start_ids) == 1 else None
         return start
+
+    def _says(self, name: str) -> bool:
+        """Whether the caller said it, and not the checkpoint."""
+        return name in self.settings.said
 
     def draw_seed(self) -> int | None:
         """The seed of this call, if its method draws."""
@@ -410,12 +442,14 @@ class Call:
         return None
 
 
-def _starting_with(arrays: dict[str, Any], start: int, pad_id: int | None) -> dict[str, Any]:
-    """Prompts that start with `start` in place of `</s> <s>`, or of `</s>` before a prompt's text:
-    what transformers starts from."""
+def _starting_with(
+    arrays: dict[str, Any], start: int, opening: int, pad_id: int | None
+) -> dict[str, Any]:
+    """Prompts that start with `start` in place of an opening of so many tokens, as `</s> <s>`;
+    before a prompt's text in place of the first of them: what transformers starts from."""
     ids, mask = np.array(arrays[DECODER_IDS]), np.array(arrays[DECODER_MASK], dtype=bool)
     ids[:, 0] = start
-    empty = mask.sum(axis=1) == _START_TOKENS
+    empty = mask.sum(axis=1) == opening
     ids[empty, 1:], mask[empty, 1:] = pad_id, False
     return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
 
