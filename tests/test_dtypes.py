@@ -412,6 +412,19 @@ def test_int4_presets_are_refused_before_their_weights_are_read(tmp_path):
             BartSeq2SeqLM.from_preset(tmp_path, **arguments)
 
 
+@pytest.mark.parametrize("size", [20, 41])
+def test_resized_vocabularies_keep_their_bits(size):
+    model = in_precision("int8")
+    table = model.backbone._model.get_int8("shared.weight")
+    model.backbone.resize_token_embeddings(size)
+    kept = min(size, SIZES["vocabulary_size"])
+    resized = model.backbone._model.get_int8("shared.weight")
+    assert resized[0].shape == (size, SIZES["hidden_dim"])
+    for before, after in zip(table, resized, strict=True):
+        np.testing.assert_array_equal(after[:kept], before[:kept])
+    assert model.backbone.dtype == "int8"
+
+
 def test_generate_and_score_in_int8():
     model = in_precision("int8", preprocessor=None)
     batch = {**SOURCE, **PROMPT}

@@ -319,10 +319,10 @@ def test_the_number_of_threads_is_what_was_set():
         assert bart_fast.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("n", [0, -1, 1025, 2**40])
+@pytest.mark.parametrize("n", [0, -1, 1025, 2**40, 2**70, True, 2.0, "2", None])
 def test_impossible_numbers_of_threads_are_refused(n):
     before = bart_fast.get_num_threads()
-    with pytest.raises(ValueError, match=rf"`n`: must be 1 to 1024, received {n}"):
+    with pytest.raises(ValueError, match=rf"^`n` must be .*Received: {n!r}"):
         bart_fast.set_num_threads(n)
     assert bart_fast.get_num_threads() == before
 

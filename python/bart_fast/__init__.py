@@ -14,14 +14,15 @@ __version__ = _loaded.__version__
 
 if TYPE_CHECKING:
     from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers
-    from bart_fast._core import get_num_threads, set_num_threads
     from bart_fast._random import set_random_seed
+    from bart_fast._threads import get_num_threads, set_num_threads
     from bart_fast.models import (
         Backbone,
         BartBackbone,
         BartSeq2SeqLM,
         BartSeq2SeqLMPreprocessor,
         BartTokenizer,
+        CrossAttentionOutput,
         GenerateOutput,
         ScoreOutput,
         Seq2SeqLM,
@@ -47,6 +48,7 @@ __all__ = [
     "BartTokenizer",
     "BeamSampler",
     "ContrastiveSampler",
+    "CrossAttentionOutput",
     "GenerateOutput",
     "GreedySampler",
     "PresetSampler",
@@ -79,6 +81,7 @@ _HOMES = {
         "BartSeq2SeqLM",
         "BartSeq2SeqLMPreprocessor",
         "BartTokenizer",
+        "CrossAttentionOutput",
         "GenerateOutput",
         "ScoreOutput",
         "Seq2SeqLM",
@@ -95,8 +98,8 @@ _HOMES = {
         "TopKSampler",
         "TopPSampler",
     ),
-    "_core": ("get_num_threads", "set_num_threads"),
     "_random": ("set_random_seed",),
+    "_threads": ("get_num_threads", "set_num_threads"),
 }
 
 # Their classes can be had from here too, though they are not in `__all__`.

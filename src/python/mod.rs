@@ -7,6 +7,7 @@ mod callbacks;
 mod constraints;
 mod enter;
 mod errors;
+mod generation;
 mod model;
 mod optimizer;
 mod parameters;
@@ -20,13 +21,15 @@ mod _core {
     #[pymodule_export]
     use super::constraints::PyConstraints;
     #[pymodule_export]
+    use super::generation::PyGeneration;
+    #[pymodule_export]
     use super::model::PyModel;
     #[pymodule_export]
     use super::optimizer::PyOptimizer;
     #[pymodule_export]
     use super::runtime::{
-        count_parameters, get_num_threads, measure_limits, parse_hf_config, runtime_info,
-        set_num_threads, set_portable,
+        count_parameters, get_num_threads, has_separate_embeddings, measure_limits,
+        parse_hf_config, runtime_info, set_num_threads, set_portable,
     };
     #[pymodule_export]
     use super::tokenizer::{PyTokenizer, read_tokenizer_json};

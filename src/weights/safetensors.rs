@@ -8,8 +8,8 @@ use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, View};
 
-use super::names;
 use super::stored::StoredTensor;
+use super::{names, tables};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Parameter};
 
@@ -108,9 +108,12 @@ pub fn read(path: &Path, file: &mut (impl Read + Seek)) -> Result<Vec<(String, S
 /// # Errors
 /// `Io` if it cannot be written.
 pub fn save(model: &BartModel, path: &Path, format: FloatFormat) -> Result<()> {
-    let tensors = model.parameters().iter().map(|parameter| {
-        let shape = names::stored_shape(parameter.name(), parameter.shape());
-        (names::stored_name(parameter.name()), Stored { parameter, shape, format })
+    let tensors = model.parameters().iter().flat_map(|parameter| {
+        let copies = tables::stored_copies(parameter.name(), model.config());
+        [parameter.name()].into_iter().chain(copies.iter().copied()).map(move |name| {
+            let shape = names::stored_shape(parameter.name(), parameter.shape());
+            (names::stored_name(name), Stored { parameter, shape, format })
+        })
     });
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {

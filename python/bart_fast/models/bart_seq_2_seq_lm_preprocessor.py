@@ -391,7 +391,7 @@ def _warn_of_cuts(ids: Rows, room: int) -> None:
         warnings.warn(
             f"the end of {which} is left out, {sum(dropped)} tokens: `encoder_sequence_length` has "
             f"room for {room}, and the model for no more than its `max_sequence_length`.\n"
-            "hint: give long text in parts, a few sentences at a time",
+            "hint: pass `overlap`, or give long text in parts, a few sentences at a time",
             UserWarning,
             stacklevel=caller_level(),
         )

@@ -173,6 +173,26 @@ class BartTokenizer(Tokenizer):
         """Token ids of each text, not cut and not padded."""
         return self._checked_core().encode_batch(texts)
 
+    def offsets(self, inputs: Any) -> Any:
+        """Where in the strings their tokens stand.
+
+        Args:
+            inputs: a string, or a list or array of strings. UTF-8 bytes count as strings.
+
+        Returns:
+            For one string an int32 array [length, 2]: first character of each token of `tokenize`,
+            and the one behind its last; the space before a word is left out, as Hugging Face's
+            tokenizers do. For many a list of such arrays.
+
+        Raises:
+            ValueError: as `tokenize()`.
+        """
+        texts, batched = as_texts("inputs", inputs)
+        core = self._checked_core()
+        rows = [[span for _, span in core.encode_with_spans(text)] for text in texts]
+        arrays = [np.array(row, dtype=np.int32).reshape(-1, 2) for row in rows]
+        return arrays if batched else arrays[0]
+
     def _fit_length(self, row: list[int]) -> list[int]:
         padding = [self.pad_token_id] * (self.sequence_length - len(row))
         return row[: self.sequence_length] + padding
@@ -231,7 +251,7 @@ class BartTokenizer(Tokenizer):
     def token_to_id(self, token: str) -> int:
         """The id of a token as the vocabulary spells it. ValueError if it is not in there."""
         self._checked_core()
-        if token not in self.vocabulary:
+        if not isinstance(token, str) or token not in self.vocabulary:
             raise argument_error("token", "must be in the vocabulary", token)
         return self.vocabulary[token]
 

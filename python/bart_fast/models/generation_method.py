@@ -98,9 +98,10 @@ class Settings:
             ]
             if idle:
                 _warn(f"{_names(idle)} without effect, since `do_sample` is False")
-        scores = "output_scores" in self.said and self.values["output_scores"]
-        if scores and not self.wants_scores:
-            _warn("`output_scores` is without effect, since `return_dict_in_generate` is not True")
+        for name in ("output_scores", "output_attentions"):
+            wanted = name in self.said and self.values[name] is not False
+            if wanted and not self.values.get("return_dict_in_generate"):
+                _warn(f"`{name}` is without effect, since `return_dict_in_generate` is not True")
 
     @property
     def wants_scores(self) -> bool:

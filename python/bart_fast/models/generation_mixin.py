@@ -10,13 +10,18 @@ from bart_fast._random import draw_seed
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
+    ENCODER_IDS,
     argument_error,
     check_seed,
+    check_text_ids,
 )
 from bart_fast.models import generation
+from bart_fast.models.attention_output import check_layers
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings
+from bart_fast.models.generation_output import Generated, flat
+from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
@@ -24,29 +29,6 @@ from bart_fast.samplers.seeded_sampler import SeededSampler
 
 # Answers to strings start with `</s> <s>`.
 _START_TOKENS = 2
-
-
-@dataclass(frozen=True)
-class GenerateOutput:
-    """What `generate(..., return_dict_in_generate=True)` returns. Rows are answers: all of the
-    first input, best first, then all of the second.
-
-    Attributes:
-        sequences: int32 array [rows, length], prompt and answer, padded.
-        padding_mask: bool array [rows, length], `True` up to and including the stop token.
-        texts: what `generate()` returns for strings otherwise; `None` for token arrays.
-        sequences_scores: float32 array [rows], the scores of beam search; `None` for other methods
-            and without `output_scores`.
-        token_logprobs: float32 array [rows, length - prompt], where prompt is that of the shortest
-            one: the log probability of each generated token, after all rules, as beams add them up
-            and samplers draw from them; 0 elsewhere. `None` without `output_scores`.
-    """
-
-    sequences: np.ndarray
-    padding_mask: np.ndarray
-    texts: Any = None
-    sequences_scores: np.ndarray | None = None
-    token_logprobs: np.ndarray | None = None
 
 
 class GenerationMixin:
@@ -118,6 +100,12 @@ class GenerationMixin:
                 in numpy; logits, or log probabilities for beams.
             stopping_criteria: list of functions (ids [1, length], None) -> bool.
             return_dict_in_generate, output_scores: bool. A `GenerateOutput`, and what is in it.
+            output_attentions: bool, or list of decoder layers. Whether (and of which layers) it has
+                the attention to the source, and the source token each token comes from.
+            overlap: int. Reads texts that are too long for the model in windows that share about
+                so many tokens, and joins the answers at sentence borders; for models that repair
+                text. `max_length` holds for the answer to a window. Defaults to `None`: the end of
+                such a text is left out, with a warning.
             generation_config: dict of settings; keywords of the call beat them.
 
         `bart_fast.models.generation_settings.SETTINGS` has the range of each; `None` counts as not
@@ -153,6 +141,11 @@ class GenerationMixin:
                 inputs, max_length, stop_token_ids, strip_prompt, settings
             )
         call = Call.of(self, max_length, stop_token_ids, settings)
+        if "overlap" in call.settings.values:
+            return generate_windows(self, call, inputs)
+        return self._generate(call, inputs, strip_prompt)
+
+    def _generate(self, call: "Call", inputs: Any, strip_prompt: bool) -> Any:
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
             return []
@@ -165,12 +158,14 @@ class GenerationMixin:
         if texts is not None and texts.is_single:
             strings = strings[0]
         if call.settings.values.get("return_dict_in_generate"):
-            return _output(call, request, answers, result, strings)
+            return Generated(
+                self, call, request, answers, result, strip_prompt, texts, strings
+            ).output()
         if texts is not None:
             return strings
         if call.answers_each is None:
             return result if call.gives_lists else _first_beams(result)
-        return {key: _rows(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
+        return {key: flat(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
 
     def _generate_batches(
         self, inputs: Any, max_length: Any, stop_token_ids: Any, strip_prompt: bool, settings: dict
@@ -268,21 +263,21 @@ class GenerationMixin:
                 f"must be at least {_START_TOKENS}: answers to strings start with `</s> <s>`",
                 max_length,
             )
-        return preprocessor.generate_preprocess(
+        arrays = preprocessor.generate_preprocess(
             {"encoder_text": texts.encoder_text, "decoder_text": texts.decoder_text},
             encoder_sequence_length=min(preprocessor.encoder_sequence_length, table),
             decoder_sequence_length=limit,
         )
+        ids = (arrays[ENCODER_IDS], arrays[DECODER_IDS])
+        check_text_ids(preprocessor, self.backbone.vocabulary_size, *ids)
+        return arrays
 
     def _answers(self, call: "Call", request: generation.Request) -> list[list[generation.Answer]]:
         """The answers to each input, best first."""
-        settings = call.settings
-        options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.wants_scores:
-            options["token_logprobs"] = True
-        limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
             return []
+        options, limits = self._options(call, request)
+        functions = call.settings.functions
         if call.method is None:
             repeats = call.answers_each or 1
             found = generate_in_python(
@@ -291,18 +286,29 @@ class GenerationMixin:
                 request.repeated(repeats),
                 [limit for limit in limits for _ in range(repeats)],
                 options,
-                settings.functions,
+                functions,
             )
             return [
                 [answer for row in found[i : i + repeats] for answer in row]
                 for i in range(0, len(found), repeats)
             ]
-        options |= call.method
-        if (seed := call.draw_seed()) is not None:
-            options["seed"] = seed
-        return generation.generate_in_core(
-            self.backbone, request, limits, options, settings.functions
-        )
+        return generation.generate_in_core(self.backbone, request, limits, options, functions)
+
+    def _options(
+        self, call: "Call", request: generation.Request
+    ) -> tuple[dict[str, Any], list[int]]:
+        """The options of a call, those of its method too if the core runs it, and the longest
+        answer of each row. Draws the call's seed."""
+        settings = call.settings
+        options = {**settings.constraints, "stop_token_ids": call.stop_ids}
+        if settings.wants_scores:
+            options["token_logprobs"] = True
+        limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
+        if call.method is not None:
+            options |= call.method
+            if (seed := call.draw_seed()) is not None:
+                options["seed"] = seed
+        return options, limits
 
     def _postprocess(self, result: dict[str, np.ndarray], gives_lists: bool) -> list[Any]:
         ids, mask = result[DECODER_IDS], result[DECODER_MASK]
@@ -322,12 +328,14 @@ class Call:
         sampler: the compiled sampler.
         method: options of the core, or `None` if the sampler has to be asked in Python.
         stop_ids: ids that end an answer.
+        attention_layers: decoder layers whose attention to the source is wanted.
     """
 
     settings: Settings
     sampler: Callable[..., Any]
     method: dict[str, Any] | None
     stop_ids: list[int]
+    attention_layers: list[int]
 
     @classmethod
     def of(
@@ -357,7 +365,13 @@ class Call:
         stop_ids = generation.resolve_stop_ids(
             stop_token_ids, model._special_tokens().end_ids, vocabulary
         )
-        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids)
+        wanted = settings.values.get("output_attentions")
+        layers = check_layers(
+            "output_attentions", wanted, model.backbone._core_config["decoder_layers"]
+        )
+        if not settings.values.get("return_dict_in_generate"):
+            layers = []
+        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids, layers)
         if call.method is None and settings.values.get("seed") is not None:
             raise argument_error(
                 "seed",
@@ -404,35 +418,6 @@ def _starting_with(arrays: dict[str, Any], start: int, pad_id: int | None) -> di
     empty = mask.sum(axis=1) == _START_TOKENS
     ids[empty, 1:], mask[empty, 1:] = pad_id, False
     return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
-
-
-def _output(
-    call: Call,
-    request: generation.Request,
-    answers: list[list[generation.Answer]],
-    result: dict[str, np.ndarray],
-    texts: Any,
-) -> GenerateOutput:
-    kept = slice(None) if call.answers_each is not None or call.gives_lists else slice(1)
-    scores = logprobs = None
-    if call.settings.wants_scores:
-        is_beams = call.method is not None and call.method["sampler"] == "beam"
-        scores = _rows(result["scores"][:, kept]) if is_beams else None
-        width = result[DECODER_IDS].shape[-1]
-        logprobs = generation.logprob_array(request, [row[kept] for row in answers], width)
-    ids, mask = (_rows(result[name][:, kept]) for name in (DECODER_IDS, DECODER_MASK))
-    if texts is not None:
-        # The preprocessor's width says nothing about the answers.
-        longest = int(mask.sum(axis=1).max(initial=0))
-        ids, mask = ids[:, :longest], mask[:, :longest]
-        if logprobs is not None:
-            logprobs = logprobs[:, : max(longest - (width - logprobs.shape[1]), 0)]
-    return GenerateOutput(ids, mask, texts, scores, logprobs)
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    """[b, n, ...] to [b * n, ...]."""
-    return array.reshape(-1, *array.shape[2:])
 
 
 def _first_beams(result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

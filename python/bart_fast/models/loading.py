@@ -14,6 +14,7 @@ from bart_fast.models.seq_2_seq_lm import Seq2SeqLM
 from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
 from bart_fast.models.task import Task
 from bart_fast.models.tokenizer import Tokenizer
+from bart_fast.models.vocabulary import check_special_ids
 from bart_fast.samplers import Sampler, TopKSampler, get, serialize
 
 _TASK_ARGUMENTS = ("preprocessor", "compile", "name")
@@ -55,6 +56,10 @@ def load_backbone(
         pad_id=preset.pad_token_id,
     )
     backbone._generation_config = dict(preset.generation_config)
+    settings = {**backbone._special_tokens.settings(), **preset.generation_config}
+    settings |= {"bos_token_id": preset.start_token_id}
+    hint = "correct the id in the files of the preset, or resize the model that they are of"
+    check_special_ids(f"`{preset.path}`", settings, backbone.vocabulary_size, hint)
     return backbone
 
 

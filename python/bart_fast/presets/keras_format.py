@@ -43,6 +43,14 @@ _RATES = {
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
 }
+# What Keras' BART does not have.
+_SWITCHES = (
+    "scale_embedding",
+    "final_logits_bias",
+    "normalize_before",
+    "add_final_layer_norm",
+    "separate_embeddings",
+)
 _UNKNOWN_IDS = dict.fromkeys(DEFAULT_IDS)
 
 
@@ -102,9 +110,11 @@ def dimensions(config: dict) -> Dimensions:
         f"`encoder_{name}` {left} differs from `decoder_{name}` {right}"
         for name, left, right in unlike
     ]
-    problems += [
-        f"`{name}` is on" for name in ("scale_embedding", "final_logits_bias") if config.get(name)
-    ]
+    problems += [f"`{name}` is on" for name in _SWITCHES if config.get(name)]
+    if not config.get("tie_word_embeddings", True):
+        problems.append("`tie_word_embeddings` is off")
+    if (family := config.get("model_type", "bart")) != "bart":
+        problems.append(f"`model_type` is {family}")
     if (activation := config.get("activation_function", "gelu")) != "gelu":
         problems.append(f"`activation_function` is {activation}")
     if problems:
@@ -218,8 +228,8 @@ def _read_backbone(path: Path) -> tuple[dict, str, dict]:
     for name in ("layers", "attention_heads", "ffn_dim"):
         config[f"decoder_{name}"] = config[f"encoder_{name}"]
     config |= {name: float(rate) for name, rate in rates.items()}
-    config |= {"scale_embedding": False, "final_logits_bias": False, "init_std": 0.02}
-    config["activation_function"] = "gelu"
+    config |= dict.fromkeys(_SWITCHES, False) | {"model_type": "bart", "init_std": 0.02}
+    config |= {"tie_word_embeddings": True, "activation_function": "gelu"}
     return config, dtype, generation
 
 

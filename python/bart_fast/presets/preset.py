@@ -109,8 +109,13 @@ class Preset:
         if self._backbone_config is None:
             raise missing_file(self.path, "config.json", self.format)
         # Whoever asks is about to build the model. A tokenizer does not, and needs no weights.
-        _check_room(self.path, self._backbone_config, self.weight_files())
-        return self._backbone_config
+        config, files = self._backbone_config, self.weight_files()
+        _check_room(self.path, config, files)
+        if self.format == "transformers" and not config["tie_word_embeddings"] and files:
+            # Hugging Face's configuration does not say it.
+            separate = _core.has_separate_embeddings([str(file) for file in files])
+            config = {**config, "separate_embeddings": separate}
+        return config
 
     @property
     def precision(self) -> str:

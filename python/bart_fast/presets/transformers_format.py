@@ -65,12 +65,19 @@ _GENERATION_FIELDS = (
     "top_p",
     "typical_p",
 )
-# The defaults of Hugging Face's BartConfig, which apply where `config.json` is silent.
+# The defaults of Hugging Face's configurations, which apply where `config.json` is silent. Only
+# BART's has one for the start of answers; for the other families it is then `bos_token_id`.
 DEFAULT_IDS = {
     "bos_token_id": 0,
     "pad_token_id": 1,
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
+}
+# The classes of Hugging Face that compute as these families do.
+_ARCHITECTURES = {
+    "bart": "BartForConditionalGeneration",
+    "mbart": "MBartForConditionalGeneration",
+    "plbart": "PLBartForConditionalGeneration",
 }
 # Another such default: the last token that a full answer is given.
 _DEFAULT_FORCED_EOS = 2
@@ -202,6 +209,8 @@ def special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | N
     """The special ids; generation settings win over the configuration, as in Hugging Face."""
     ids = {}
     for name, default in DEFAULT_IDS.items():
+        if name == "decoder_start_token_id" and fields.get("model_type", "bart") != "bart":
+            default = None
         value = generation.get(name)
         value = fields.get(name, default) if value is None else value
         # Several end ids are allowed; the first is the one that ends a target.
@@ -270,9 +279,10 @@ def _generation_settings(tokenizer: dict | None, generation: dict | None) -> dic
 
 def _config_json(config: dict, generation: dict, dtype: str) -> dict:
     ids = {name: generation.get(name) for name in DEFAULT_IDS}
+    family = _family(config)
     return {
-        "architectures": ["BartForConditionalGeneration"],
-        "model_type": "bart",
+        "architectures": [_ARCHITECTURES[family]],
+        "model_type": family,
         "vocab_size": config["vocab_size"],
         "d_model": config["d_model"],
         "encoder_layers": config["encoder_layers"],
@@ -292,11 +302,31 @@ def _config_json(config: dict, generation: dict, dtype: str) -> dict:
         "init_std": config["init_std"],
         "scale_embedding": config["scale_embedding"],
         "is_encoder_decoder": True,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
         **ids,
         "torch_dtype": dtype,
         "use_cache": True,
     }
+
+
+def _family(config: dict) -> str:
+    """The `model_type` whose arithmetic the core configuration has in transformers 4 and 5.
+
+    Raises:
+        ValueError: it is that of BARTs of transformers 3 that no later version computes.
+    """
+    family = config.get("model_type", "bart")
+    norms = [config.get(name, False) for name in ("normalize_before", "add_final_layer_norm")]
+    if family != "bart" or not any(norms):
+        return family
+    if all(norms):
+        # mBARTs of version 2 called themselves BARTs.
+        return "mbart"
+    raise ValueError(
+        "transformers computes no BART with `normalize_before` "
+        f"{norms[0]} and `add_final_layer_norm` {norms[1]}; both must be true or both false.\n"
+        "hint: `save_weights` with a name that ends in `.safetensors` keeps the weights"
+    )
 
 
 def _tokenizer_json(tokenizer: dict, config: dict | None) -> dict:

@@ -364,7 +364,8 @@ class TrainingMixin:
         return self.backbone._model
 
     def _batch_maker(self) -> BatchMaker:
-        return BatchMaker(self.preprocessor, self.backbone.max_sequence_length)
+        backbone = self.backbone
+        return BatchMaker(self.preprocessor, backbone.max_sequence_length, backbone.vocabulary_size)
 
     def _training_seed(self) -> int:
         """What shuffling and dropout depend on; one for the life of the model."""
