@@ -121,7 +121,10 @@ class Preset:
     def precision(self) -> str:
         """What a model is loaded in where nobody says: float32, as in keras-hub, but a quantised
         preset stays so. ValueError for a quantisation that we do not have."""
-        if self.dtype not in (*_dtypes.PRECISIONS, "float64") and self.format == "keras":
+        if self.format == "transformers":
+            # Its floats may have any width; quantised checkpoints are refused with their config.
+            return "float32"
+        if self.dtype not in (*_dtypes.PRECISIONS, "float64"):
             raise ValueError(
                 f"`{self.path}` holds weights quantised to {self.dtype}, which cannot be read yet; "
                 f"allowed: {', '.join(_dtypes.PRECISIONS)}.\n"
