@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::arrays::{self, Rectangle};
+use super::classification_head::PyClassificationHead;
 use super::enter::{compute, compute_interruptible};
 use super::generation::Request;
 use super::optimizer::PyOptimizer;
@@ -126,16 +127,33 @@ impl PyModel {
         compute(py, || Ok(PyModel { model: Arc::new(self.model.with_vocabulary(vocab_size)?) }))
     }
 
-    /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
-    fn load_checkpoint(&self, py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<()> {
-        compute(py, || checkpoint::load(&self.model, &paths))
+    /// Fills all parameters, and those of a head, from the files of one checkpoint: safetensors, or
+    /// what torch saved. Whether it has a head that was not asked for.
+    #[pyo3(signature = (paths, head = None))]
+    fn load_checkpoint(
+        &self,
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        head: Option<&PyClassificationHead>,
+    ) -> PyResult<bool> {
+        compute(py, || checkpoint::load(&self.model, head.map(PyClassificationHead::core), &paths))
     }
 
-    /// Writes all parameters under Hugging Face's names; `dtype` float32, float16 or bfloat16.
-    #[pyo3(signature = (path, dtype = "float32"))]
-    fn save_safetensors(&self, py: Python<'_>, path: PathBuf, dtype: &str) -> PyResult<()> {
+    /// Writes all parameters, and those of a head, under Hugging Face's names; `dtype` float32,
+    /// float16 or bfloat16.
+    #[pyo3(signature = (path, dtype = "float32", head = None))]
+    fn save_safetensors(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        dtype: &str,
+        head: Option<&PyClassificationHead>,
+    ) -> PyResult<()> {
         let format = FloatFormat::from_name(dtype)?;
-        compute(py, || safetensors::save(&self.model, &path, format))
+        compute(py, || {
+            let head = head.map(PyClassificationHead::core);
+            safetensors::save(&self.model, head, &path, format)
+        })
     }
 
     /// The encoder's output `[batch, length, width]`, at masked positions too.
@@ -346,6 +364,11 @@ impl PyModel {
 }
 
 impl PyModel {
+    /// The model itself.
+    pub(super) fn core(&self) -> &BartModel {
+        &self.model
+    }
+
     /// The model, for what outlives a call.
     pub(super) fn shared(&self) -> Arc<BartModel> {
         self.model.clone()
@@ -375,7 +398,10 @@ impl PyModel {
 }
 
 /// Ragged rows with their positions; a row without any counts from 0.
-fn tokens<'a>(ids: &'a [Vec<u32>], positions: Option<&'a [Vec<u32>]>) -> Vec<Tokens<'a>> {
+pub(super) fn tokens<'a>(
+    ids: &'a [Vec<u32>],
+    positions: Option<&'a [Vec<u32>]>,
+) -> Vec<Tokens<'a>> {
     let row = |(i, ids): (usize, &'a Vec<u32>)| Tokens {
         ids,
         positions: positions.and_then(|positions| positions.get(i)).map(Vec::as_slice),

@@ -70,6 +70,12 @@ pub fn parse_hf_config(json_text: &str) -> Result<String> {
     Ok(BartConfig::from_hugging_face(json_text)?.to_json())
 }
 
+/// Whether a checkpoint of Hugging Face has the head of a sequence classifier.
+#[pyfunction]
+pub fn has_classification_head(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<bool> {
+    enter(py, || checkpoint::has_classification_head(&paths))
+}
+
 /// Whether encoder and decoder of an untied checkpoint of Hugging Face read different token tables.
 #[pyfunction]
 pub fn has_separate_embeddings(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<bool> {

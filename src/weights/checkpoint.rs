@@ -10,18 +10,24 @@ use super::stored::{StoredTensor, Values};
 use super::{names, safetensors, tables, torch};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
+use crate::model::classification_head::ClassificationHead;
 use crate::model::{BartModel, Parameter};
 
 /// Fills the model's parameters from the files of one checkpoint: safetensors, or what `torch.save`
-/// wrote, which is read as data.
+/// wrote, which is read as data; and those of a classifier's `head`. Returns whether the checkpoint
+/// has such a head and none was asked for.
 ///
 /// # Errors
 /// `Io` if a file cannot be read, `Format` if one is truncated or damaged or holds something else
 /// than tensors, `Weights` listing every missing, extra and misshapen tensor; the parameters are
 /// untouched then.
-pub fn load(model: &BartModel, paths: &[PathBuf]) -> Result<()> {
+pub fn load(
+    model: &BartModel,
+    head: Option<&ClassificationHead>,
+    paths: &[PathBuf],
+) -> Result<bool> {
     let checkpoint = Checkpoint::open(paths)?;
-    let plan = checkpoint.plan(model)?;
+    let plan = checkpoint.plan(model, head)?;
     checkpoint.check_copies(model.config())?;
     for (parameter, name) in plan {
         let mut values = checkpoint.values(&name)?;
@@ -29,7 +35,7 @@ pub fn load(model: &BartModel, paths: &[PathBuf]) -> Result<()> {
         values.skip(values.remaining() - parameter.count());
         parameter.assign_from(|run| values.read(run))?;
     }
-    Ok(())
+    Ok(head.is_none() && checkpoint.names.keys().any(|name| names::is_of_head(name)))
 }
 
 /// Whether encoder and decoder of an untied checkpoint read different token tables.
@@ -42,6 +48,14 @@ pub fn has_separate_embeddings(paths: &[PathBuf]) -> Result<bool> {
         Some((encoder, decoder)) => Ok(!checkpoint.hold_the_same(encoder, decoder)?),
         None => Ok(false),
     }
+}
+
+/// Whether a checkpoint has the head of a sequence classifier.
+///
+/// # Errors
+/// `Io` and `Format` as for [`load`].
+pub fn has_classification_head(paths: &[PathBuf]) -> Result<bool> {
+    Ok(Checkpoint::open(paths)?.names.keys().any(|name| names::is_of_head(name)))
 }
 
 /// The tensors of one file, of the format that its first bytes tell.
@@ -101,11 +115,16 @@ impl Checkpoint {
     }
 
     /// Which tensor fills which parameter.
-    fn plan(&self, model: &BartModel) -> Result<Vec<(Arc<Parameter>, String)>> {
+    fn plan(
+        &self,
+        model: &BartModel,
+        head: Option<&ClassificationHead>,
+    ) -> Result<Vec<(Arc<Parameter>, String)>> {
         let (config, mut left) = (model.config(), self.names.clone());
         let mut problems = Problems::default();
         let mut plan = Vec::new();
-        for parameter in model.parameters() {
+        let of_head = head.map_or(&[][..], ClassificationHead::parameters);
+        for parameter in model.parameters().iter().chain(of_head) {
             let has = |name: &str| self.names.contains_key(name);
             let Some(source) = tables::source(parameter.name(), config, has) else {
                 if !names::is_optional(parameter.name()) {
@@ -123,6 +142,9 @@ impl Checkpoint {
             plan.push((parameter.clone(), name.clone()));
         }
         left.retain(|name, _| !tables::is_spare(name, config));
+        if head.is_none() {
+            left.retain(|name, _| !names::is_of_head(name));
+        }
         problems.extra.extend(left.into_values());
         problems.into_result(&self.first_file())?;
         Ok(plan)

@@ -10,14 +10,35 @@ pub fn canonical(name: &str) -> Option<&str> {
     match name.strip_prefix("model.").unwrap_or(name) {
         "encoder.version" | "decoder.version" => None,
         "decoder.output_projection.weight" | "decoder.embed_out" => Some("lm_head.weight"),
-        other => Some(other),
+        other => Some(head_of_fairseq(other).unwrap_or(other)),
     }
+}
+
+/// fairseq gives each of its classification heads a name of its own.
+fn head_of_fairseq(name: &str) -> Option<&'static str> {
+    let (_, parameter) = name.strip_prefix("classification_heads.")?.split_once('.')?;
+    HEAD.into_iter().find(|ours| ours.strip_prefix(HEAD_PREFIX) == Some(parameter))
+}
+
+const HEAD_PREFIX: &str = "classification_head.";
+/// The parameters of the head of a sequence classifier.
+const HEAD: [&str; 4] = [
+    "classification_head.dense.weight",
+    "classification_head.dense.bias",
+    "classification_head.out_proj.weight",
+    "classification_head.out_proj.bias",
+];
+
+/// Whether a parameter belongs to the head of a sequence classifier.
+pub fn is_of_head(parameter: &str) -> bool {
+    HEAD.contains(&parameter)
 }
 
 /// The name under which Hugging Face stores a parameter.
 pub fn stored_name(parameter: &str) -> String {
     match parameter {
         "final_logits_bias" | "lm_head.weight" => parameter.to_string(),
+        _ if is_of_head(parameter) => parameter.to_string(),
         _ => format!("model.{parameter}"),
     }
 }

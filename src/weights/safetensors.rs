@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensorError, View};
 use super::stored::StoredTensor;
 use super::{names, tables};
 use crate::error::{Error, Result};
+use crate::model::classification_head::ClassificationHead;
 use crate::model::{BartModel, Parameter};
 
 /// The longest header that is read. A BART's has some 60 kB; a hostile one takes twenty times its
@@ -103,12 +104,26 @@ pub fn read(path: &Path, file: &mut (impl Read + Seek)) -> Result<Vec<(String, S
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
 }
 
-/// Writes the model under Hugging Face's names. The file appears whole or not at all.
+/// Writes the model under Hugging Face's names, or with a `head` the classifier, which has no
+/// language-model head. The head keeps its float32. The file appears whole or not at all.
 ///
 /// # Errors
 /// `Io` if it cannot be written.
-pub fn save(model: &BartModel, path: &Path, format: FloatFormat) -> Result<()> {
-    let tensors = model.parameters().iter().flat_map(|parameter| {
+pub fn save(
+    model: &BartModel,
+    head: Option<&ClassificationHead>,
+    path: &Path,
+    format: FloatFormat,
+) -> Result<()> {
+    let of_language_model = ["final_logits_bias", tables::HEAD];
+    let of_head = head.map_or(&[][..], ClassificationHead::parameters);
+    let kept = model
+        .parameters()
+        .iter()
+        .filter(|parameter| head.is_none() || !of_language_model.contains(&parameter.name()));
+    let of_head = of_head.iter().map(|parameter| (parameter, FloatFormat::Float32));
+    let kept = kept.map(|parameter| (parameter, format));
+    let tensors = kept.chain(of_head).flat_map(|(parameter, format)| {
         let copies = tables::stored_copies(parameter.name(), model.config());
         [parameter.name()].into_iter().chain(copies.iter().copied()).map(move |name| {
             let shape = names::stored_shape(parameter.name(), parameter.shape());

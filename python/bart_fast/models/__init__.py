@@ -5,11 +5,15 @@ from bart_fast.models.backbone import Backbone
 from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.bart_seq_2_seq_lm import BartSeq2SeqLM
 from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
+from bart_fast.models.bart_text_classifier import BartTextClassifier
+from bart_fast.models.bart_text_classifier_preprocessor import BartTextClassifierPreprocessor
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.generation_output import GenerateOutput
 from bart_fast.models.scoring_mixin import ScoreOutput
 from bart_fast.models.seq_2_seq_lm import Seq2SeqLM
 from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
+from bart_fast.models.text_classifier import TextClassifier
+from bart_fast.models.text_classifier_preprocessor import TextClassifierPreprocessor
 from bart_fast.models.tokenizer import Tokenizer
 
 __all__ = [
@@ -17,11 +21,15 @@ __all__ = [
     "BartBackbone",
     "BartSeq2SeqLM",
     "BartSeq2SeqLMPreprocessor",
+    "BartTextClassifier",
+    "BartTextClassifierPreprocessor",
     "BartTokenizer",
     "CrossAttentionOutput",
     "GenerateOutput",
     "ScoreOutput",
     "Seq2SeqLM",
     "Seq2SeqLMPreprocessor",
+    "TextClassifier",
+    "TextClassifierPreprocessor",
     "Tokenizer",
 ]

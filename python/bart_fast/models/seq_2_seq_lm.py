@@ -98,6 +98,24 @@ class Seq2SeqLM(StreamingMixin, ScoringMixin, TrainingMixin, Task):
         arrays = check_token_arrays(x, backbone.vocabulary_size, backbone.max_sequence_length)
         return self._logits(arrays)
 
+    def _summary_rows(self, title: str) -> list[tuple[str, str, str]]:
+        """Layers, their output shapes and numbers of weights, for `summary()`."""
+        backbone = self.backbone
+        width, vocabulary = backbone.hidden_dim, backbone.vocabulary_size
+        return [
+            ("encoder_padding_mask (InputLayer)", "(None, None)", "0"),
+            ("encoder_token_ids (InputLayer)", "(None, None)", "0"),
+            ("decoder_padding_mask (InputLayer)", "(None, None)", "0"),
+            ("decoder_token_ids (InputLayer)", "(None, None)", "0"),
+            (title, f"(None, None, {width:,})", f"{backbone.count_params():,}"),
+            # The head shares the embedding's weights, so it shows them without adding to the total.
+            (
+                "token_embedding (ReversibleEmbedding)",
+                f"(None, None, {vocabulary:,})",
+                f"{vocabulary * width:,}",
+            ),
+        ]
+
     def _logits(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         hidden = self.backbone._hidden_states(arrays)[1]
         return self.backbone.token_embedding(hidden, reverse=True)

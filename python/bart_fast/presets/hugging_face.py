@@ -23,8 +23,8 @@ _TEXT_FILES = (
 )
 # Ways to hold the weights, best first. Many repositories have several for one model.
 _KERAS_WEIGHTS = (
-    ("model.weights.h5",),
-    ("model.weights.json", "model_*.weights.h5"),
+    ("model.weights.h5", "task.weights.h5"),
+    ("model.weights.json", "model_*.weights.h5", "task.weights.h5"),
 )
 _TRANSFORMERS_WEIGHTS = (
     ("model.safetensors",),

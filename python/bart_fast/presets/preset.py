@@ -61,6 +61,9 @@ class Preset:
         merges_file: pathlib.Path or None. Where the merges are, if there are any.
         tokenizer_file: pathlib.Path or None. Hugging Face's `tokenizer.json`, where it stands for
             vocabulary and merges.
+        classifier: dict or None. The sequence classifier that it describes, see `classifier.py`.
+        packing: dict. How a classifier's texts are packed: `sequence_length` and, where the preset
+            says so, `truncate`.
     """
 
     path: Path
@@ -74,6 +77,8 @@ class Preset:
     vocabulary_file: Path | None = None
     merges_file: Path | None = None
     tokenizer_file: Path | None = None
+    classifier: dict | None = None
+    packing: dict = field(default_factory=dict)
     # Tokens that were added to the vocabulary in the file.
     _added_tokens: dict[str, int] = field(default_factory=dict)
     # None where there is no `config.json`: a directory with a tokenizer alone.
@@ -141,6 +146,15 @@ class Preset:
         if path is None:
             return []
         return shards(path) if path.suffix == ".json" else [path]
+
+    @property
+    def has_classification_head(self) -> bool:
+        """Do its weights have the head of a sequence classifier? Where there are none, is one
+        described?"""
+        if self.format == "keras":
+            return self.classifier is not None
+        files = [str(file) for file in self.weight_files()]
+        return _core.has_classification_head(files) if files else self.classifier is not None
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from . import classifier
 from .atomic import staged_directory
 from .files import (
     parse_json,
@@ -107,12 +108,19 @@ def read(directory: Path) -> Preset:
     fields = parse_json(text, path)
     config = _core_config(text, path)
     generation = _generation(directory, fields)
+    lengths = default_lengths(config)
+    own = _read_own_entry(fields, {**lengths, **classifier.OWN_DEFAULTS}, path)
+    described = classifier.from_transformers(fields, path)
+    described["activation"] = own["activation"]
+    packing = {"sequence_length": own["encoder_sequence_length"], "truncate": own["truncate"]}
     return Preset(
         path=directory,
         format="transformers",
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
-        preprocessor_config=_read_own_entry(fields, default_lengths(config), path),
+        preprocessor_config={name: own[name] for name in lengths},
         generation_config=generation,
+        classifier=described,
+        packing=packing,
         _backbone_config=config,
         _special_ids=special_ids(fields, generation, path),
         **_tokenizer(directory),
@@ -129,12 +137,12 @@ def read_tokenizer(directory: Path) -> Preset:
     )
 
 
-def load_weights(preset: Preset, core_model) -> None:
+def load_weights(preset: Preset, core_model, core_head=None) -> bool:
     """Set the parameters of `core_model` from the directory. See `presets.load_weights`."""
     files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, SAFETENSORS_FILE, "transformers")
-    core_model.load_checkpoint([str(file) for file in files])
+    return core_model.load_checkpoint([str(file) for file in files], core_head)
 
 
 def save(
@@ -144,6 +152,8 @@ def save(
     tokenizer: dict | None = None,
     lengths: dict | None = None,
     generation: dict | None = None,
+    classification: dict | None = None,
+    core_head=None,
     dtype: str = "float32",
 ) -> None:
     """Write the directory, or a part of it, from plain values; `presets.export_transformers` takes
@@ -155,13 +165,18 @@ def save(
             `pad_token_id`.
         lengths: `encoder_sequence_length` and `decoder_sequence_length`.
         generation: generation settings and special ids, as in `Preset.generation_config`.
+        classification: a classifier, see `classifier.py`, whose weights `core_head` holds; its
+            texts are packed as `sequence_length` and `truncate` in it say.
     """
     config, stale = None, ()
     if core_model is not None:
         generation = _generation_settings(tokenizer, generation)
         core_config = json.loads(core_model.config)
         config = _config_json(core_config, generation, dtype)
-        config |= _own_entry(lengths, default_lengths(core_config))
+        own = _own_values(lengths, classification, default_lengths(core_config))
+        config |= own
+        if classification is not None:
+            config |= classifier.to_transformers(classification)
         stale += _STALE_WEIGHTS
     if tokenizer is not None:
         stale += _STALE_TOKENIZER
@@ -169,12 +184,23 @@ def save(
         if config is not None:
             write_json(folder / "config.json", config, indent=2)
             write_json(folder / "generation_config.json", generation, indent=2)
-            core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype)
+            head = () if core_head is None else (core_head,)
+            core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype, *head)
         if tokenizer is not None:
             write_json(folder / "vocab.json", tokenizer["vocabulary"], indent=None)
             header = "#version: 0.2\n"
             write_merges(folder / "merges.txt", tokenizer["merges"], header=header)
             write_json(folder / "tokenizer_config.json", _tokenizer_json(tokenizer, config))
+
+
+def _own_values(lengths: dict | None, classification: dict | None, defaults: dict) -> dict:
+    """Our entry of a `config.json`."""
+    if classification is None:
+        return _own_entry(lengths, defaults)
+    length = classification["sequence_length"] or defaults["encoder_sequence_length"]
+    values = {**defaults, "encoder_sequence_length": length}
+    values |= {name: classification[name] for name in classifier.OWN_DEFAULTS}
+    return _own_entry(values, {**defaults, **classifier.OWN_DEFAULTS})
 
 
 def _own_entry(values: dict | None, defaults: dict) -> dict:
@@ -191,6 +217,8 @@ def _read_own_entry(fields: dict, defaults: dict, path: Path) -> dict:
             f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(defaults)}`. Received: {own!r}."
         )
     for name, value in own.items():
+        if name in classifier.OWN_DEFAULTS and not isinstance(value, str):
+            raise ValueError(f"`{path}`: `{name}` must be a name. Received: {value!r}.")
         if name.endswith("_length") and (type(value) is not int or value < 1):
             raise ValueError(f"`{path}`: `{name}` must be a positive integer. Received: {value!r}.")
     return {**defaults, **own}
