@@ -11,7 +11,7 @@ from tiny_models import END, PROMPT, SIZES, SOURCE, TEXTS, tiny_backbone, tiny_m
 
 from bart_fast import _core
 from bart_fast._dtypes import PRECISIONS
-from bart_fast.models import BartBackbone, BartSeq2SeqLM
+from bart_fast.models import BartBackbone, BartSeq2SeqLM, BartTextClassifier
 
 COARSE = ("float16", "bfloat16", "int8")
 PAIRS = {"encoder_text": TEXTS, "decoder_text": TEXTS[::-1]}
@@ -328,6 +328,27 @@ def test_exports(tmp_path, dtype):
         )
     if dtype != "int8":
         assert_same(model.backbone, BartBackbone.from_preset(tmp_path, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_classifiers_keep_their_head_in_float32(tmp_path, dtype):
+    backbone = in_precision(dtype).backbone
+    model = BartTextClassifier(backbone, num_classes=3)
+    if dtype == "int8":
+        model = BartTextClassifier(tiny_backbone(), num_classes=3)
+        model.quantize("int8")
+    x = {"token_ids": SOURCE["encoder_token_ids"], "padding_mask": SOURCE["encoder_padding_mask"]}
+    logits = model.predict(x)
+    copies = [copy.deepcopy(model)]
+    model.save_to_preset(tmp_path / "keras")
+    copies.append(BartTextClassifier.from_preset(tmp_path / "keras", dtype=dtype))
+    for name in ("w.weights.h5", "w.safetensors")[: 1 if dtype == "int8" else 2]:
+        model.save_weights(tmp_path / name)
+        copies.append(BartTextClassifier(BartBackbone(**SIZES, dtype=dtype), num_classes=3))
+        copies[-1].load_weights(tmp_path / name)
+    for other in copies:
+        assert other.backbone.dtype == dtype
+        np.testing.assert_array_equal(other.predict(x), logits)
 
 
 # Damaged int8 presets.
