@@ -88,6 +88,7 @@ def test_answers_and_loss_equal_hugging_face(directory, cases):
     for call, settings in calls.items():
         output = model.generate(texts, return_dict_in_generate=True, **settings)
         assert output.texts == case["answers"][call], call
+        assert ["".join(model.stream(text, **settings)) for text in texts] == output.texts
         for ids, mask, expected in zip(
             output.sequences, output.padding_mask, case["answer_ids"][call], strict=True
         ):
