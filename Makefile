@@ -1,5 +1,5 @@
 # `make` does what a change must pass; `make help` lists the rest. Python tools come from the active
-# virtual environment: `pip install maturin pytest pytest-timeout ruff`.
+# virtual environment: `pip install maturin pytest pytest-timeout hypothesis ruff`.
 
 .DEFAULT_GOAL := all
 

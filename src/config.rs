@@ -2,9 +2,10 @@
 //! changes the numbers is read or refused, never skipped.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+
+mod hugging_face;
 
 /// Largest value a size may have: far above any BART, small enough that products of two fit.
 const MAX_SIZE: usize = 1 << 24;
@@ -33,11 +34,25 @@ pub enum Activation {
     Tanh,
 }
 
+/// The families of models that compute as BART does, by their `model_type` in Hugging Face.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// BART (Lewis et al. 2019, arXiv:1910.13461).
+    Bart,
+    /// mBART (Liu et al. 2020, arXiv:2001.08210): norms before the blocks, and one after each stack.
+    Mbart,
+    /// PLBART (Ahmad et al. 2021, arXiv:2103.06333): BART's arithmetic, embeddings scaled.
+    Plbart,
+}
+
 /// Sizes and switches of a BART model, under the names of Hugging Face's `BartConfig`, whose
 /// defaults (those of bart-large) hold for absent fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BartConfig {
+    /// The family, which says how files and answers begin; the arithmetic is in the other fields.
+    pub model_type: Family,
     /// Number of token ids.
     pub vocab_size: usize,
     /// Width of the hidden states.
@@ -70,6 +85,15 @@ pub struct BartConfig {
     pub decoder_layerdrop: f64,
     /// Whether token embeddings are multiplied by sqrt(d_model).
     pub scale_embedding: bool,
+    /// Whether each block's norm stands before it (`x + block(LN(x))`, as in mBART) and not after
+    /// the sum (`LN(x + block(x))`, as in BART).
+    pub normalize_before: bool,
+    /// Whether each stack ends with a norm of its own, as in mBART.
+    pub add_final_layer_norm: bool,
+    /// Whether the language-model head is the token table.
+    pub tie_word_embeddings: bool,
+    /// Whether encoder and decoder have token tables of their own; only with a head of its own too.
+    pub separate_embeddings: bool,
     /// Whether the logits carry a stored, untrained bias.
     pub final_logits_bias: bool,
     /// Standard deviation of freshly drawn weights.
@@ -79,6 +103,7 @@ pub struct BartConfig {
 impl Default for BartConfig {
     fn default() -> Self {
         BartConfig {
+            model_type: Family::Bart,
             vocab_size: 50265,
             d_model: 1024,
             encoder_layers: 12,
@@ -95,6 +120,10 @@ impl Default for BartConfig {
             encoder_layerdrop: 0.0,
             decoder_layerdrop: 0.0,
             scale_embedding: false,
+            normalize_before: false,
+            add_final_layer_norm: false,
+            tie_word_embeddings: true,
+            separate_embeddings: false,
             final_logits_bias: false,
             init_std: 0.02,
         }
@@ -116,35 +145,6 @@ impl BartConfig {
     /// The fields of this struct as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a struct of numbers serialises")
-    }
-
-    /// Reads a Hugging Face `config.json` written by transformers 3 to 5.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the field whose value changes the numbers in a way that this
-    /// crate does not compute, or whose type or size is wrong.
-    pub fn from_hugging_face(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
-            .map_err(|e| Error::config("config.json", format!("is not JSON: {e}")))?;
-        let Value::Object(fields) = value else {
-            return Err(Error::config("config.json", "must hold a JSON object"));
-        };
-        refuse_other_arithmetic(&fields)?;
-        let mut ours = serde_json::to_value(BartConfig::default()).expect("serialises");
-        let slots = ours.as_object_mut().expect("a struct is an object");
-        for (name, slot) in slots.iter_mut() {
-            // A stored bias is announced by the weights, not by the config.
-            if name == "final_logits_bias" {
-                *slot = Value::Bool(true);
-            } else if let Some(given) = given(&fields, name)? {
-                check_kind(name, slot, given)?;
-                *slot = given.clone();
-            }
-        }
-        let config: BartConfig = serde_json::from_value(ours)
-            .map_err(|e| Error::config("config.json", e.to_string()))?;
-        config.validate()?;
-        Ok(config)
     }
 
     /// Checks that the sizes can be a model.
@@ -201,6 +201,12 @@ impl BartConfig {
                 format!("must be 0 or more, received {}", self.init_std),
             ));
         }
+        if self.separate_embeddings && self.tie_word_embeddings {
+            return Err(Error::config(
+                "separate_embeddings",
+                "must be false where `tie_word_embeddings` is true, received true",
+            ));
+        }
         Ok(())
     }
 
@@ -212,8 +218,14 @@ impl BartConfig {
         let feed_forward = |inner: usize| 2 * width * size(inner) + size(inner) + width;
         let encoder_layer = attention + norm + feed_forward(self.encoder_ffn_dim) + norm;
         let decoder_layer = 2 * (attention + norm) + feed_forward(self.decoder_ffn_dim) + norm;
-        size(self.vocab_size) * width
-            + 2 * (size(self.max_position_embeddings) * width + norm)
+        let tables = match (self.tie_word_embeddings, self.separate_embeddings) {
+            (true, _) => 1,
+            (false, false) => 2,
+            (false, true) => 3,
+        };
+        let norms = if self.add_final_layer_norm { 2 * norm } else { norm };
+        tables * size(self.vocab_size) * width
+            + 2 * (size(self.max_position_embeddings) * width + norms)
             + size(self.encoder_layers) * encoder_layer
             + size(self.decoder_layers) * decoder_layer
             + if self.final_logits_bias { size(self.vocab_size) } else { 0 }
@@ -225,150 +237,21 @@ impl BartConfig {
     }
 }
 
-/// The value of a field, under its own name or the one that transformers has for all models.
-fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Value>> {
-    let field = |name: &str| fields.get(name).filter(|given| !given.is_null());
-    let aliases = [("d_model", "hidden_size"), ("encoder_attention_heads", "num_attention_heads")];
-    let alias = aliases.iter().find(|(own, _)| *own == name).map(|(_, alias)| *alias);
-    match (field(name), alias.and_then(field)) {
-        (Some(own), Some(other)) if own != other => {
-            let alias = alias.unwrap_or_default();
-            Err(Error::config(name, format!("is {own}, but `{alias}`, which is the same, {other}")))
-        }
-        (own, other) => Ok(own.or(other)),
-    }
-}
-
-/// Fields whose only supported value is given here; any other value means other arithmetic.
-fn refuse_other_arithmetic(fields: &Map<String, Value>) -> Result<()> {
-    let supported = [
-        ("model_type", Value::from("bart")),
-        ("normalize_before", Value::Bool(false)),
-        ("add_final_layer_norm", Value::Bool(false)),
-        ("normalize_embedding", Value::Bool(true)),
-        ("static_position_embeddings", Value::Bool(false)),
-        ("tie_word_embeddings", Value::Bool(true)),
-        ("is_encoder_decoder", Value::Bool(true)),
-        ("extra_pos_embeddings", Value::from(2)),
-        ("is_decoder", Value::Bool(false)),
-        ("tie_encoder_decoder", Value::Bool(false)),
-        ("do_blenderbot_90_layernorm", Value::Bool(false)),
-        ("pruned_heads", Value::Object(Map::new())),
-    ];
-    for (name, only) in supported {
-        match fields.get(name) {
-            None | Some(Value::Null) => {}
-            Some(given) if *given == only => {}
-            Some(given) => {
-                return Err(Error::config(
-                    name,
-                    format!("received {given}, but only {only} is supported"),
-                ));
-            }
-        }
-    }
-    if !fields.contains_key("model_type") {
-        return Err(Error::config("model_type", "is missing, so this is not a BART checkpoint"));
-    }
-    if fields.get("quantization_config").is_some_and(|value| !value.is_null()) {
-        return Err(Error::config(
-            "quantization_config",
-            "quantised Hugging Face checkpoints are not supported\nhint: use the unquantised one",
-        ));
-    }
-    Ok(())
-}
-
-/// The names of [`Activation`], for the error that refuses another.
-const ACTIVATIONS: &str = "gelu, gelu_new, quick_gelu, relu, silu (swish) or tanh";
-
-fn check_kind(name: &str, expected: &Value, given: &Value) -> Result<()> {
-    let (fits, kind) = match expected {
-        Value::Bool(_) => (given.is_boolean(), "true or false"),
-        Value::Number(n) if n.is_u64() => (given.is_u64(), "a whole number"),
-        Value::String(_) => {
-            (serde_json::from_value::<Activation>(given.clone()).is_ok(), ACTIVATIONS)
-        }
-        _ => (given.is_number(), "a number"),
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::config(name, format!("must be {kind}, received {given}")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn hugging_face_fields_are_read_or_refused() {
-        let base = r#"{"model_type": "bart", "d_model": 16, "encoder_attention_heads": 2,
-            "decoder_attention_heads": 4, "scale_embedding": true, "num_beams": 4,
-            "task_specific_params": {"x": 1}, "extra_pos_embeddings": 2, "classif_dropout": 0.0"#;
-        let config = BartConfig::from_hugging_face(&format!("{base}}}")).unwrap();
-        assert_eq!((config.d_model, config.decoder_attention_heads), (16, 4));
-        assert_eq!(config.embedding_scale(), 4.0);
-        assert_eq!(config.vocab_size, 50265);
-        for (field, value) in [
-            ("normalize_before", "true"),
-            ("add_final_layer_norm", "true"),
-            ("normalize_embedding", "false"),
-            ("static_position_embeddings", "true"),
-            ("activation_function", "\"mish\""),
-            ("activation_function", "3"),
-            ("tie_word_embeddings", "false"),
-            ("vocab_size", "-3"),
-            ("vocab_size", "\"many\""),
-            ("encoder_layers", "0"),
-            ("dropout", "1.5"),
-            ("encoder_ffn_dim", "99999999999"),
-            ("is_decoder", "true"),
-            ("tie_encoder_decoder", "true"),
-            ("do_blenderbot_90_layernorm", "true"),
-            ("pruned_heads", "{\"0\": [1]}"),
-            ("hidden_size", "24"),
-            ("num_attention_heads", "8"),
-        ] {
-            let text = format!("{base}, \"{field}\": {value}}}");
-            let error = BartConfig::from_hugging_face(&text).unwrap_err().to_string();
-            assert!(error.contains(field), "{field}={value}: {error}");
-        }
-        let error = BartConfig::from_hugging_face(r#"{"model_type": "mbart"}"#).unwrap_err();
-        assert!(error.to_string().contains("model_type"));
-        assert!(BartConfig::from_hugging_face("[").is_err());
-    }
-
-    #[test]
-    fn names_that_all_models_share_are_read() {
-        let text = r#"{"model_type": "bart", "hidden_size": 32, "num_attention_heads": 8,
-            "pruned_heads": {}, "dtype": "float16", "d_model": null}"#;
-        let config = BartConfig::from_hugging_face(text).unwrap();
-        assert_eq!((config.d_model, config.encoder_attention_heads), (32, 8));
-    }
-
-    #[test]
-    fn activations_are_read_by_all_their_names() {
-        for (name, expected) in [
-            ("gelu_python", Activation::Gelu),
-            ("gelu_fast", Activation::GeluNew),
-            ("quick_gelu", Activation::QuickGelu),
-            ("relu", Activation::Relu),
-            ("swish", Activation::Silu),
-            ("tanh", Activation::Tanh),
-        ] {
-            let text = format!(r#"{{"model_type": "bart", "activation_function": "{name}"}}"#);
-            let config = BartConfig::from_hugging_face(&text).unwrap();
-            assert_eq!(config.activation_function, expected);
-        }
-    }
-
-    #[test]
     fn own_json_round_trips() {
         let config = BartConfig { d_model: 64, ..BartConfig::default() };
         assert_eq!(BartConfig::from_json(&config.to_json()).unwrap(), config);
-        assert!(BartConfig::from_json(r#"{"d_modell": 3}"#).is_err());
-        assert!(BartConfig::from_json(r#"{"d_model": 30}"#).is_err());
+        for wrong in [
+            r#"{"d_modell": 3}"#,
+            r#"{"d_model": 30}"#,
+            r#"{"model_type": "pegasus"}"#,
+            r#"{"separate_embeddings": true}"#,
+        ] {
+            assert!(BartConfig::from_json(wrong).is_err(), "{wrong}");
+        }
     }
 }

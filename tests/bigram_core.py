@@ -16,6 +16,8 @@ class BigramCore:
         self.table = np.array(table, np.float32)
         self.calls = []
         self.batches = []
+        # Steps, counted from 1, whose loss is infinite.
+        self.broken_steps = ()
 
     def parameters(self):
         return [(TABLE, list(self.table.shape))]
@@ -27,9 +29,14 @@ class BigramCore:
     def set_parameters(self, values):
         self.table = np.array(values[TABLE], np.float32)
 
+    def check_trainable(self):
+        pass
+
     def train_step(self, optimizer, *arrays, learning_rate, seed, normalizer):
         self.calls.append({"learning_rate": learning_rate, "seed": seed})
         result, gradient = self._pass(*arrays, normalizer=normalizer)
+        if len(self.calls) in self.broken_steps:
+            result["loss"] = np.inf
         if np.isfinite(result["loss"]):
             values, result["gradient_norm"], result["applied"] = optimizer.apply(
                 {TABLE: self.table}, {TABLE: gradient}, learning_rate
@@ -111,7 +118,9 @@ class BigramModel(TrainingMixin):
     """A model that can be trained and nothing else."""
 
     def __init__(self, table, preprocessor=None, seed=7, **compile_arguments):
-        self.backbone = SimpleNamespace(_model=BigramCore(table), max_sequence_length=16)
+        self.backbone = SimpleNamespace(
+            _model=BigramCore(table), max_sequence_length=16, vocabulary_size=len(table)
+        )
         self.preprocessor = preprocessor
         self._seed = seed
         self.compile(**compile_arguments)

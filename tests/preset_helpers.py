@@ -30,7 +30,12 @@ CONFIG = {
     "activation_dropout": 0.0,
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
+    "model_type": "bart",
     "scale_embedding": False,
+    "normalize_before": False,
+    "add_final_layer_norm": False,
+    "tie_word_embeddings": True,
+    "separate_embeddings": False,
     "final_logits_bias": False,
     "init_std": 0.02,
     "activation_function": "gelu",
@@ -41,6 +46,8 @@ MERGES = ["a b", "Ġ ab"]
 
 class ArrayModel:
     """Stands for the core model: parameters by their canonical names, as numpy arrays."""
+
+    dtype = "float32"
 
     def __init__(self, config: dict, seed: int | None = None):
         self.config = json.dumps(config)

@@ -370,7 +370,7 @@ class TestVocabulary:
         for id in (3, 8, -1, 2**70, 1.5, "5"):
             with pytest.raises(ValueError, match="`id`"):
                 page.id_to_token(id)
-        for token in ("sun", "Ġaft", ""):
+        for token in ("sun", "Ġaft", "", 7, ["Ġsun"], None):
             with pytest.raises(ValueError, match="`token`"):
                 page.token_to_id(token)
 

@@ -141,6 +141,9 @@ def test_options(preset):
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
     assert run("--preset", preset, "--sampler", "beam", LINES[0]).returncode == 0
+    long = " ".join(LINES)
+    assert "the end of a text is left out" in run("--preset", preset, long).stderr
+    assert "the end of" not in run("--preset", preset, "--overlap", "2", long).stderr
 
 
 def test_version_and_help():
@@ -156,6 +159,7 @@ def test_version_and_help():
         (["--max-length", "0", "text"], "whole number of at least 1, received '0'"),
         (["--max-length", "many", "text"], "received 'many'"),
         (["--seed", "-1", "text"], "at least 0, received '-1'"),
+        (["--overlap", "half", "text"], "at least 0, received 'half'"),
         (["--unknown", "text"], "--unknown"),
         (["--file", "somewhere", "text"], "TEXT and --file cannot be used together"),
         (["--max-length", "1000", "text"], "--max-length: expected 2 to 24 for this model"),
@@ -184,6 +188,23 @@ def test_a_text_that_is_not_utf8_exits_with_2(preset):
     result = run("--preset", preset, os.fsdecode(b"caf\xe9"))
     assert (result.returncode, result.stdout) == (2, "")
     assert "TEXT is not UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize("program", [["-m", "bart_fast.cli"], None])
+def test_a_bad_environment_is_an_error_without_a_traceback(program):
+    """Though it is found before the command begins."""
+    script = Path(sys.executable).parent / "bart-fast"
+    if program is None and not script.exists():
+        pytest.skip("the command is not installed here")
+    result = subprocess.run(
+        [sys.executable, *(program or [str(script)]), "text"],
+        env={**os.environ, "BART_FAST_NUM_THREADS": "many"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("bart-fast: error: `BART_FAST_NUM_THREADS`: received `many`")
+    assert "Traceback" not in result.stderr
 
 
 def test_failures_exit_with_1(preset, tmp_path):

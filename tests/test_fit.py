@@ -268,36 +268,35 @@ def test_weights_can_be_taken_and_put_back():
 # When things go wrong.
 
 
-def broken_batches():
-    """The second batch has an infinite weight."""
-    good, bad = batches_of(1)[0], batches_of(1)[0]
-    return [good, (*bad, np.array([[np.inf]])), good]
+def broken_model():
+    """The second step and those after it have a loss that is infinite."""
+    model = make_model()
+    model.core.broken_steps = range(2, 100)
+    return model
 
 
 def test_a_loss_that_is_no_number_stops_with_the_last_good_weights():
-    model, expected = make_model(), make_model()
-    expected.train_on_batch(*broken_batches()[0])
+    model, expected, batch = broken_model(), make_model(), batches_of(1)[0]
+    expected.train_on_batch(*batch)
     with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 2: the loss is inf") as caught:
-        model.fit(broken_batches(), verbose=0)
+        model.fit([batch] * 3, verbose=0)
     assert "hint: lower the learning rate" in str(caught.value)
     assert isinstance(caught.value, FloatingPointError) and isinstance(caught.value, ValueError)
     np.testing.assert_array_equal(model.core.table, expected.core.table)
     assert model.optimizer.iterations == 1
     with pytest.raises(NonFiniteLossError, match="the loss is inf"):
-        model.train_on_batch(*broken_batches()[1])
+        model.train_on_batch(*batch)
 
 
 def test_terminate_on_nan_ends_quietly(capsys):
-    model = make_model()
-    history = model.fit(
-        broken_batches(), epochs=3, verbose=0, callbacks=[callbacks.TerminateOnNaN()]
-    )
+    model, batches = broken_model(), batches_of(1)[:1] * 3
+    history = model.fit(batches, epochs=3, verbose=0, callbacks=[callbacks.TerminateOnNaN()])
     assert history.epoch == [0]
     assert len(model.core.calls) == 2
     assert capsys.readouterr().out == "Batch 1: Invalid loss, terminating training\n"
     with pytest.raises(RuntimeError, match="batch 1: the loss is inf"):
-        make_model().fit(
-            broken_batches(), verbose=0, callbacks=[callbacks.TerminateOnNaN(raise_error=True)]
+        broken_model().fit(
+            batches, verbose=0, callbacks=[callbacks.TerminateOnNaN(raise_error=True)]
         )
 
 
@@ -339,6 +338,9 @@ def without(key):
         ({"x": X, "y": Y[:, :2]}, r"`y` must have the shape of `decoder_token_ids`, \(5, 4\)"),
         ({"x": X, "y": Y * 1.0}, "`y` must be an integer array"),
         ({"x": X, "y": Y, "sample_weight": WEIGHT[:, :2]}, "`sample_weight` must have the shape"),
+        ({"x": X, "y": Y, "sample_weight": WEIGHT * np.nan}, "`sample_weight` must hold finite"),
+        ({"x": X, "y": Y, "sample_weight": WEIGHT + np.inf}, "`sample_weight` must hold finite"),
+        ({"x": [(X, Y, WEIGHT * np.nan)]}, "`sample_weight` must hold finite numbers.*nan at"),
         ({"x": X, "y": Y, "batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"x": X, "y": Y, "epochs": -1}, "`epochs` must be a whole number of at least 0"),
         ({"x": X, "y": Y, "verbose": 3}, "`verbose` must be 'auto', 0, 1 or 2"),
@@ -363,7 +365,6 @@ def test_bad_data_is_named(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"y": np.zeros((7, 3), int)}, "`y` must be None when `x` holds texts"),
         ({"x": {"encoder_text": "one", "decoder_text": "two"}}, "put a single text into a list"),
         ({"x": {"encoder_text": ["a"], "decoder_text": ["a", "b"]}}, "must have one length"),
     ],
@@ -371,6 +372,16 @@ def test_bad_data_is_named(arguments, message):
 def test_bad_texts_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         text_model().fit(**{"x": TEXTS, "verbose": 0, **arguments})
+
+
+def test_targets_beside_texts_are_ignored_with_a_warning():
+    """As in keras-hub; once a call."""
+    expected = text_model().fit(TEXTS, batch_size=2, verbose=0).history
+    with pytest.warns(UserWarning, match="`y` and `sample_weight` ignored") as told:
+        got = text_model().fit(
+            TEXTS, y=np.zeros((7, 3), int), sample_weight=np.ones(7), batch_size=2, verbose=0
+        )
+    assert (got.history, len(told)) == (expected, 1)
 
 
 @pytest.mark.parametrize(

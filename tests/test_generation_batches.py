@@ -82,5 +82,5 @@ def test_what_cannot_be_joined_is_refused(model):
     with pytest.raises(ValueError, match="`seed` must be a whole number"):
         model.generate(iter(TEXTS), seed="x")
     for inputs in (3, iter([3])):
-        with pytest.raises(ValueError, match="`encoder_text` must be a string"):
+        with pytest.raises(ValueError, match="`inputs` must be a string"):
             model.generate(inputs)

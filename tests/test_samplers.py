@@ -446,6 +446,8 @@ def test_only_unchanged_samplers_run_in_the_core():
         (lambda: samplers.BeamSampler(num_beams=0), "`num_beams` must be"),
         (lambda: samplers.BeamSampler(num_beams=True), "`num_beams` must be"),
         (lambda: samplers.BeamSampler(early_stopping="soon"), "`early_stopping` must be"),
+        (lambda: samplers.BeamSampler(early_stopping=1), "`early_stopping` must be"),
+        (lambda: samplers.BeamSampler(early_stopping=np.ones(2)), "`early_stopping` must be"),
         (lambda: samplers.BeamSampler(length_penalty=float("inf")), "`length_penalty` must be"),
         (lambda: samplers.BeamSampler(compat="torch"), "`compat` must be"),
         (lambda: samplers.BeamSampler(compat="keras", length_penalty=2.0), "length_penalty"),

@@ -175,14 +175,14 @@ def test_nothing_is_run(directory, tmp_path, write):
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_tensors_that_do_not_fit_are_all_listed(directory, write):
     state = {key: tensor(value) for key, value in TENSORS.items()}
-    state["classification_head.dense.weight"] = state.pop("model.encoder.layers.0.fc1.bias")
+    state["qa_outputs.weight"] = state.pop("model.encoder.layers.0.fc1.bias")
     state["model.encoder.layers.0.fc2.bias"] = tensor(np.zeros(3, np.float32))
     write(directory / "pytorch_model.bin", state)
     with pytest.raises(ValueError, match="the tensors do not fit the config") as caught:
         values(directory)
     for line in [
         "1 missing: model.encoder.layers.0.fc1.bias",
-        "1 not part of the model: classification_head.dense.weight",
+        "1 not part of the model: qa_outputs.weight",
         "model.encoder.layers.0.fc2.bias is [3], expected [16]",
     ]:
         assert line in str(caught.value)

@@ -78,8 +78,9 @@ One sentence alone: {latency:.1f} ms (median, this machine: {machine}).
 
 - English only, in the style of its sources: everyday sentences, textbooks, novels up to 1930. Names
   and terms that are not in them are taken for misspellings more often.
-- It was trained on one to several sentences of up to 250 pieces (some 800 letters). Split longer
-  text; `bart-fast --file` works line by line.
+- It was trained on one to several sentences of up to 250 pieces (some 800 letters). Longer
+  text is best read in short windows: `preprocessor.encoder_sequence_length = 96`, then
+  `generate(text, overlap=32)`.
 - It restores what can be guessed. Quotation marks, dashes and the comma of a writer with a style of
   his own often cannot.
 - It may change words that were right: see the table. It does not check facts, and has no notion of

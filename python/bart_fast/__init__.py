@@ -14,19 +14,25 @@ __version__ = _loaded.__version__
 
 if TYPE_CHECKING:
     from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers
-    from bart_fast._core import get_num_threads, set_num_threads
     from bart_fast._random import set_random_seed
+    from bart_fast._threads import get_num_threads, set_num_threads
     from bart_fast.models import (
         Backbone,
         BartBackbone,
         BartSeq2SeqLM,
         BartSeq2SeqLMPreprocessor,
+        BartTextClassifier,
+        BartTextClassifierPreprocessor,
         BartTokenizer,
+        CrossAttentionOutput,
         GenerateOutput,
         ScoreOutput,
         Seq2SeqLM,
         Seq2SeqLMPreprocessor,
+        TextClassifier,
+        TextClassifierPreprocessor,
         Tokenizer,
+        UnigramTokenizer,
     )
     from bart_fast.samplers import (
         BeamSampler,
@@ -44,9 +50,12 @@ __all__ = [
     "BartBackbone",
     "BartSeq2SeqLM",
     "BartSeq2SeqLMPreprocessor",
+    "BartTextClassifier",
+    "BartTextClassifierPreprocessor",
     "BartTokenizer",
     "BeamSampler",
     "ContrastiveSampler",
+    "CrossAttentionOutput",
     "GenerateOutput",
     "GreedySampler",
     "PresetSampler",
@@ -55,9 +64,12 @@ __all__ = [
     "ScoreOutput",
     "Seq2SeqLM",
     "Seq2SeqLMPreprocessor",
+    "TextClassifier",
+    "TextClassifierPreprocessor",
     "Tokenizer",
     "TopKSampler",
     "TopPSampler",
+    "UnigramTokenizer",
     "__version__",
     "callbacks",
     "get_num_threads",
@@ -78,12 +90,18 @@ _HOMES = {
         "BartBackbone",
         "BartSeq2SeqLM",
         "BartSeq2SeqLMPreprocessor",
+        "BartTextClassifier",
+        "BartTextClassifierPreprocessor",
         "BartTokenizer",
+        "CrossAttentionOutput",
         "GenerateOutput",
         "ScoreOutput",
         "Seq2SeqLM",
         "Seq2SeqLMPreprocessor",
+        "TextClassifier",
+        "TextClassifierPreprocessor",
         "Tokenizer",
+        "UnigramTokenizer",
     ),
     "samplers": (
         "BeamSampler",
@@ -95,8 +113,8 @@ _HOMES = {
         "TopKSampler",
         "TopPSampler",
     ),
-    "_core": ("get_num_threads", "set_num_threads"),
     "_random": ("set_random_seed",),
+    "_threads": ("get_num_threads", "set_num_threads"),
 }
 
 # Their classes can be had from here too, though they are not in `__all__`.

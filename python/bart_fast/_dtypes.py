@@ -69,7 +69,7 @@ def _mapping_name(dtype: Mapping) -> str | None:
     """The same of a serialised policy, or of a policy map, serialised or not."""
     config = dtype.get("config") if "class_name" in dtype or "config" in dtype else None
     policies = dtype if config is None else config
-    if not isinstance(policies, Mapping):
+    if not isinstance(policies, Mapping) or not policies:
         return None
     if config is not None:
         policies = config.get("policy_map")

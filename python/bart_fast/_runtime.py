@@ -1,6 +1,8 @@
 """Loads the compiled core, with the tensor library's own threads kept out of the way."""
 
 import os
+import sys
+from pathlib import Path
 
 __all__ = ["core"]
 
@@ -26,4 +28,16 @@ def _load():
     return _core
 
 
-core = _load()
+def _is_command() -> bool:
+    """Whether this process is the command `bart-fast`, which shows nobody a traceback."""
+    if sys.argv[:1] == ["-m"]:
+        return "bart_fast.cli" in sys.orig_argv
+    return bool(sys.argv) and Path(sys.argv[0]).stem == "bart-fast"
+
+
+try:
+    core = _load()
+except ValueError as error:  # a variable of the environment that cannot be used
+    if _is_command():
+        sys.exit(f"bart-fast: error: {error}")
+    raise

@@ -109,6 +109,26 @@ def check_token_ids(name: str, value: Any, vocabulary_size: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def check_text_ids(preprocessor: Any, vocabulary_size: int, *arrays: np.ndarray) -> None:
+    """Refuses texts with a token that the tokenizer knows and the model has no row for.
+
+    Facebook's BARTs are of 50264 and of 50265 tokens, the last of which is `<mask>`.
+    """
+    for array in arrays:
+        wrong = array[np.asarray(array) >= vocabulary_size]
+        if not wrong.size:
+            continue
+        tokenizer = getattr(preprocessor, "tokenizer", None)
+        if tokenizer is None:
+            return  # Ids of a preprocessor of the user's: their range is checked with the arrays.
+        token, rows = tokenizer.id_to_token(int(wrong[0])), max(tokenizer.vocabulary.values()) + 1
+        raise ValueError(
+            f"a text has the token {token!r}, whose id is {wrong[0]}, but the token table of the "
+            f"model has {vocabulary_size} rows (`vocabulary_size`).\n"
+            f"hint: `resize_token_embeddings({rows})` of the model adds rows"
+        )
+
+
 def check_mask(
     name: str, value: Any, ids_name: str, shape: tuple[int, int], allow_short: bool = False
 ) -> np.ndarray:
@@ -216,6 +236,15 @@ def check_keys(
             f"`{what}` must have the keys {wanted}"
             + (f" and may have {also}" if also else "")
             + f". Received a dict with {'; '.join(parts)}."
+        )
+
+
+def check_finite_array(name: str, array: np.ndarray) -> None:
+    """Numbers of `array`, if it has any, are neither NaN nor infinite."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        wrong = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise argument_error(
+            name, "must hold finite numbers", f"{array[tuple(wrong)]} at position {wrong}"
         )
 
 

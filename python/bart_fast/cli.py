@@ -82,7 +82,16 @@ def _parser() -> argparse.ArgumentParser:
         choices=("greedy", "beam", "top_k", "top_p", "random"),
         help="how tokens are chosen (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="makes random samplers repeatable")
+    parser.add_argument(
+        "--overlap",
+        type=_from_zero,
+        metavar="N",
+        help="read lines that are too long for the model in windows that share so many tokens "
+        "(default: leave their ends out)",
+    )
+    parser.add_argument(
+        "--seed", type=_from_zero, metavar="N", help="makes random samplers repeatable"
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 
@@ -101,7 +110,7 @@ def _positive(text: str) -> int:
     return _whole_number(text, 1)
 
 
-def _seed(text: str) -> int:
+def _from_zero(text: str) -> int:
     return _whole_number(text, 0)
 
 
@@ -213,7 +222,8 @@ def _answer_all(
 def _answers(model: Any, batch: list[str], options: argparse.Namespace) -> list[str]:
     """One line for each of `batch`; blank lines stay blank without asking the model."""
     asked = [line for line in batch if line.strip()]
-    answers = iter(model.generate(asked, max_length=options.max_length, seed=options.seed))
+    settings = {name: getattr(options, name) for name in ("max_length", "overlap", "seed")}
+    answers = iter(model.generate(asked, **settings))
     # An answer may hold line ends; a line of output answers a line of input.
     return [" ".join(next(answers).splitlines()) if line.strip() else "" for line in batch]
 

@@ -1,16 +1,18 @@
 //! The real model behind [`StepModel`]: BART over its caches.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::model::{PromptRow, StepModel, StepRow};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::with_floats;
+use crate::ops::{self, Way, with_floats};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
-pub struct BartDecoder<'a> {
-    model: &'a BartModel,
+pub struct BartDecoder {
+    model: Arc<BartModel>,
     source: Batch,
     memory: Tensor,
     cache: Option<DecoderCache>,
@@ -18,12 +20,12 @@ pub struct BartDecoder<'a> {
     hidden: Option<Tensor>,
 }
 
-impl<'a> BartDecoder<'a> {
+impl BartDecoder {
     /// Encodes the sources, once for the whole generation; `stop` is asked before each layer.
     ///
     /// # Errors
     /// `Argument` for ids or positions outside the model's tables, and what `stop` returns.
-    pub fn new(model: &'a BartModel, source: Batch, stop: &StopCheck) -> Result<Self> {
+    pub fn new(model: Arc<BartModel>, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
         let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
         Ok(BartDecoder { model, source, memory, cache: None, hidden: None })
@@ -53,7 +55,7 @@ impl<'a> BartDecoder<'a> {
     }
 }
 
-impl StepModel for BartDecoder<'_> {
+impl StepModel for BartDecoder {
     fn vocabulary_size(&self) -> usize {
         self.model.config().vocab_size
     }
@@ -95,6 +97,17 @@ impl StepModel for BartDecoder<'_> {
         hidden.clear();
         if let Some(states) = &self.hidden {
             with_floats([&states.contiguous()?], |[states]| hidden.extend_from_slice(states))?;
+        }
+        Ok(())
+    }
+
+    fn is_batch_invariant(&self) -> bool {
+        ops::way() == Way::Kernel
+    }
+
+    fn rewind(&mut self, slot: usize, length: usize) -> Result<()> {
+        if let Some(cache) = &mut self.cache {
+            cache.rewind(slot, length);
         }
         Ok(())
     }

@@ -5,9 +5,12 @@
 //! largest cosine between the decoder's hidden state of the token and those of the tokens before it.
 //! So each step feeds all candidates, and the scores that follow the chosen one are kept.
 
+use std::mem;
+use std::sync::Arc;
+
 use super::arguments::Arguments;
 use super::constraints::check_choice;
-use super::generate::check_shape;
+use super::generate::{Decoding, check_shape};
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
@@ -45,32 +48,6 @@ pub(super) fn build(arguments: &mut Arguments) -> Result<Method> {
     Ok(Method::Contrastive(settings))
 }
 
-/// Decodes every input by contrastive search; see [`super::generate`].
-pub(super) fn search(
-    model: &mut dyn StepModel,
-    inputs: &[Input],
-    options: &Options,
-    settings: ContrastiveSettings,
-    stop: &mut dyn FnMut() -> Result<()>,
-) -> Result<Vec<Vec<Sequence>>> {
-    let mut search = Search::new(inputs, options, settings);
-    search.begin(model, stop)?;
-    while !search.live.is_empty() {
-        search.propose()?;
-        if !search.moves.is_empty() {
-            model.reorder(&search.moves)?;
-        }
-        stop()?;
-        let mut logits = std::mem::take(&mut search.logits);
-        model.step(&search.steps, &mut logits)?;
-        check_shape(&logits, search.steps.len(), model.vocabulary_size())?;
-        model.hidden_states(&mut search.hidden)?;
-        search.choose(&logits)?;
-        search.logits = logits;
-    }
-    Ok(search.rows.into_iter().map(|row| vec![row.sequence]).collect())
-}
-
 /// One input's sequence.
 struct Row {
     sequence: Sequence,
@@ -83,22 +60,28 @@ struct Row {
     history: Vec<f32>,
 }
 
-/// The state of a call, of whose rows `live` still grow.
-struct Search<'a> {
-    inputs: &'a [Input],
-    options: &'a Options,
+/// The state of a generation, of whose rows `live` still grow.
+pub(super) struct Search {
+    inputs: Vec<Arc<Input>>,
+    options: Arc<Options>,
     settings: ContrastiveSettings,
     rows: Vec<Row>,
     live: Vec<usize>,
+    /// Whether the prompts were fed.
+    has_begun: bool,
     logits: Vec<f32>,
     hidden: Vec<f32>,
     moves: Vec<(usize, usize)>,
     steps: Vec<StepRow>,
 }
 
-impl<'a> Search<'a> {
-    fn new(inputs: &'a [Input], options: &'a Options, settings: ContrastiveSettings) -> Self {
-        let row = |input: &Input| Row {
+impl Search {
+    pub fn new(
+        inputs: Vec<Arc<Input>>,
+        options: Arc<Options>,
+        settings: ContrastiveSettings,
+    ) -> Self {
+        let row = |input: &Arc<Input>| Row {
             sequence: Sequence {
                 ids: input.prompt(input.start()).to_vec(),
                 score: 0.0,
@@ -112,11 +95,12 @@ impl<'a> Search<'a> {
         };
         let has_room = |&source: &usize| inputs[source].start() < inputs[source].max_length();
         Self {
+            rows: inputs.iter().map(row).collect(),
+            live: (0..inputs.len()).filter(has_room).collect(),
             inputs,
             options,
             settings,
-            rows: inputs.iter().map(row).collect(),
-            live: (0..inputs.len()).filter(has_room).collect(),
+            has_begun: false,
             logits: Vec::new(),
             hidden: Vec::new(),
             moves: Vec::new(),
@@ -125,15 +109,7 @@ impl<'a> Search<'a> {
     }
 
     /// Feeds the prompts.
-    fn begin(
-        &mut self,
-        model: &mut dyn StepModel,
-        stop: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        if self.live.is_empty() {
-            return Ok(());
-        }
-        stop()?;
+    fn begin(&mut self, model: &mut dyn StepModel) -> Result<()> {
         let prompt = |&source: &usize| PromptRow {
             source,
             slot: source * self.settings.k,
@@ -165,7 +141,7 @@ impl<'a> Search<'a> {
         for &source in &self.live {
             let (input, row) = (&self.inputs[source], &mut self.rows[source]);
             let position = row.sequence.ids.len();
-            row.propose(input, self.options, self.settings)?;
+            row.propose(input, &self.options, self.settings)?;
             for (place, &(token, _)) in row.candidates.iter().enumerate() {
                 let slot = source * self.settings.k + place;
                 if place != row.origin {
@@ -201,12 +177,53 @@ impl<'a> Search<'a> {
             row.sequence.stopped =
                 !is_given && self.options.stops(&row.sequence.ids, input.sequence())?;
         }
-        let (rows, inputs) = (&self.rows, self.inputs);
+        let (rows, inputs) = (&self.rows, &self.inputs);
         self.live.retain(|&source| {
             let sequence = &rows[source].sequence;
             !sequence.stopped && sequence.ids.len() < inputs[source].max_length()
         });
         Ok(())
+    }
+}
+
+impl Decoding for Search {
+    fn is_over(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    fn step(
+        &mut self,
+        model: &mut dyn StepModel,
+        stop: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
+        if !mem::replace(&mut self.has_begun, true) {
+            stop()?;
+            self.begin(model)?;
+        }
+        self.propose()?;
+        if !self.moves.is_empty() {
+            model.reorder(&self.moves)?;
+        }
+        stop()?;
+        let mut logits = mem::take(&mut self.logits);
+        model.step(&self.steps, &mut logits)?;
+        check_shape(&logits, self.steps.len(), model.vocabulary_size())?;
+        model.hidden_states(&mut self.hidden)?;
+        self.choose(&logits)?;
+        self.logits = logits;
+        Ok(())
+    }
+
+    fn certain(&self, input: usize) -> &[u32] {
+        // What was chosen stays.
+        &self.rows[input].sequence.ids
+    }
+
+    fn finish(self: Box<Self>) -> Vec<Vec<Sequence>> {
+        self.rows.into_iter().map(|row| vec![row.sequence]).collect()
     }
 }
 

@@ -1,17 +1,16 @@
-//! The decoding loop for samplers, and the entry for all ways of decoding.
+//! A generation as a machine that is moved step by step, and the loop that moves it to its end.
 
-use std::iter::repeat_n;
+use std::fmt;
+use std::sync::Arc;
 
 use super::beams;
-use super::constraints::check_choice;
 use super::contrastive;
 use super::input::{Input, Sequence};
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::StepModel;
 use super::options::Options;
-use super::samplers::{Choice, Method, SampleSettings};
-use super::scores;
+use super::samplers::Method;
+use super::sampling::Sampling;
 use crate::error::{Error, Result};
-use crate::random::Stream;
 
 /// Decodes every input and returns its sequences: as many as asked for, best first with beam search.
 /// `stop` is called before every pass of the model; its error ends the call.
@@ -21,145 +20,87 @@ use crate::random::Stream;
 /// every token of the vocabulary is ruled out.
 pub fn generate(
     model: &mut dyn StepModel,
-    inputs: &[Input],
-    options: &Options,
+    inputs: Vec<Input>,
+    options: Arc<Options>,
     stop: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<Vec<Sequence>>> {
-    match &options.method {
-        Method::Sample(settings) => Sampling::new(inputs, options, settings).run(model, stop),
-        Method::Contrastive(settings) => {
-            contrastive::search(model, inputs, options, *settings, stop)
-        }
-        Method::Beam(settings) => beams::search(model, inputs, options, settings, stop),
+    let mut generation = Generation::new(inputs, options);
+    while !generation.is_over() {
+        generation.step(model, stop)?;
     }
+    Ok(generation.finish())
 }
 
-/// The state of a call: `returned` rows for each input, of which `live` still grow.
-struct Sampling<'a> {
-    inputs: &'a [Input],
-    options: &'a Options,
-    settings: &'a SampleSettings,
-    /// Row `r` is answer `r % returned` of input `r / returned`, and has the cache slot `r`.
-    rows: Vec<Sequence>,
-    live: Vec<usize>,
-}
+/// A generation that is moved by its owner, who may do something else between two steps. It holds
+/// all but the model, which has to be the same in every step.
+pub struct Generation(Box<dyn Decoding>);
 
-impl<'a> Sampling<'a> {
-    fn new(inputs: &'a [Input], options: &'a Options, settings: &'a SampleSettings) -> Self {
-        let begin = |input: &Input| Sequence {
-            ids: input.prompt(input.start()).to_vec(),
-            score: 0.0,
-            token_logprobs: Vec::new(),
-            stopped: false,
-        };
-        let rows: Vec<_> =
-            inputs.iter().flat_map(|input| repeat_n(input, settings.returned)).map(begin).collect();
-        let live = (0..rows.len())
-            .filter(|&row| rows[row].ids.len() < inputs[row / settings.returned].max_length())
-            .collect();
-        Self { inputs, options, settings, rows, live }
+impl Generation {
+    /// Before its first step: nothing was computed.
+    pub fn new(inputs: Vec<Input>, options: Arc<Options>) -> Self {
+        let inputs = inputs.into_iter().map(Arc::new).collect();
+        Self(match &options.method {
+            Method::Sample(settings) => {
+                let settings = settings.clone();
+                Box::new(Sampling::new(inputs, options, settings))
+            }
+            Method::Contrastive(settings) => {
+                let settings = *settings;
+                Box::new(contrastive::Search::new(inputs, options, settings))
+            }
+            Method::Beam(settings) => {
+                let settings = settings.clone();
+                beams::search(inputs, options, settings)
+            }
+        })
     }
 
-    fn run(
-        mut self,
+    /// Whether every sequence has ended, so that [`Generation::finish`] has the answers.
+    pub fn is_over(&self) -> bool {
+        self.0.is_over()
+    }
+
+    /// Runs the model once and extends what is not at its end. `stop` is asked before.
+    ///
+    /// # Errors
+    /// Those of [`generate`]; after one the generation is of no use any more.
+    pub fn step(
+        &mut self,
         model: &mut dyn StepModel,
         stop: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Vec<Vec<Sequence>>> {
-        let mut logits = Vec::new();
-        let mut steps: Vec<StepRow> = Vec::with_capacity(self.live.len());
-        if !self.live.is_empty() {
-            stop()?;
-            model.prefill(&self.prompts(), self.settings.returned, &mut logits)?;
-        }
-        while !self.live.is_empty() {
-            self.extend(&mut logits, model.vocabulary_size())?;
-            let (rows, inputs, returned) = (&self.rows, self.inputs, self.settings.returned);
-            self.live.retain(|&row| {
-                !rows[row].stopped && rows[row].ids.len() < inputs[row / returned].max_length()
-            });
-            steps.clear();
-            steps.extend(self.live.iter().filter_map(|&slot| {
-                let ids = &self.rows[slot].ids;
-                ids.last().map(|&token| StepRow { slot, token, position: ids.len() - 1 })
-            }));
-            if !steps.is_empty() {
-                stop()?;
-                model.step(&steps, &mut logits)?;
-            }
-        }
-        let mut rows = self.rows.into_iter();
-        Ok(self
-            .inputs
-            .iter()
-            .map(|_| rows.by_ref().take(self.settings.returned).collect())
-            .collect())
+    ) -> Result<()> {
+        self.0.step(model, stop)
     }
 
-    fn prompts(&self) -> Vec<PromptRow<'_>> {
-        let prompt = |&row: &usize| {
-            let source = row / self.settings.returned;
-            PromptRow {
-                source,
-                slot: row,
-                tokens: &self.rows[row].ids,
-                capacity: self.inputs[source].max_length(),
-            }
-        };
-        self.live.iter().map(prompt).collect()
+    /// The beginning, prompt included, that the first answer to an input will have whatever comes:
+    /// each step makes it longer or leaves it as it is.
+    pub fn certain(&self, input: usize) -> &[u32] {
+        self.0.certain(input)
     }
 
-    /// Appends one token to every live row. `logits` is `[live, vocabulary]`.
-    fn extend(&mut self, logits: &mut [f32], vocabulary: usize) -> Result<()> {
-        check_shape(logits, self.live.len(), vocabulary)?;
-        let limit = self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary);
-        for (&row, logits) in self.live.iter().zip(logits.chunks_exact_mut(vocabulary)) {
-            let (source, answer) = (row / self.settings.returned, row % self.settings.returned);
-            let (input, sequence) = (&self.inputs[source], &mut self.rows[row]);
-            match input.forced(sequence.ids.len()) {
-                Some(token) => {
-                    sequence.ids.push(token);
-                    if self.options.token_logprobs {
-                        sequence.token_logprobs.push(0.0);
-                    }
-                }
-                None => self.settings.choose(
-                    self.options,
-                    input,
-                    input.stream(answer),
-                    sequence,
-                    &mut logits[..limit],
-                )?,
-            }
-        }
-        Ok(())
+    /// The answers to each input, best first.
+    pub fn finish(self) -> Vec<Vec<Sequence>> {
+        self.0.finish()
     }
 }
 
-impl SampleSettings {
-    /// Appends the token that the sampler chooses to `sequence`, whose random stream is `stream`.
-    fn choose(
-        &self,
-        options: &Options,
-        input: &Input,
-        stream: u64,
-        sequence: &mut Sequence,
-        logits: &mut [f32],
-    ) -> Result<()> {
-        let position = sequence.ids.len();
-        scores::check_logits(logits, input.sequence(), position)?;
-        options.constrain(&input.context(&sequence.ids), logits)?;
-        let best = logits[scores::argmax(logits) as usize];
-        check_choice(best, position, &options.constraints)?;
-        let mut draws = Stream::new(options.seed, stream, position as u64);
-        let Choice { token, log_probability } = self.sampler.choose(logits, &mut draws);
-        if options.token_logprobs {
-            let of_logits = || scores::log_probability(logits, token);
-            sequence.token_logprobs.push(log_probability.unwrap_or_else(of_logits));
-        }
-        sequence.ids.push(token);
-        sequence.stopped = options.stops(&sequence.ids, input.sequence())?;
-        Ok(())
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").field("is_over", &self.is_over()).finish_non_exhaustive()
     }
+}
+
+/// A way of decoding; see [`Generation`], whose methods these are.
+pub(super) trait Decoding: Send {
+    fn is_over(&self) -> bool;
+    fn step(
+        &mut self,
+        model: &mut dyn StepModel,
+        stop: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()>;
+    /// Is asked only while the generation is not over.
+    fn certain(&self, input: usize) -> &[u32];
+    fn finish(self: Box<Self>) -> Vec<Vec<Sequence>>;
 }
 
 /// Refuses logits of another shape than `[rows, vocabulary]`.

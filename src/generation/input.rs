@@ -79,6 +79,11 @@ impl Input {
         self.max_length
     }
 
+    /// What the encoder read.
+    pub(super) fn source(&self) -> &[u32] {
+        &self.source
+    }
+
     /// The number of the input in the user's call.
     pub fn sequence(&self) -> u64 {
         self.sequence

@@ -1,6 +1,7 @@
 //! Decoding: from the prompts of a batch to finished sequences of token ids.
 //!
-//! [`generate`] runs a [`StepModel`] token by token: constraints change the scores of the next
+//! [`generate`] runs a [`StepModel`] token by token, as does [`Generation`] for callers who want to
+//! see the tokens come: constraints change the scores of the next
 //! token, a sampler (or a beam search) chooses, finished rows leave the batch. Which of these are
 //! known by name is written in [`samplers`] and [`constraints`].
 //!
@@ -11,20 +12,30 @@
 mod arguments;
 pub mod bart;
 mod beams;
+#[cfg(test)]
+mod certain_tests;
 pub mod constraints;
 mod contrastive;
+mod drafts;
 mod generate;
 mod input;
 mod model;
 mod options;
 pub mod samplers;
+mod sampling;
 mod scores;
+mod speculation;
+#[cfg(test)]
+mod speculation_tests;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use beams::{BeamRule, BeamSettings, EarlyStopping, ForcedWords};
 pub use contrastive::ContrastiveSettings;
-pub use generate::generate;
+pub use generate::{Generation, generate};
 pub use input::{Input, Sequence};
 pub use model::{PromptRow, StepModel, StepRow};
 pub use options::Options;
+pub use speculation::Speculative;

@@ -16,7 +16,7 @@ pub struct PromptRow<'a> {
     pub capacity: usize,
 }
 
-/// One token of one live row.
+/// One new token of a live row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepRow {
     /// The cache slot that holds the row's history.
@@ -43,8 +43,9 @@ pub trait StepModel {
         logits: &mut Vec<f32>,
     ) -> Result<()>;
 
-    /// Feeds one token to each of `rows` and leaves the scores that follow in `logits`:
-    /// `[rows.len(), vocabulary_size]`. Slots that are not named keep their history.
+    /// Feeds `rows` and leaves the scores that follow each token in `logits`:
+    /// `[rows.len(), vocabulary_size]`. A slot may have several rows, one after the other. Slots that
+    /// are not named keep their history.
     fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()>;
 
     /// Leaves in `hidden` the hidden states behind the scores of every token that the last pass was
@@ -54,6 +55,19 @@ pub trait StepModel {
     /// `Argument` from a model that has none.
     fn hidden_states(&self, _hidden: &mut Vec<f32>) -> Result<()> {
         Err(Error::argument("model", "gives no hidden states, which contrastive search compares"))
+    }
+
+    /// Whether the scores of a history have the same bits whatever else a pass holds.
+    fn is_batch_invariant(&self) -> bool {
+        false
+    }
+
+    /// Forgets what `slot` holds beyond its first `length` positions.
+    ///
+    /// # Errors
+    /// `Argument` from a model that cannot.
+    fn rewind(&mut self, _slot: usize, _length: usize) -> Result<()> {
+        Err(Error::argument("model", "cannot forget tokens, as guesses (`speculative`) need it"))
     }
 
     /// For each (destination, origin): slot `destination` continues the history that slot `origin`

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::arguments::{Arguments, refusal};
 use super::constraints::{self, Callbacks, Constraint, Context, StoppingCriterion};
 use super::samplers::{self, Method};
+use super::speculation::{self, Speculative};
 use crate::error::{Error, Result};
 
 /// The settings of a call of [`super::generate`].
@@ -22,6 +23,8 @@ pub struct Options {
     pub stopping_criteria: Option<Box<dyn StoppingCriterion>>,
     /// Whether samplers report each token's log probability (beam search always does).
     pub token_logprobs: bool,
+    /// Whether samplers are helped by guesses.
+    pub speculative: Speculative,
     /// Only ids below this are generated (a model's table may be larger than its vocabulary).
     pub vocabulary_limit: Option<usize>,
 }
@@ -36,13 +39,14 @@ impl Options {
             constraints: Vec::new(),
             stopping_criteria: None,
             token_logprobs: false,
+            speculative: Speculative::Off,
             vocabulary_limit: None,
         }
     }
 
     /// Reads a flat object: `sampler` (a name of [`samplers::names`]) and that sampler's arguments
     /// as its `get_config()` gives them, `num_return_sequences`, `stop_token_ids`, `seed`,
-    /// `token_logprobs`, `vocabulary_limit`, and the arguments of the constraints
+    /// `token_logprobs`, `speculative`, `vocabulary_limit`, and the arguments of the constraints
     /// ([`constraints::names`]).
     ///
     /// # Errors
@@ -65,6 +69,7 @@ impl Options {
         let stop_token_ids = arguments.token_ids("stop_token_ids")?;
         let seed = arguments.seed("seed")?;
         let token_logprobs = arguments.flag("token_logprobs", false)?;
+        let speculative = speculation::from_arguments(&mut arguments)?;
         let vocabulary_limit = arguments.optional_count("vocabulary_limit", 1)?;
         let constraints =
             constraints::from_arguments(&mut arguments, &stop_token_ids, &mut callbacks)?;
@@ -78,6 +83,7 @@ impl Options {
             constraints,
             stopping_criteria,
             token_logprobs,
+            speculative,
             vocabulary_limit,
         })
     }

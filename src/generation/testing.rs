@@ -1,6 +1,8 @@
 //! A model for tests: its logits are a function of the history, so the expected output is exact.
 //! It checks that the loop keeps to the contract of [`StepModel`].
 
+use std::sync::Arc;
+
 use super::{Input, Options, PromptRow, Sequence, StepModel, StepRow, generate};
 use crate::error::Result;
 
@@ -18,6 +20,7 @@ pub(super) struct FakeModel {
     slots: Vec<Option<(Vec<u32>, usize)>>,
     /// How many rows each pass of the model had.
     pub passes: Vec<usize>,
+    pub is_batch_invariant: bool,
 }
 
 impl FakeModel {
@@ -31,6 +34,7 @@ impl FakeModel {
             slots_per_source: 0,
             slots: Vec::new(),
             passes: Vec::new(),
+            is_batch_invariant: true,
         }
     }
 
@@ -81,7 +85,11 @@ impl StepModel for FakeModel {
     fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
         self.passes.push(rows.len());
         self.states.clear();
-        assert!(rows.windows(2).all(|pair| pair[0].slot < pair[1].slot), "one token a slot");
+        let in_order = |pair: &[StepRow]| {
+            let same = pair[0].slot == pair[1].slot;
+            pair[0].slot < pair[1].slot || same && pair[0].position + 1 == pair[1].position
+        };
+        assert!(rows.windows(2).all(in_order), "slot by slot, and in each token by token");
         logits.clear();
         for row in rows {
             let (history, capacity) = self.slots[row.slot].as_mut().expect("a prompt came first");
@@ -100,6 +108,17 @@ impl StepModel for FakeModel {
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
         assert!(self.hidden.is_some());
         hidden.clone_from(&self.states);
+        Ok(())
+    }
+
+    fn is_batch_invariant(&self) -> bool {
+        self.is_batch_invariant
+    }
+
+    fn rewind(&mut self, slot: usize, length: usize) -> Result<()> {
+        let (history, _) = self.slots[slot].as_mut().expect("a prompt came first");
+        assert!((1..history.len()).contains(&length), "there is something to forget, not all");
+        history.truncate(length);
         Ok(())
     }
 
@@ -132,16 +151,16 @@ pub(super) fn toy_logits(history: &[u32], vocabulary: usize, favoured: &[u32]) -
 }
 
 /// Options from a JSON object.
-pub(super) fn options(json: serde_json::Value) -> Options {
+pub(super) fn options(json: serde_json::Value) -> Arc<Options> {
     let serde_json::Value::Object(map) = json else { panic!("options are an object") };
-    Options::from_json(map).expect("options can be used")
+    Arc::new(Options::from_json(map).expect("options can be used"))
 }
 
 /// Decodes without being stopped.
 pub(super) fn decode(
     model: &mut FakeModel,
     inputs: &[Input],
-    options: &Options,
+    options: &Arc<Options>,
 ) -> Result<Vec<Vec<Sequence>>> {
-    generate(model, inputs, options, &mut || Ok(()))
+    generate(model, inputs.to_vec(), options.clone(), &mut || Ok(()))
 }

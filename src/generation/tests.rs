@@ -1,5 +1,7 @@
 //! The loop with a fake model and the alphabet: expected output is a word.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::testing::{FakeModel, decode, options, toy_logits};
@@ -30,7 +32,7 @@ fn prompts(words: &[&str], max_length: usize) -> Vec<Input> {
 }
 
 /// The answers as words, for a sampler that gives one each.
-fn words(model: &mut FakeModel, inputs: &[Input], options: &Options) -> Result<Vec<String>> {
+fn words(model: &mut FakeModel, inputs: &[Input], options: &Arc<Options>) -> Result<Vec<String>> {
     Ok(decode(model, inputs, options)?.iter().map(|answers| read(&answers[0].ids)).collect())
 }
 
@@ -95,7 +97,7 @@ fn minimum_lengths_hold_the_stop_token_back() {
 fn random_draws_do_not_depend_on_batch_mates() {
     for sampler in ["random", "top_k", "top_p"] {
         let mut settings = options(json!({"sampler": sampler, "seed": 4, "stop_token_ids": [0]}));
-        settings.constraints.clear();
+        Arc::get_mut(&mut settings).unwrap().constraints.clear();
         // The same model for all sources, so that only the sequence number tells rows apart.
         let run = |inputs: &[Input]| {
             let mut model = FakeModel::new(26, |_, history| toy_logits(history, 26, &[0]));
@@ -121,9 +123,8 @@ fn several_answers_draw_from_streams_of_their_own() {
             "sampler": "sample", "top_k": 9, "seed": 4, "stop_token_ids": [0],
             "num_return_sequences": count, "token_logprobs": true
         });
-        let mut model = FakeModel::new(26, |source, history| {
-            toy_logits(history, 26, &[source as u32 / 9, 0])
-        });
+        let mut model =
+            FakeModel::new(26, |source, history| toy_logits(history, 26, &[source as u32 / 9, 0]));
         decode(&mut model, inputs, &options(settings)).unwrap()
     };
     let inputs = prompts(&["same", "same", "other"], 12);
@@ -167,7 +168,10 @@ fn log_probabilities_are_those_of_the_choice() {
         let free = Input::new(vec![0], 3, 1).unwrap();
         let answers = decode(&mut model, &[input, free], &options(settings)).unwrap();
         // Of the first input the prompt is two tokens by count, and the last one is given.
-        assert_eq!((&answers[0][0].ids[..], &answers[0][0].token_logprobs[..]), (&[0, 0, 3][..], &[0.0][..]));
+        assert_eq!(
+            (&answers[0][0].ids[..], &answers[0][0].token_logprobs[..]),
+            (&[0, 0, 3][..], &[0.0][..])
+        );
         assert_eq!(answers[1][0].ids, [0, 2, 2]);
         for log in &answers[1][0].token_logprobs {
             assert!((f64::from(*log) - expected).abs() < 1e-6, "{sampler}: {log}");
@@ -196,7 +200,7 @@ fn the_stop_check_ends_a_call_between_tokens() {
             if checks > 3 { Err(Error::Interrupted) } else { Ok(()) }
         };
         let settings = options(json!({"sampler": sampler}));
-        let result = generate(&mut model, &prompts(&["a"], 8), &settings, &mut stop);
+        let result = generate(&mut model, prompts(&["a"], 8), settings, &mut stop);
         assert!(matches!(result, Err(Error::Interrupted)));
         assert_eq!(model.passes.len(), 3);
     }
@@ -248,7 +252,7 @@ fn logits_of_the_wrong_size_are_an_error() {
     }
     for sampler in ["greedy", "beam"] {
         let settings = options(json!({"sampler": sampler}));
-        let result = generate(&mut Short, &prompts(&["a"], 8), &settings, &mut || Ok(()));
+        let result = generate(&mut Short, prompts(&["a"], 8), settings, &mut || Ok(()));
         assert!(result.unwrap_err().to_string().starts_with("`model`: returned 3 logits"));
     }
 }

@@ -18,9 +18,11 @@
 mod backward;
 mod forward;
 mod tile;
+mod weights;
 
 pub use backward::backward;
 pub(super) use forward::{Head, Tile, attend, most_rows, pack_keys};
+pub use weights::weights;
 
 use super::dropout::Dropout;
 use super::parallel;

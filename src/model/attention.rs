@@ -56,6 +56,18 @@ impl MultiHeadAttention {
         self.output(&context, pass)
     }
 
+    /// The weights of [`Self::forward`]: see [`ops::attention::weights`].
+    pub fn weights(
+        &self,
+        x: &Tensor,
+        memory: &Tensor,
+        spans: &Spans,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let (q, k) = (self.queries(x, pass)?, self.k_proj.forward(memory, pass)?);
+        Ok(ops::attention::weights(&q, &k, spans, self.heads)?)
+    }
+
     /// Queries of `x`, `[rows, width]`.
     pub fn queries(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         self.q_proj.forward(x, pass)

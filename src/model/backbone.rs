@@ -1,4 +1,4 @@
-//! The whole model: two stacks over one token table, and the language-model head tied to it.
+//! The whole model: two stacks over their token tables, and the language-model head.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
 use super::decoder::Decoder;
+use super::embedding::TokenTables;
 use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
@@ -15,12 +16,12 @@ use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
 
-/// BART with its tied language-model head.
+/// BART with its language-model head.
 #[derive(Debug)]
 pub struct BartModel {
     config: BartConfig,
     precision: Precision,
-    shared: Arc<Parameter>,
+    tokens: TokenTables,
     encoder: Encoder,
     decoder: Decoder,
     final_logits_bias: Option<Arc<Parameter>>,
@@ -49,10 +50,28 @@ impl BartModel {
     ) -> Result<Self> {
         config.validate()?;
         Error::check_room("a model of these sizes", config.parameter_count())?;
-        let mut parameters = Parameters::new(initialisation, precision);
-        let shared = parameters.matrix("shared.weight", config.vocab_size, config.d_model)?;
-        let encoder = Encoder::new(&mut parameters, &config, &shared)?;
-        let decoder = Decoder::new(&mut parameters, &config, &shared)?;
+        Self::of(config, Parameters::new(initialisation, precision))
+    }
+
+    /// The model with another number of token ids, in the same precision. All parameters whose shape
+    /// does not depend on it are the same ones, in both models; the others are zero.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_vocabulary(&self, vocab_size: usize) -> Result<Self> {
+        let config = BartConfig { vocab_size, ..self.config.clone() };
+        config.validate()?;
+        let without = BartConfig { vocab_size: 0, ..config.clone() };
+        let tables = config.parameter_count() - without.parameter_count();
+        Error::check_room("token tables of this size", tables)?;
+        Self::of(config, Parameters::taking_over(&self.parameters, self.precision))
+    }
+
+    fn of(config: BartConfig, mut parameters: Parameters) -> Result<Self> {
+        let precision = parameters.precision();
+        let tokens = TokenTables::new(&mut parameters, &config)?;
+        let encoder = Encoder::new(&mut parameters, &config, &tokens.encoder)?;
+        let decoder = Decoder::new(&mut parameters, &config, &tokens.decoder)?;
         let final_logits_bias = config
             .final_logits_bias
             .then(|| parameters.vector("final_logits_bias", config.vocab_size, 0.0))
@@ -61,7 +80,7 @@ impl BartModel {
         Ok(BartModel {
             config,
             precision,
-            shared,
+            tokens,
             encoder,
             decoder,
             final_logits_bias,
@@ -130,6 +149,20 @@ impl BartModel {
         self.decoder.forward(target, memory, source, pass)
     }
 
+    /// The weights that some decoder layers give the source: see [`Decoder::cross_attention`].
+    pub fn cross_attention(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        layers: &[usize],
+        pass: &Pass,
+        take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
+        self.decoder.cross_attention(target, memory, source, layers, pass, take)
+    }
+
     /// Caches for a generation: one slot for each of `slot_capacities`, slot `i` reading source
     /// `slot_sources[i]`, with the sources' keys and values computed.
     pub fn start_decoding(
@@ -163,7 +196,7 @@ impl BartModel {
         )?;
         let bias =
             self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
-        Ok(ops::linear::linear(hidden, &self.shared.weight(pass), bias.as_ref())?)
+        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias.as_ref())?)
     }
 
     /// Refuses a batch whose widest layer alone would not fit into memory.
@@ -172,7 +205,7 @@ impl BartModel {
         Error::check_room("this batch", product(&[rows, 5 * self.config.d_model + inner]))
     }
 
-    /// Rows of the token table `[tokens, width]`, not scaled.
+    /// Rows of the encoder's token table `[tokens, width]`, not scaled.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         let nowhere = Tensor::zeros(
             (1, self.config.d_model),
@@ -180,12 +213,12 @@ impl BartModel {
             &candle_core::Device::Cpu,
         )?;
         let places = vec![0; tokens.len()];
-        let table = self.shared.weight(&Pass::inference());
+        let table = self.tokens.encoder.weight(&Pass::inference());
         Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)
     }
 }
 
 /// The product of sizes, at most the largest number.
-fn product(sizes: &[usize]) -> u64 {
+pub(super) fn product(sizes: &[usize]) -> u64 {
     sizes.iter().fold(1, |product, &size| product.saturating_mul(size as u64))
 }

@@ -86,6 +86,11 @@ impl DecoderCache {
         self.layers.iter_mut()
     }
 
+    /// Forgets what a slot holds beyond its first `length` tokens: the next ones take their places.
+    pub fn rewind(&mut self, slot: usize, length: usize) {
+        self.lengths[slot] = self.lengths[slot].min(length);
+    }
+
     /// For each (destination, origin): the destination continues the origin's history, all at once.
     pub fn reorder(&mut self, moves: &[(usize, usize)]) {
         let before = self.lengths.clone();

@@ -1,5 +1,5 @@
 //! The decoder: causal self-attention, attention to the encoder's output and feed-forward blocks,
-//! each followed by `LN(x + block(x))` (post-norm).
+//! each within a [`Residual`].
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
 use super::embedding::Embedding;
 use super::encoder::{FeedForward, answer_without_keys};
-use super::layers::LayerNorm;
+use super::layers::{FinalNorm, Residual};
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
 use crate::config::BartConfig;
@@ -27,12 +27,11 @@ trait Attend {
 #[derive(Debug)]
 pub struct DecoderLayer {
     self_attn: MultiHeadAttention,
-    self_attn_layer_norm: LayerNorm,
+    around_self_attn: Residual,
     encoder_attn: MultiHeadAttention,
-    encoder_attn_layer_norm: LayerNorm,
+    around_encoder_attn: Residual,
     feed_forward: FeedForward,
-    final_layer_norm: LayerNorm,
-    dropout: f64,
+    around_feed_forward: Residual,
 }
 
 impl DecoderLayer {
@@ -42,36 +41,31 @@ impl DecoderLayer {
             let name = format!("{name}.{part}");
             let block =
                 MultiHeadAttention::new(parameters, &name, width, heads, config.attention_dropout)?;
-            Ok((block, LayerNorm::new(parameters, &format!("{name}_layer_norm"), width)?))
+            Ok((block, Residual::new(parameters, &format!("{name}_layer_norm"), config)?))
         };
-        let (self_attn, self_attn_layer_norm) = attention("self_attn")?;
-        let (encoder_attn, encoder_attn_layer_norm) = attention("encoder_attn")?;
+        let (self_attn, around_self_attn) = attention("self_attn")?;
+        let (encoder_attn, around_encoder_attn) = attention("encoder_attn")?;
         Ok(DecoderLayer {
             self_attn,
-            self_attn_layer_norm,
+            around_self_attn,
             encoder_attn,
-            encoder_attn_layer_norm,
+            around_encoder_attn,
             feed_forward: FeedForward::new(parameters, name, config, config.decoder_ffn_dim)?,
-            final_layer_norm: LayerNorm::new(
+            around_feed_forward: Residual::new(
                 parameters,
                 &format!("{name}.final_layer_norm"),
-                width,
+                config,
             )?,
-            dropout: config.dropout,
         })
     }
 
     fn forward(&self, x: &Tensor, attend: &mut dyn Attend, pass: &Pass) -> Result<Tensor> {
-        let attended = attend.self_attention(&self.self_attn, x)?;
-        let attended = pass.dropout(attended, self.dropout)?;
-        let x = self.self_attn_layer_norm.forward(&attended, Some(x), pass)?;
-
-        let attended = attend.cross_attention(&self.encoder_attn, &x)?;
-        let attended = pass.dropout(attended, self.dropout)?;
-        let x = self.encoder_attn_layer_norm.forward(&attended, Some(&x), pass)?;
-
-        let fed = pass.dropout(self.feed_forward.forward(&x, pass)?, self.dropout)?;
-        self.final_layer_norm.forward(&fed, Some(&x), pass)
+        let x =
+            self.around_self_attn.around(x, pass, |x| attend.self_attention(&self.self_attn, x))?;
+        let x = self
+            .around_encoder_attn
+            .around(&x, pass, |x| attend.cross_attention(&self.encoder_attn, x))?;
+        self.around_feed_forward.around(&x, pass, |x| self.feed_forward.forward(x, pass))
     }
 }
 
@@ -80,12 +74,13 @@ impl DecoderLayer {
 pub struct Decoder {
     embedding: Embedding,
     layers: Vec<DecoderLayer>,
+    layer_norm: FinalNorm,
     layerdrop: f64,
     no_key: NoKey,
 }
 
 impl Decoder {
-    /// The stack over the shared token table.
+    /// The stack over a token table.
     pub fn new(
         parameters: &mut Parameters,
         config: &BartConfig,
@@ -96,6 +91,7 @@ impl Decoder {
             layers: (0..config.decoder_layers)
                 .map(|i| DecoderLayer::new(parameters, &format!("decoder.layers.{i}"), config))
                 .collect::<Result<_>>()?,
+            layer_norm: FinalNorm::new(parameters, "decoder", config)?,
             layerdrop: config.decoder_layerdrop,
             no_key: answer_without_keys(config),
         })
@@ -109,12 +105,7 @@ impl Decoder {
         source: &Batch,
         pass: &Pass,
     ) -> Result<Tensor> {
-        let mut attend = WholeSequences {
-            memory,
-            to_target: target.attending_to(target, true, self.no_key),
-            to_source: target.attending_to(source, false, self.no_key),
-            pass,
-        };
+        let mut attend = WholeSequences::new(target, memory, source, self.no_key, pass);
         let mut x = self.embedding.forward(target, pass)?;
         for layer in &self.layers {
             pass.check_stop()?;
@@ -122,7 +113,33 @@ impl Decoder {
                 x = layer.forward(&x, &mut attend, pass)?;
             }
         }
-        Ok(x)
+        self.layer_norm.forward(x, pass)
+    }
+
+    /// The weights that some layers give the source in [`Self::forward`]: `take` gets a layer's
+    /// number and its weights, a block `[heads, target rows, source rows]` for each sequence.
+    pub fn cross_attention(
+        &self,
+        target: &Batch,
+        memory: &Tensor,
+        source: &Batch,
+        layers: &[usize],
+        pass: &Pass,
+        take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let whole = WholeSequences::new(target, memory, source, self.no_key, pass);
+        let mut attend = Observed { whole, wanted: false, weights: None };
+        let mut x = self.embedding.forward(target, pass)?;
+        let last = layers.iter().max().map_or(0, |&layer| layer + 1);
+        for (number, layer) in self.layers.iter().enumerate().take(last) {
+            pass.check_stop()?;
+            attend.wanted = layers.contains(&number);
+            x = layer.forward(&x, &mut attend, pass)?;
+            if let Some(weights) = attend.weights.take() {
+                take(number, weights)?;
+            }
+        }
+        Ok(())
     }
 
     /// Hidden states `[rows, width]` of new rows, which see what is cached of their sequences.
@@ -139,7 +156,7 @@ impl Decoder {
             x = layer.forward(&x, &mut attend, &pass)?;
         }
         cache.advance(slots);
-        Ok(x)
+        self.layer_norm.forward(x, &pass)
     }
 
     /// Computes and stores the keys and values of each source, once for the whole generation.
@@ -165,6 +182,20 @@ struct WholeSequences<'a> {
     pass: &'a Pass<'a>,
 }
 
+impl<'a> WholeSequences<'a> {
+    fn new(
+        target: &Batch,
+        memory: &'a Tensor,
+        source: &Batch,
+        no_key: NoKey,
+        pass: &'a Pass<'a>,
+    ) -> Self {
+        let to_target = target.attending_to(target, true, no_key);
+        let to_source = target.attending_to(source, false, no_key);
+        WholeSequences { memory, to_target, to_source, pass }
+    }
+}
+
 impl Attend for WholeSequences<'_> {
     fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
         block.forward(x, x, &self.to_target, self.pass)
@@ -172,6 +203,27 @@ impl Attend for WholeSequences<'_> {
 
     fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
         block.forward(x, self.memory, &self.to_source, self.pass)
+    }
+}
+
+/// Whole sequences, and the weights of the layer that was passed last, where they are wanted.
+struct Observed<'a> {
+    whole: WholeSequences<'a>,
+    wanted: bool,
+    weights: Option<Tensor>,
+}
+
+impl Attend for Observed<'_> {
+    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+        self.whole.self_attention(block, x)
+    }
+
+    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+        if self.wanted {
+            let WholeSequences { memory, to_source, pass, .. } = &self.whole;
+            self.weights = Some(block.weights(x, memory, to_source, pass)?);
+        }
+        self.whole.cross_attention(block, x)
     }
 }
 

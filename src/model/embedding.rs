@@ -12,6 +12,35 @@ use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops;
 
+/// The token tables: in BART one, which encoder, decoder and language-model head share.
+#[derive(Debug)]
+pub struct TokenTables {
+    /// What the encoder reads, `[vocabulary, width]`.
+    pub encoder: Arc<Parameter>,
+    /// What the decoder reads.
+    pub decoder: Arc<Parameter>,
+    /// What hidden states are compared with for the logits.
+    pub head: Arc<Parameter>,
+}
+
+impl TokenTables {
+    /// As many as the configuration asks for.
+    pub fn new(parameters: &mut Parameters, config: &BartConfig) -> Result<Self> {
+        let mut table = |name: &str| parameters.matrix(name, config.vocab_size, config.d_model);
+        let (encoder, decoder) = if config.separate_embeddings {
+            (table("encoder.embed_tokens.weight")?, table("decoder.embed_tokens.weight")?)
+        } else {
+            let shared = table("shared.weight")?;
+            (shared.clone(), shared)
+        };
+        let head = match config.tie_word_embeddings {
+            true => decoder.clone(),
+            false => table("lm_head.weight")?,
+        };
+        Ok(TokenTables { encoder, decoder, head })
+    }
+}
+
 /// `dropout(LN(scale * E[token] + P[position]))`.
 #[derive(Debug)]
 pub struct Embedding {
@@ -23,7 +52,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// The embedding of the stack `name` ("encoder" or "decoder") over the shared token table.
+    /// The embedding of the stack `name` ("encoder" or "decoder") over a token table.
     pub fn new(
         parameters: &mut Parameters,
         name: &str,

@@ -1,5 +1,4 @@
-//! The encoder: bidirectional self-attention and feed-forward blocks, each followed by
-//! `LN(x + block(x))` (post-norm).
+//! The encoder: bidirectional self-attention and feed-forward blocks, each within a [`Residual`].
 
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use candle_core::Tensor;
 use super::attention::MultiHeadAttention;
 use super::batch::Batch;
 use super::embedding::Embedding;
-use super::layers::{LayerNorm, Linear};
+use super::layers::{FinalNorm, Linear, Residual};
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
 use crate::config::{Activation, BartConfig};
@@ -59,10 +58,9 @@ impl FeedForward {
 #[derive(Debug)]
 pub struct EncoderLayer {
     self_attn: MultiHeadAttention,
-    self_attn_layer_norm: LayerNorm,
+    around_self_attn: Residual,
     feed_forward: FeedForward,
-    final_layer_norm: LayerNorm,
-    dropout: f64,
+    around_feed_forward: Residual,
 }
 
 impl EncoderLayer {
@@ -77,29 +75,25 @@ impl EncoderLayer {
                 heads,
                 config.attention_dropout,
             )?,
-            self_attn_layer_norm: LayerNorm::new(
+            around_self_attn: Residual::new(
                 parameters,
                 &format!("{attention}_layer_norm"),
-                width,
+                config,
             )?,
             feed_forward: FeedForward::new(parameters, name, config, config.encoder_ffn_dim)?,
-            final_layer_norm: LayerNorm::new(
+            around_feed_forward: Residual::new(
                 parameters,
                 &format!("{name}.final_layer_norm"),
-                width,
+                config,
             )?,
-            dropout: config.dropout,
         })
     }
 
     /// `[rows, width]` to `[rows, width]`; `spans` says which rows see which.
     pub fn forward(&self, x: &Tensor, spans: &Spans, pass: &Pass) -> Result<Tensor> {
-        let attended = self.self_attn.forward(x, x, spans, pass)?;
-        let attended = pass.dropout(attended, self.dropout)?;
-        let x = self.self_attn_layer_norm.forward(&attended, Some(x), pass)?;
-
-        let fed = pass.dropout(self.feed_forward.forward(&x, pass)?, self.dropout)?;
-        self.final_layer_norm.forward(&fed, Some(&x), pass)
+        let x =
+            self.around_self_attn.around(x, pass, |x| self.self_attn.forward(x, x, spans, pass))?;
+        self.around_feed_forward.around(&x, pass, |x| self.feed_forward.forward(x, pass))
     }
 }
 
@@ -108,12 +102,13 @@ impl EncoderLayer {
 pub struct Encoder {
     embedding: Embedding,
     layers: Vec<EncoderLayer>,
+    layer_norm: FinalNorm,
     layerdrop: f64,
     no_key: NoKey,
 }
 
 impl Encoder {
-    /// The stack over the shared token table.
+    /// The stack over a token table.
     pub fn new(
         parameters: &mut Parameters,
         config: &BartConfig,
@@ -124,6 +119,7 @@ impl Encoder {
             layers: (0..config.encoder_layers)
                 .map(|i| EncoderLayer::new(parameters, &format!("encoder.layers.{i}"), config))
                 .collect::<Result<_>>()?,
+            layer_norm: FinalNorm::new(parameters, "encoder", config)?,
             layerdrop: config.encoder_layerdrop,
             no_key: answer_without_keys(config),
         })
@@ -139,6 +135,6 @@ impl Encoder {
                 x = layer.forward(&x, &spans, pass)?;
             }
         }
-        Ok(x)
+        self.layer_norm.forward(x, pass)
     }
 }

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
-use crate::config::Activation;
+use crate::config::{Activation, BartConfig};
 use crate::error::Result;
 use crate::ops;
 
@@ -58,7 +58,7 @@ impl Linear {
     }
 }
 
-/// Layer normalisation with gain and bias, after a residual sum.
+/// Layer normalisation with gain and bias.
 #[derive(Debug)]
 pub struct LayerNorm {
     weight: Arc<Parameter>,
@@ -78,5 +78,60 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
         let (gamma, beta) = (self.weight.tensor(pass), self.bias.tensor(pass));
         Ok(ops::add_layer_norm::add_layer_norm(x, residual, gamma, beta)?)
+    }
+}
+
+/// A block's residual connection and norm: `LN(x + block(x))` as in BART (post-norm), or
+/// `x + block(LN(x))` as in mBART (pre-norm; Xiong et al. 2020, arXiv:2002.04745).
+#[derive(Debug)]
+pub struct Residual {
+    norm: LayerNorm,
+    before: bool,
+    dropout: f64,
+}
+
+impl Residual {
+    /// The connection whose norm is named `norm`.
+    pub fn new(parameters: &mut Parameters, norm: &str, config: &BartConfig) -> Result<Self> {
+        Ok(Residual {
+            norm: LayerNorm::new(parameters, norm, config.d_model)?,
+            before: config.normalize_before,
+            dropout: config.dropout,
+        })
+    }
+
+    /// `x [rows, width]` with what `block` makes of it, shape kept.
+    pub fn around(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        block: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if self.before {
+            let y = pass.dropout(block(&self.norm.forward(x, None, pass)?)?, self.dropout)?;
+            return Ok((x + y)?);
+        }
+        let y = pass.dropout(block(x)?, self.dropout)?;
+        self.norm.forward(&y, Some(x), pass)
+    }
+}
+
+/// The norm at the end of a stack, where the configuration asks for one.
+#[derive(Debug)]
+pub struct FinalNorm(Option<LayerNorm>);
+
+impl FinalNorm {
+    /// That of the stack `name`.
+    pub fn new(parameters: &mut Parameters, name: &str, config: &BartConfig) -> Result<Self> {
+        let norm = || LayerNorm::new(parameters, &format!("{name}.layer_norm"), config.d_model);
+        Ok(FinalNorm(config.add_final_layer_norm.then(norm).transpose()?))
+    }
+
+    /// The stack's output for its last layer's `x`.
+    pub fn forward(&self, x: Tensor, pass: &Pass) -> Result<Tensor> {
+        match &self.0 {
+            Some(norm) => norm.forward(&x, None, pass),
+            None => Ok(x),
+        }
     }
 }

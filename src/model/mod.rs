@@ -8,6 +8,8 @@ pub mod attention;
 pub mod backbone;
 pub mod batch;
 pub mod cache;
+pub mod classification_head;
+pub mod cross_attention;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;

@@ -325,12 +325,25 @@ pub struct Parameters {
     initialisation: Initialisation,
     precision: Precision,
     list: Vec<Arc<Parameter>>,
+    taken_over: Vec<Arc<Parameter>>,
 }
 
 impl Parameters {
     /// An empty list.
     pub fn new(initialisation: Initialisation, precision: Precision) -> Self {
-        Parameters { initialisation, precision, list: Vec::new() }
+        Parameters { initialisation, precision, list: Vec::new(), taken_over: Vec::new() }
+    }
+
+    /// An empty list, for a model that takes over those of `others` whose name and shape it asks
+    /// for; their values are then common to both. The rest starts at zero.
+    pub fn taking_over(others: &[Arc<Parameter>], precision: Precision) -> Self {
+        let taken_over = others.to_vec();
+        Parameters { taken_over, ..Parameters::new(Initialisation::Zeros, precision) }
+    }
+
+    /// The precision in which they are made.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The list.
@@ -343,6 +356,9 @@ impl Parameters {
     /// # Errors
     /// `Argument` if int8 cannot multiply so many columns exactly.
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
+        if let Some(parameter) = self.take_over(name, &[rows, columns]) {
+            return Ok(parameter);
+        }
         let values = self.draw(rows * columns);
         let cpu = &Device::Cpu;
         let shape = Weight::panel_shape(rows, columns);
@@ -372,12 +388,18 @@ impl Parameters {
 
     /// A plain table `[rows, columns]`, such as positions.
     pub fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
+        if let Some(parameter) = self.take_over(name, &[rows, columns]) {
+            return Ok(parameter);
+        }
         let values = self.draw(rows * columns).unwrap_or_else(|| vec![0.0; rows * columns]);
         self.plain(name, vec![rows, columns], values)
     }
 
     /// A vector of a constant: biases start at 0, norms at 1.
     pub fn vector(&mut self, name: &str, length: usize, start: f32) -> Result<Arc<Parameter>> {
+        if let Some(parameter) = self.take_over(name, &[length]) {
+            return Ok(parameter);
+        }
         self.plain(name, vec![length], vec![start; length])
     }
 
@@ -390,6 +412,12 @@ impl Parameters {
         }
         let var = Var::from_vec(rounded, shape.clone(), &Device::Cpu)?;
         self.add(name, shape, var, StoredLayout::Plain)
+    }
+
+    fn take_over(&mut self, name: &str, shape: &[usize]) -> Option<Arc<Parameter>> {
+        let found = self.taken_over.iter().find(|p| p.name() == name && p.shape() == shape)?;
+        self.list.push(found.clone());
+        Some(found.clone())
     }
 
     fn add(

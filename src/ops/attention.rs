@@ -27,6 +27,17 @@ pub struct Spans {
     pub no_key: NoKey,
 }
 
+impl Spans {
+    fn sequences(&self) -> usize {
+        self.queries.len() - 1
+    }
+
+    /// Query rows and key rows of sequence `s`.
+    fn counts(&self, s: usize) -> (usize, usize) {
+        (self.queries[s + 1] - self.queries[s], self.keys[s + 1] - self.keys[s])
+    }
+}
+
 /// Sizes of the heads.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
@@ -40,6 +51,12 @@ impl Heads {
     /// What scores are multiplied by.
     pub(crate) fn scale(self) -> f32 {
         (1.0 / (self.width as f64).sqrt()) as f32
+    }
+
+    /// `rows` rows of `x` from `start` on, `[heads, rows, width]`.
+    fn split(self, x: &Tensor, start: usize, rows: usize) -> Result<Tensor> {
+        let split = x.narrow(0, start, rows)?.reshape((rows, self.count, self.width))?;
+        split.transpose(0, 1)?.contiguous()
     }
 }
 
@@ -69,7 +86,28 @@ pub fn attention(
     tensor(out, q.shape().clone())
 }
 
-/// The same, one sequence at a time, by candle's own operations.
+/// The weights that [`attention`] gives the values, for whoever asks to see them: a vector with a
+/// block `[heads, query rows, key rows]` for each sequence, one after the other. Without dropout.
+pub fn weights(q: &Tensor, k: &Tensor, spans: &Spans, heads: Heads) -> Result<Tensor> {
+    let (q, k) = (q.contiguous()?, k.contiguous()?);
+    if !use_kernels(&q) {
+        let blocks = (0..spans.sequences())
+            .filter(|&s| spans.counts(s).0 * spans.counts(s).1 > 0)
+            .map(|s| portable_weights(&q, &k, spans, s, heads, None)?.flatten_all())
+            .collect::<Result<Vec<_>>>()?;
+        return if blocks.is_empty() { tensor(Vec::new(), 0) } else { Tensor::cat(&blocks, 0) };
+    }
+    let weights = with_floats([&q, &k], |[q, k]| {
+        let count = |s| spans.counts(s).0 * spans.counts(s).1 * heads.count;
+        let mut out = vec![0.0; (0..spans.sequences()).map(count).sum()];
+        kernel::weights(&ragged(spans, heads, None), q, k, &mut out);
+        out
+    })?;
+    let count = weights.len();
+    tensor(weights, count)
+}
+
+/// [`attention`], one sequence at a time, by candle's own operations.
 fn portable(
     q: &Tensor,
     k: &Tensor,
@@ -79,9 +117,8 @@ fn portable(
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     let mut outputs = Vec::new();
-    for s in 0..spans.queries.len() - 1 {
-        let (q_start, k_start) = (spans.queries[s], spans.keys[s]);
-        let (lq, lk) = (spans.queries[s + 1] - q_start, spans.keys[s + 1] - k_start);
+    for s in 0..spans.sequences() {
+        let (lq, lk) = spans.counts(s);
         if lq == 0 {
             continue;
         }
@@ -89,42 +126,51 @@ fn portable(
             outputs.push(Tensor::zeros((lq, q.dim(1)?), q.dtype(), q.device())?);
             continue;
         }
-        let split = |x: &Tensor, start: usize, len: usize| -> Result<Tensor> {
-            x.narrow(0, start, len)?
-                .reshape((len, heads.count, heads.width))?
-                .transpose(0, 1)?
-                .contiguous()
-        };
-        let (q, k, v) = (split(q, q_start, lq)?, split(k, k_start, lk)?, split(v, k_start, lk)?);
-        let seen = seen(spans, s, q.device())?.to_dtype(q.dtype())?; // [lq, lk]
-        let hidden = ((&seen - 1.0)? * 1e30)?;
-        let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?.broadcast_mul(&seen)?;
-        let scores = scores.broadcast_add(&hidden)?; // [heads, lq, lk]
-        let largest = scores.max_keepdim(D::Minus1)?.detach();
-        let weights = scores.broadcast_sub(&largest)?.exp()?.broadcast_mul(&seen)?;
-        let sums = weights.sum_keepdim(D::Minus1)?;
-        // A query that sees nothing has sum 0 and weights 0: divide by 1 instead.
-        let sums = (&sums + sums.eq(0.0)?.to_dtype(sums.dtype())?)?;
-        let mut weights = weights.broadcast_div(&sums)?;
-        if let Some(dropout) = dropout.filter(|dropout| dropout.probability > 0.0) {
-            let mask = dropout_mask(dropout, heads, q_start, lq, lk);
-            let mask = Tensor::from_vec(mask, weights.shape().clone(), weights.device())?;
-            weights = (weights * mask.to_dtype(q.dtype())?)?;
-        }
-        if spans.no_key == NoKey::MeanOfValues {
-            let sees_none = seen.sum_keepdim(D::Minus1)?.eq(0.0)?.to_dtype(q.dtype())?; // [lq, 1]
-            weights = weights.broadcast_add(&(sees_none / lk as f64)?)?;
-        }
+        let weights = portable_weights(q, k, spans, s, heads, dropout)?;
+        let v = heads.split(v, spans.keys[s], lk)?;
         let out = weights.matmul(&v)?.transpose(0, 1)?.reshape((lq, heads.count * heads.width))?;
         outputs.push(out);
     }
     if outputs.is_empty() { Ok(q.clone()) } else { Tensor::cat(&outputs, 0) }
 }
 
+/// The weights of sequence `s`, `[heads, query rows, key rows]`.
+fn portable_weights(
+    q: &Tensor,
+    k: &Tensor,
+    spans: &Spans,
+    s: usize,
+    heads: Heads,
+    dropout: Option<Dropout>,
+) -> Result<Tensor> {
+    let (lq, lk) = spans.counts(s);
+    let (q_start, k_start) = (spans.queries[s], spans.keys[s]);
+    let (q, k) = (heads.split(q, q_start, lq)?, heads.split(k, k_start, lk)?);
+    let seen = seen(spans, s, q.device())?.to_dtype(q.dtype())?; // [lq, lk]
+    let hidden = ((&seen - 1.0)? * 1e30)?;
+    let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?.broadcast_mul(&seen)?;
+    let scores = scores.broadcast_add(&hidden)?; // [heads, lq, lk]
+    let largest = scores.max_keepdim(D::Minus1)?.detach();
+    let weights = scores.broadcast_sub(&largest)?.exp()?.broadcast_mul(&seen)?;
+    let sums = weights.sum_keepdim(D::Minus1)?;
+    // A query that sees nothing has sum 0 and weights 0: divide by 1 instead.
+    let sums = (&sums + sums.eq(0.0)?.to_dtype(sums.dtype())?)?;
+    let mut weights = weights.broadcast_div(&sums)?;
+    if let Some(dropout) = dropout.filter(|dropout| dropout.probability > 0.0) {
+        let mask = dropout_mask(dropout, heads, q_start, lq, lk);
+        let mask = Tensor::from_vec(mask, weights.shape().clone(), weights.device())?;
+        weights = (weights * mask.to_dtype(q.dtype())?)?;
+    }
+    if spans.no_key == NoKey::MeanOfValues {
+        let sees_none = seen.sum_keepdim(D::Minus1)?.eq(0.0)?.to_dtype(q.dtype())?; // [lq, 1]
+        weights = weights.broadcast_add(&(sees_none / lk as f64)?)?;
+    }
+    Ok(weights)
+}
+
 /// 1 where a query of sequence `s` sees a key, else 0: `[query rows, key rows]`.
 fn seen(spans: &Spans, s: usize, device: &candle_core::Device) -> Result<Tensor> {
-    let (lq, k_start) = (spans.queries[s + 1] - spans.queries[s], spans.keys[s]);
-    let lk = spans.keys[s + 1] - k_start;
+    let ((lq, lk), k_start) = (spans.counts(s), spans.keys[s]);
     let mut seen = Vec::with_capacity(lq * lk);
     for i in 0..lq {
         for j in 0..lk {
@@ -159,19 +205,24 @@ struct Attention {
 
 impl Attention {
     fn ragged(&self) -> kernel::Ragged<'_> {
-        kernel::Ragged {
-            q_offsets: &self.spans.queries,
-            k_offsets: &self.spans.keys,
-            key_visible: self.spans.visible.as_ref().map(|visible| visible.as_slice()),
-            causal: self.spans.causal,
-            heads: self.heads.count,
-            head_dim: self.heads.width,
-            scale: self.heads.scale(),
-            q_stride: self.heads.count * self.heads.width,
-            kv_stride: self.heads.count * self.heads.width,
-            no_key: self.spans.no_key,
-            dropout: self.dropout.filter(|dropout| dropout.probability > 0.0),
-        }
+        ragged(&self.spans, self.heads, self.dropout)
+    }
+}
+
+/// The kernel's description of the same.
+fn ragged(spans: &Spans, heads: Heads, dropout: Option<Dropout>) -> kernel::Ragged<'_> {
+    kernel::Ragged {
+        q_offsets: &spans.queries,
+        k_offsets: &spans.keys,
+        key_visible: spans.visible.as_ref().map(|visible| visible.as_slice()),
+        causal: spans.causal,
+        heads: heads.count,
+        head_dim: heads.width,
+        scale: heads.scale(),
+        q_stride: heads.count * heads.width,
+        kv_stride: heads.count * heads.width,
+        no_key: spans.no_key,
+        dropout: dropout.filter(|dropout| dropout.probability > 0.0),
     }
 }
 
@@ -222,5 +273,51 @@ impl CustomOp3 for Attention {
             Some(tensor(dk, k.shape().clone())?),
             Some(tensor(dv, v.shape().clone())?),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::in_way;
+    use super::*;
+    use crate::kernels::testing::noise;
+
+    const HEADS: Heads = Heads { count: 2, width: 5 };
+
+    fn rows(count: usize, seed: u64) -> Tensor {
+        tensor(noise(count * 10, seed), (count, 10)).unwrap()
+    }
+
+    #[test]
+    fn both_ways_give_the_weights_that_attention_applies() {
+        let keys = vec![0, 4, 4, 41];
+        let hidden: Vec<bool> = (0..41).map(|key| key > 3 && key % 3 != 0).collect();
+        for no_key in [NoKey::Zeros, NoKey::MeanOfValues] {
+            let spans = Spans {
+                queries: Arc::new(vec![0, 2, 3, 10]),
+                keys: Arc::new(keys.clone()),
+                visible: Some(Arc::new(hidden.clone())),
+                causal: false,
+                no_key,
+            };
+            let both = in_way(|| {
+                let weights = weights(&rows(10, 1), &rows(41, 2), &spans, HEADS).unwrap();
+                weights.to_vec1::<f32>().unwrap()
+            });
+            assert_eq!(both.kernel.len(), 2 * (2 * 4 + 7 * 37));
+            for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
+                assert!((kernel - portable).abs() < 1e-6, "[{i}]: {kernel} and {portable}");
+            }
+            // The last query of the last head, times the values.
+            let values = rows(41, 3);
+            let out = attention(&rows(10, 1), &rows(41, 2), &values, &spans, HEADS, None).unwrap();
+            let (out, values) = (out.to_vec2::<f32>().unwrap(), values.to_vec2::<f32>().unwrap());
+            let last = &both.kernel[both.kernel.len() - 37..];
+            assert!((last.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            let sum: f32 = last.iter().zip(&values[4..]).map(|(weight, row)| weight * row[9]).sum();
+            assert!((sum - out[9][9]).abs() < 1e-6);
+            let blind = if no_key == NoKey::Zeros { 0.0 } else { 0.25 };
+            assert!(both.kernel[..16].iter().all(|&weight| weight == blind));
+        }
     }
 }

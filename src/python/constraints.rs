@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::enter::enter;
-use super::model::options_from;
+use super::generation::options_from;
 use crate::error::Error;
 use crate::generation::Options;
 use crate::generation::constraints::{Context, check_choice};

@@ -4,13 +4,16 @@ use pyo3::prelude::*;
 
 mod arrays;
 mod callbacks;
+mod classification_head;
 mod constraints;
 mod enter;
 mod errors;
+mod generation;
 mod model;
 mod optimizer;
 mod parameters;
 mod runtime;
+mod sentencepiece;
 mod tokenizer;
 
 #[pymodule]
@@ -18,16 +21,22 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
+    use super::classification_head::PyClassificationHead;
+    #[pymodule_export]
     use super::constraints::PyConstraints;
+    #[pymodule_export]
+    use super::generation::PyGeneration;
     #[pymodule_export]
     use super::model::PyModel;
     #[pymodule_export]
     use super::optimizer::PyOptimizer;
     #[pymodule_export]
     use super::runtime::{
-        count_parameters, get_num_threads, measure_limits, parse_hf_config, runtime_info,
-        set_num_threads, set_portable,
+        count_parameters, get_num_threads, has_classification_head, has_separate_embeddings,
+        measure_limits, parse_hf_config, runtime_info, set_num_threads, set_portable,
     };
+    #[pymodule_export]
+    use super::sentencepiece::{PySentencePiece, read_tokenizer_kind};
     #[pymodule_export]
     use super::tokenizer::{PyTokenizer, read_tokenizer_json};
 

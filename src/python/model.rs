@@ -9,15 +9,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::arrays::{self, Rectangle};
-use super::callbacks::callbacks;
+use super::classification_head::PyClassificationHead;
 use super::enter::{compute, compute_interruptible};
+use super::generation::Request;
 use super::optimizer::PyOptimizer;
 use super::parameters::{self, Int8};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
-use crate::generation::bart::BartDecoder;
-use crate::generation::{self, Input, Options};
+use crate::generation;
 use crate::model::batch::Rows;
+use crate::model::cross_attention::{CrossAttention, Tokens};
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass, Precision};
 use crate::ops::with_floats;
 use crate::training::step::{self, Examples, Padded, StepResult};
@@ -34,7 +35,7 @@ type Floats<'py> = Bound<'py, PyArrayDyn<f32>>;
 /// A BART model. Frozen: several Python threads may use one at the same time.
 #[pyclass(frozen, name = "Model", module = "bart_fast._core")]
 pub struct PyModel {
-    model: BartModel,
+    model: Arc<BartModel>,
 }
 
 #[pymethods]
@@ -51,7 +52,7 @@ impl PyModel {
         };
         compute(py, move || {
             let model = BartModel::with_precision(config, initialisation, precision)?;
-            Ok(PyModel { model })
+            Ok(PyModel { model: Arc::new(model) })
         })
     }
 
@@ -117,19 +118,42 @@ impl PyModel {
     /// A copy of the model in another precision.
     fn to_dtype(&self, py: Python<'_>, dtype: &str) -> PyResult<Self> {
         let precision = Precision::from_name(dtype)?;
-        compute(py, || Ok(PyModel { model: self.model.to_precision(precision)? }))
+        compute(py, || Ok(PyModel { model: Arc::new(self.model.to_precision(precision)?) }))
     }
 
-    /// Fills all parameters from the files of one checkpoint: safetensors, or what torch saved.
-    fn load_checkpoint(&self, py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<()> {
-        compute(py, || checkpoint::load(&self.model, &paths))
+    /// The model with another number of token ids: it shares every parameter that does not depend on
+    /// it; token tables and the logits' bias are zero.
+    fn with_vocabulary(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
+        compute(py, || Ok(PyModel { model: Arc::new(self.model.with_vocabulary(vocab_size)?) }))
     }
 
-    /// Writes all parameters under Hugging Face's names; `dtype` float32, float16 or bfloat16.
-    #[pyo3(signature = (path, dtype = "float32"))]
-    fn save_safetensors(&self, py: Python<'_>, path: PathBuf, dtype: &str) -> PyResult<()> {
+    /// Fills all parameters, and those of a head, from the files of one checkpoint: safetensors, or
+    /// what torch saved. Whether it has a head that was not asked for.
+    #[pyo3(signature = (paths, head = None))]
+    fn load_checkpoint(
+        &self,
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        head: Option<&PyClassificationHead>,
+    ) -> PyResult<bool> {
+        compute(py, || checkpoint::load(&self.model, head.map(PyClassificationHead::core), &paths))
+    }
+
+    /// Writes all parameters, and those of a head, under Hugging Face's names; `dtype` float32,
+    /// float16 or bfloat16.
+    #[pyo3(signature = (path, dtype = "float32", head = None))]
+    fn save_safetensors(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        dtype: &str,
+        head: Option<&PyClassificationHead>,
+    ) -> PyResult<()> {
         let format = FloatFormat::from_name(dtype)?;
-        compute(py, || safetensors::save(&self.model, &path, format))
+        compute(py, || {
+            let head = head.map(PyClassificationHead::core);
+            safetensors::save(&self.model, head, &path, format)
+        })
     }
 
     /// The encoder's output `[batch, length, width]`, at masked positions too.
@@ -213,6 +237,40 @@ impl PyModel {
         self.hidden_array(py, rows, &ids)
     }
 
+    /// What decoder layers look at in the sources `[targets, layers, heads, *size]`: sources and
+    /// targets as ragged ids, with their positions where masks had holes, the source of each
+    /// target, and by how many rows the weights stand below their queries.
+    #[pyo3(signature = (encoder_token_ids, encoder_positions, decoder_token_ids, decoder_positions,
+        decoder_sources, layers, shift, size))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn cross_attention<'py>(
+        &self,
+        py: Python<'py>,
+        encoder_token_ids: Vec<Vec<u32>>,
+        encoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_token_ids: Vec<Vec<u32>>,
+        decoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_sources: Vec<usize>,
+        layers: Vec<usize>,
+        shift: usize,
+        size: (usize, usize),
+    ) -> PyResult<Floats<'py>> {
+        let wanted = CrossAttention {
+            sources: tokens(&encoder_token_ids, encoder_positions.as_deref()),
+            targets: tokens(&decoder_token_ids, decoder_positions.as_deref()),
+            target_sources: &decoder_sources,
+            layers: &layers,
+            shift,
+            size,
+        };
+        let weights = compute_interruptible(py, |stop| {
+            wanted.compute(&self.model, &Pass::inference().stopped_by(stop))
+        })?;
+        let heads = self.model.config().decoder_attention_heads;
+        let shape = vec![decoder_token_ids.len(), layers.len(), heads, size.0, size.1];
+        weights.into_pyarray(py).reshape(shape)
+    }
+
     /// Decodes: sources as ragged ids (with their positions, if masks had holes), decoder rows as
     /// ragged ids with masks (`None`: all given) and the most tokens each may have, and `options`
     /// as JSON, `callbacks` as functions by their arguments. For each input its sequences, best
@@ -231,31 +289,15 @@ impl PyModel {
         options: &str,
         callbacks: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Answers> {
-        let options = options_from(options, callbacks)?;
-        let rows = encoder_token_ids.len();
-        if decoder_token_ids.len() != rows || max_lengths.len() != rows {
-            let message = format!("{rows} sources, but {} decoder rows", decoder_token_ids.len());
-            return Err(Error::argument("decoder_token_ids", message).into());
-        }
-        let masks = decoder_masks
-            .unwrap_or_else(|| decoder_token_ids.iter().map(|ids| vec![true; ids.len()]).collect());
-        let inputs = decoder_token_ids
-            .into_iter()
-            .zip(masks)
-            .zip(max_lengths)
-            .zip(&encoder_token_ids)
-            .enumerate()
-            .map(|(i, (((ids, mask), limit), source))| {
-                Ok(Input::masked(ids, mask, limit, i as u64)?.with_source(source.clone()))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let source = Batch::from_sequences(encoder_token_ids.iter().enumerate().map(|(i, ids)| {
-            let positions = encoder_positions.as_ref().map(|positions| positions[i].as_slice());
-            (ids.as_slice(), positions)
-        }));
+        let request = Request::new(
+            (encoder_token_ids, encoder_positions),
+            (decoder_token_ids, decoder_masks, max_lengths),
+            (options, callbacks),
+        )?;
+        let model = self.model.clone();
         let answers = compute_interruptible(py, |stop| {
-            let mut decoder = BartDecoder::new(&self.model, source, stop)?;
-            generation::generate(&mut decoder, &inputs, &options, &mut || stop())
+            let (mut decoder, inputs, options) = request.begin(model, stop)?;
+            generation::generate(&mut decoder, inputs, options, &mut || stop())
         })?;
         let tuple = |answer: generation::Sequence| {
             (answer.ids, answer.score, answer.stopped, answer.token_logprobs)
@@ -322,6 +364,16 @@ impl PyModel {
 }
 
 impl PyModel {
+    /// The model itself.
+    pub(super) fn core(&self) -> &BartModel {
+        &self.model
+    }
+
+    /// The model, for what outlives a call.
+    pub(super) fn shared(&self) -> Arc<BartModel> {
+        self.model.clone()
+    }
+
     fn rectangle(
         &self,
         (name, ids): (&str, &Bound<'_, PyAny>),
@@ -345,18 +397,20 @@ impl PyModel {
     }
 }
 
-fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(with_floats([&tensor.contiguous()?], |[values]| values.to_vec())?)
+/// Ragged rows with their positions; a row without any counts from 0.
+pub(super) fn tokens<'a>(
+    ids: &'a [Vec<u32>],
+    positions: Option<&'a [Vec<u32>]>,
+) -> Vec<Tokens<'a>> {
+    let row = |(i, ids): (usize, &'a Vec<u32>)| Tokens {
+        ids,
+        positions: positions.and_then(|positions| positions.get(i)).map(Vec::as_slice),
+    };
+    ids.iter().enumerate().map(row).collect()
 }
 
-/// The options of a generation: JSON, and functions of the user.
-pub(super) fn options_from(text: &str, functions: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
-    match serde_json::from_str(text) {
-        Ok(serde_json::Value::Object(fields)) => {
-            Ok(Options::from_json_and(fields, callbacks(functions)?)?)
-        }
-        _ => Err(Error::argument("options", "must be a JSON object").into()),
-    }
+fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(with_floats([&tensor.contiguous()?], |[values]| values.to_vec())?)
 }
 
 fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Result<Padded> {

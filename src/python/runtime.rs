@@ -1,5 +1,6 @@
 //! Functions of the module: threads, the way of computing, what runs here, configurations.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernels::team::MOST_THREADS;
 use crate::kernels::{isa, limits, team};
 use crate::ops::{self, Way};
+use crate::weights::checkpoint;
 
 /// Sets how many threads compute, from now on.
 #[pyfunction]
@@ -66,6 +68,18 @@ pub fn set_portable(py: Python<'_>, portable: bool) -> PyResult<()> {
 #[pyfunction]
 pub fn parse_hf_config(json_text: &str) -> Result<String> {
     Ok(BartConfig::from_hugging_face(json_text)?.to_json())
+}
+
+/// Whether a checkpoint of Hugging Face has the head of a sequence classifier.
+#[pyfunction]
+pub fn has_classification_head(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<bool> {
+    enter(py, || checkpoint::has_classification_head(&paths))
+}
+
+/// Whether encoder and decoder of an untied checkpoint of Hugging Face read different token tables.
+#[pyfunction]
+pub fn has_separate_embeddings(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<bool> {
+    enter(py, || checkpoint::has_separate_embeddings(&paths))
 }
 
 /// The number of weights of a model with this configuration (JSON text), which may be more than can

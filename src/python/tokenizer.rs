@@ -44,6 +44,15 @@ impl PyTokenizer {
         enter(py, || self.inner.encode_batch(&texts, team::num_threads()))
     }
 
+    /// Token ids of a text, and the span of characters `(start, end)` of each.
+    fn encode_with_spans(
+        &self,
+        py: Python<'_>,
+        text: PyBackedStr,
+    ) -> PyResult<Vec<(u32, (usize, usize))>> {
+        enter(py, || self.inner.encode_with_spans(&text))
+    }
+
     /// The text of token ids, leaving out those in `skip`.
     #[pyo3(signature = (ids, skip = None))]
     fn decode(&self, py: Python<'_>, ids: Vec<i64>, skip: Option<Vec<u32>>) -> PyResult<String> {
@@ -113,7 +122,7 @@ fn read_entry((token, id): (Bound<'_, PyAny>, Bound<'_, PyAny>)) -> PyResult<(St
 }
 
 /// Ids as Python has them, which may be negative.
-fn to_ids(ids: &[i64]) -> Result<Vec<u32>> {
+pub(super) fn to_ids(ids: &[i64]) -> Result<Vec<u32>> {
     let to_id = |&id: &i64| {
         u32::try_from(id)
             .map_err(|_| Error::argument("ids", format!("{id} is not in the vocabulary")))

@@ -110,6 +110,29 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().filter_map(in_vocabulary).collect())
     }
 
+    /// [`Tokenizer::encode`], and the part of `text` that each token came from, in characters and
+    /// without the space before a word. Tokens that share a character each have all of it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(u32, (usize, usize))>> {
+        let encoding = self
+            .pipeline
+            .encode_char_offsets(text, false)
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let letters: Vec<char> = text.chars().collect();
+        let without_spaces = |&(start, end): &(usize, usize)| {
+            let part = letters.get(start..end).unwrap_or_default();
+            let spaces = part.iter().take_while(|&&letter| letter == ' ').count();
+            (start + spaces, end)
+        };
+        let spans = encoding.get_offsets().iter().map(without_spaces);
+        let in_vocabulary =
+            |&id: &u32| if id < self.first_own_id { Some(id) } else { self.unknown };
+        let ids = encoding.get_ids().iter().map(in_vocabulary);
+        Ok(ids.zip(spans).filter_map(|(id, span)| Some((id?, span))).collect())
+    }
+
     /// [`Tokenizer::encode`] of each text, in order, on up to `threads` threads. They are started
     /// here and end here: a pool that outlives the call would hang a forked child.
     ///

@@ -9,7 +9,22 @@ use crate::ops::testing::{Both, in_way};
 use crate::random;
 
 fn tiny(dropout: f64) -> BartModel {
-    let config = BartConfig {
+    drawn(tiny_config(dropout))
+}
+
+/// The same with everything that mBART and untied checkpoints have otherwise.
+fn tiny_mbart(dropout: f64) -> BartModel {
+    drawn(BartConfig {
+        normalize_before: true,
+        add_final_layer_norm: true,
+        tie_word_embeddings: false,
+        separate_embeddings: true,
+        ..tiny_config(dropout)
+    })
+}
+
+fn tiny_config(dropout: f64) -> BartConfig {
+    BartConfig {
         vocab_size: 37,
         d_model: 12,
         encoder_layers: 2,
@@ -26,7 +41,10 @@ fn tiny(dropout: f64) -> BartModel {
         final_logits_bias: true,
         init_std: 0.3,
         ..BartConfig::default()
-    };
+    }
+}
+
+fn drawn(config: BartConfig) -> BartModel {
     let model = BartModel::new(config, Initialisation::Random { seed: 5, deviation: 0.3 }).unwrap();
     // Biases and norms away from their start, so that no gradient is zero by symmetry.
     for (i, parameter) in model.parameters().iter().enumerate() {
@@ -71,8 +89,7 @@ fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_gradient_is_the_slope_of_the_loss() {
-    for dropout in [0.0, 0.2] {
-        let model = tiny(dropout);
+    for model in [tiny(0.0), tiny(0.2), tiny_mbart(0.2)] {
         let examples = examples(&model);
         let gradients = gradients_of(&model, &examples);
         for (i, (parameter, gradient)) in model.trainable().zip(&gradients).enumerate() {
@@ -97,7 +114,8 @@ fn every_gradient_is_the_slope_of_the_loss() {
             let name = parameter.name();
             assert!(
                 (measured - predicted).abs() < tolerance,
-                "{name}, dropout {dropout}: gradient {predicted}, measured {measured}"
+                "{name} of {:?}: gradient {predicted}, measured {measured}",
+                model.config()
             );
         }
     }
@@ -105,8 +123,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
 
 #[test]
 fn kernels_and_portable_way_agree_on_loss_and_every_gradient() {
-    for dropout in [0.0, 0.3] {
-        let model = tiny(dropout);
+    for model in [tiny(0.0), tiny(0.3), tiny_mbart(0.3)] {
         let examples = examples(&model);
         let run = || (loss_of(&model, &examples), gradients_of(&model, &examples));
         let Both { kernel, portable } = in_way(run);

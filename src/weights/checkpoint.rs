@@ -6,28 +6,56 @@ use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::names::{self, Role};
 use super::stored::{StoredTensor, Values};
-use super::{safetensors, torch};
+use super::{names, safetensors, tables, torch};
+use crate::config::BartConfig;
 use crate::error::{Error, Result};
+use crate::model::classification_head::ClassificationHead;
 use crate::model::{BartModel, Parameter};
 
 /// Fills the model's parameters from the files of one checkpoint: safetensors, or what `torch.save`
-/// wrote, which is read as data.
+/// wrote, which is read as data; and those of a classifier's `head`. Returns whether the checkpoint
+/// has such a head and none was asked for.
 ///
 /// # Errors
 /// `Io` if a file cannot be read, `Format` if one is truncated or damaged or holds something else
 /// than tensors, `Weights` listing every missing, extra and misshapen tensor; the parameters are
 /// untouched then.
-pub fn load(model: &BartModel, paths: &[PathBuf]) -> Result<()> {
+pub fn load(
+    model: &BartModel,
+    head: Option<&ClassificationHead>,
+    paths: &[PathBuf],
+) -> Result<bool> {
     let checkpoint = Checkpoint::open(paths)?;
-    for (parameter, name) in checkpoint.plan(model)? {
+    let plan = checkpoint.plan(model, head)?;
+    checkpoint.check_copies(model.config())?;
+    for (parameter, name) in plan {
         let mut values = checkpoint.values(&name)?;
         // Only position tables are longer than the parameter: their offset rows come first.
-        values.skip(values.remaining() - parameter.count())?;
+        values.skip(values.remaining() - parameter.count());
         parameter.assign_from(|run| values.read(run))?;
     }
-    Ok(())
+    Ok(head.is_none() && checkpoint.names.keys().any(|name| names::is_of_head(name)))
+}
+
+/// Whether encoder and decoder of an untied checkpoint read different token tables.
+///
+/// # Errors
+/// `Io` and `Format` as for [`load`].
+pub fn has_separate_embeddings(paths: &[PathBuf]) -> Result<bool> {
+    let checkpoint = Checkpoint::open(paths)?;
+    match tables::stacks(|name| checkpoint.names.contains_key(name)) {
+        Some((encoder, decoder)) => Ok(!checkpoint.hold_the_same(encoder, decoder)?),
+        None => Ok(false),
+    }
+}
+
+/// Whether a checkpoint has the head of a sequence classifier.
+///
+/// # Errors
+/// `Io` and `Format` as for [`load`].
+pub fn has_classification_head(paths: &[PathBuf]) -> Result<bool> {
+    Ok(Checkpoint::open(paths)?.names.keys().any(|name| names::is_of_head(name)))
 }
 
 /// The tensors of one file, of the format that its first bytes tell.
@@ -58,14 +86,23 @@ pub fn read_tensors(
 struct Checkpoint {
     files: Vec<(PathBuf, File)>,
     tensors: BTreeMap<String, (usize, StoredTensor)>,
+    /// The names of the tensors by those that we give them.
+    names: BTreeMap<String, String>,
 }
+
+/// Values compared at a time.
+const COMPARED_AT_ONCE: usize = 1 << 16;
 
 impl Checkpoint {
     fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut checkpoint = Checkpoint { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint =
+            Checkpoint { files: Vec::new(), tensors: BTreeMap::new(), names: BTreeMap::new() };
         for (index, path) in paths.iter().enumerate() {
             let file = File::open(path).map_err(|source| Error::io(path, source))?;
             for (name, tensor) in read_tensors(path, &mut BufReader::new(&file))? {
+                if let Some(ours) = names::canonical(&name) {
+                    checkpoint.names.insert(ours.to_string(), name.clone());
+                }
                 if let Some((other, _)) = checkpoint.tensors.insert(name.clone(), (index, tensor)) {
                     let other = paths[other].display();
                     let message = format!("has tensor {name}, which {other} has too");
@@ -78,28 +115,25 @@ impl Checkpoint {
     }
 
     /// Which tensor fills which parameter.
-    fn plan(&self, model: &BartModel) -> Result<Vec<(Arc<Parameter>, String)>> {
-        let mut found: BTreeMap<String, &String> = BTreeMap::new();
-        let mut tied = None;
-        for name in self.tensors.keys() {
-            match names::role(name) {
-                Role::Parameter(parameter) => drop(found.insert(parameter, name)),
-                Role::TiedCopy => tied = Some(name),
-                Role::Ignored => {}
-            }
-        }
-        if let Some(copy) = tied {
-            found.entry("shared.weight".to_string()).or_insert(copy);
-        }
+    fn plan(
+        &self,
+        model: &BartModel,
+        head: Option<&ClassificationHead>,
+    ) -> Result<Vec<(Arc<Parameter>, String)>> {
+        let (config, mut left) = (model.config(), self.names.clone());
         let mut problems = Problems::default();
         let mut plan = Vec::new();
-        for parameter in model.parameters() {
-            let Some(name) = found.remove(parameter.name()) else {
+        let of_head = head.map_or(&[][..], ClassificationHead::parameters);
+        for parameter in model.parameters().iter().chain(of_head) {
+            let has = |name: &str| self.names.contains_key(name);
+            let Some(source) = tables::source(parameter.name(), config, has) else {
                 if !names::is_optional(parameter.name()) {
                     problems.missing.push(names::stored_name(parameter.name()));
                 }
                 continue;
             };
+            left.remove(source);
+            let name = &self.names[source];
             let expected = names::stored_shape(parameter.name(), parameter.shape());
             let shape = &self.tensors[name].1.shape;
             if *shape != expected {
@@ -107,10 +141,57 @@ impl Checkpoint {
             }
             plan.push((parameter.clone(), name.clone()));
         }
-        problems.extra.extend(found.into_values().cloned());
-        let file = self.files.first().map(|(path, _)| path.display().to_string());
-        problems.into_result(&file.unwrap_or_default())?;
+        left.retain(|name, _| !tables::is_spare(name, config));
+        if head.is_none() {
+            left.retain(|name, _| !names::is_of_head(name));
+        }
+        problems.extra.extend(left.into_values());
+        problems.into_result(&self.first_file())?;
         Ok(plan)
+    }
+
+    /// Refuses tensors that stand for one token table and hold different values.
+    fn check_copies(&self, config: &BartConfig) -> Result<()> {
+        for (left, right) in tables::agreeing(config, |name| self.names.contains_key(name)) {
+            if self.hold_the_same(left, right)? {
+                continue;
+            }
+            let (file, tied) = (self.first_file(), config.tie_word_embeddings);
+            let (left, right) = (&self.names[left], &self.names[right]);
+            return Err(Error::Weights(format!(
+                "{file}: {left} and {right} differ, but the model has one table for both: \
+                 `tie_word_embeddings` is {tied}, `separate_embeddings` is false\n\
+                 hint: for tables of their own, `\"tie_word_embeddings\": false` in config.json"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether two tensors, by our names, have the same values.
+    fn hold_the_same(&self, left: &str, right: &str) -> Result<bool> {
+        let (left, right) = (&self.names[left], &self.names[right]);
+        // Copies in torch's files are often one run of values.
+        if self.tensors[left] == self.tensors[right] {
+            return Ok(true);
+        }
+        if self.tensors[left].1.shape != self.tensors[right].1.shape {
+            return Ok(false);
+        }
+        let (mut left, mut right) = (self.values(left)?, self.values(right)?);
+        while left.remaining() > 0 {
+            let count = left.remaining().min(COMPARED_AT_ONCE);
+            let (mut ours, mut theirs) = (vec![0.0; count], vec![0.0; count]);
+            left.read(&mut ours)?;
+            right.read(&mut theirs)?;
+            if ours.iter().zip(&theirs).any(|(x, y)| x.to_bits() != y.to_bits()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn first_file(&self) -> String {
+        self.files.first().map(|(path, _)| path.display().to_string()).unwrap_or_default()
     }
 
     /// The values of a tensor, to be read in order.

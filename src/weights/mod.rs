@@ -1,6 +1,6 @@
 //! Checkpoint files: one file a format. Each reader says where a file keeps its tensors
 //! ([`StoredTensor`]), after it has checked that they lie within the file; [`checkpoint`] joins the
-//! files of a checkpoint and fills a model. Names are mapped in `names.rs`; what does not fit the
+//! files of a checkpoint and fills a model. Names are mapped in `names.rs`, token tables in `tables.rs`; what does not fit the
 //! model is listed whole in one error.
 
 pub mod checkpoint;
@@ -10,6 +10,7 @@ pub mod safetensors;
 pub mod torch;
 
 mod stored;
+mod tables;
 mod zip;
 
 #[cfg(test)]

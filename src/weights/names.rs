@@ -3,36 +3,42 @@
 /// Rows that Hugging Face's position tables carry in front, left over from padding ids in fairseq.
 pub const POSITION_OFFSET: usize = 2;
 
-/// What a tensor of a checkpoint is to us.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
-    /// The parameter of this name, if the model has it.
-    Parameter(String),
-    /// Another copy of the shared token table.
-    TiedCopy,
-    /// Bookkeeping without influence on the numbers.
-    Ignored,
+/// The name of a checkpoint's tensor among our parameters, if it is no bookkeeping. Checkpoints of
+/// the bare backbone lack the prefix `model.`; fairseq, which has the other names in common with
+/// Hugging Face and the offset of positions too, has two of its own for the head.
+pub fn canonical(name: &str) -> Option<&str> {
+    match name.strip_prefix("model.").unwrap_or(name) {
+        "encoder.version" | "decoder.version" => None,
+        "decoder.output_projection.weight" | "decoder.embed_out" => Some("lm_head.weight"),
+        other => Some(head_of_fairseq(other).unwrap_or(other)),
+    }
 }
 
-/// The role of the tensor called `name`; checkpoints of the bare backbone lack the prefix `model.`.
-pub fn role(name: &str) -> Role {
-    let name = name.strip_prefix("model.").unwrap_or(name);
-    match name {
-        "encoder.embed_tokens.weight" | "decoder.embed_tokens.weight" | "lm_head.weight" => {
-            Role::TiedCopy
-        }
-        // The head's name in fairseq, which has the other names in common with Hugging Face, and
-        // the offset of positions too.
-        "decoder.output_projection.weight" => Role::TiedCopy,
-        "encoder.version" | "decoder.version" => Role::Ignored,
-        _ => Role::Parameter(name.to_string()),
-    }
+/// fairseq gives each of its classification heads a name of its own.
+fn head_of_fairseq(name: &str) -> Option<&'static str> {
+    let (_, parameter) = name.strip_prefix("classification_heads.")?.split_once('.')?;
+    HEAD.into_iter().find(|ours| ours.strip_prefix(HEAD_PREFIX) == Some(parameter))
+}
+
+const HEAD_PREFIX: &str = "classification_head.";
+/// The parameters of the head of a sequence classifier.
+const HEAD: [&str; 4] = [
+    "classification_head.dense.weight",
+    "classification_head.dense.bias",
+    "classification_head.out_proj.weight",
+    "classification_head.out_proj.bias",
+];
+
+/// Whether a parameter belongs to the head of a sequence classifier.
+pub fn is_of_head(parameter: &str) -> bool {
+    HEAD.contains(&parameter)
 }
 
 /// The name under which Hugging Face stores a parameter.
 pub fn stored_name(parameter: &str) -> String {
     match parameter {
-        "final_logits_bias" => parameter.to_string(),
+        "final_logits_bias" | "lm_head.weight" => parameter.to_string(),
+        _ if is_of_head(parameter) => parameter.to_string(),
         _ => format!("model.{parameter}"),
     }
 }

@@ -8,9 +8,10 @@ use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, View};
 
-use super::names;
 use super::stored::StoredTensor;
+use super::{names, tables};
 use crate::error::{Error, Result};
+use crate::model::classification_head::ClassificationHead;
 use crate::model::{BartModel, Parameter};
 
 /// The longest header that is read. A BART's has some 60 kB; a hostile one takes twenty times its
@@ -103,14 +104,31 @@ pub fn read(path: &Path, file: &mut (impl Read + Seek)) -> Result<Vec<(String, S
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
 }
 
-/// Writes the model under Hugging Face's names. The file appears whole or not at all.
+/// Writes the model under Hugging Face's names, or with a `head` the classifier, which has no
+/// language-model head. The head keeps its float32. The file appears whole or not at all.
 ///
 /// # Errors
 /// `Io` if it cannot be written.
-pub fn save(model: &BartModel, path: &Path, format: FloatFormat) -> Result<()> {
-    let tensors = model.parameters().iter().map(|parameter| {
-        let shape = names::stored_shape(parameter.name(), parameter.shape());
-        (names::stored_name(parameter.name()), Stored { parameter, shape, format })
+pub fn save(
+    model: &BartModel,
+    head: Option<&ClassificationHead>,
+    path: &Path,
+    format: FloatFormat,
+) -> Result<()> {
+    let of_language_model = ["final_logits_bias", tables::HEAD];
+    let of_head = head.map_or(&[][..], ClassificationHead::parameters);
+    let kept = model
+        .parameters()
+        .iter()
+        .filter(|parameter| head.is_none() || !of_language_model.contains(&parameter.name()));
+    let of_head = of_head.iter().map(|parameter| (parameter, FloatFormat::Float32));
+    let kept = kept.map(|parameter| (parameter, format));
+    let tensors = kept.chain(of_head).flat_map(|(parameter, format)| {
+        let copies = tables::stored_copies(parameter.name(), model.config());
+        [parameter.name()].into_iter().chain(copies.iter().copied()).map(move |name| {
+            let shape = names::stored_shape(parameter.name(), parameter.shape());
+            (names::stored_name(name), Stored { parameter, shape, format })
+        })
     });
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {

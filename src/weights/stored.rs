@@ -109,6 +109,8 @@ pub struct Values<'a> {
     path: &'a Path,
     file: &'a File,
     dtype: Dtype,
+    /// Where in the file the next value is: another reader of the same file may have moved it.
+    at: u64,
     remaining: usize,
     bytes: Vec<u8>,
     /// Only where the values are not in order.
@@ -126,10 +128,8 @@ impl<'a> Values<'a> {
             let message = format!("tensor {name} has dtype {dtype:?}, expected floats");
             return Err(Error::format(path, message));
         }
-        let mut reader = file;
-        reader.seek(SeekFrom::Start(tensor.start)).map_err(|e| Error::io(path, e))?;
-        let remaining = tensor.count();
-        let mut values = Values { path, file, dtype, remaining, bytes: Vec::new(), gathered: None };
+        let (at, remaining, bytes) = (tensor.start, tensor.count(), Vec::new());
+        let mut values = Values { path, file, dtype, at, remaining, bytes, gathered: None };
         if let Some(strides) = &tensor.strides {
             let span = span(&tensor.shape, strides).unwrap_or(usize::MAX);
             if span > remaining.saturating_mul(2).saturating_add(GAPS) {
@@ -154,18 +154,12 @@ impl<'a> Values<'a> {
     }
 
     /// Leaves out the next `count` values.
-    ///
-    /// # Errors
-    /// `Io` if the file cannot be read.
-    pub fn skip(&mut self, count: usize) -> Result<()> {
+    pub fn skip(&mut self, count: usize) {
         self.remaining -= count;
-        if let Some(gathered) = &mut self.gathered {
-            gathered.take(count).for_each(drop);
-            return Ok(());
+        match &mut self.gathered {
+            Some(gathered) => gathered.take(count).for_each(drop),
+            None => self.at += (count * byte_width(self.dtype)) as u64,
         }
-        let bytes = (count * byte_width(self.dtype)) as i64;
-        self.file.seek(SeekFrom::Current(bytes)).map_err(|e| Error::io(self.path, e))?;
-        Ok(())
     }
 
     /// Fills `out` with the next values.
@@ -186,7 +180,11 @@ impl<'a> Values<'a> {
     /// The next values of the file.
     fn read_next(&mut self, out: &mut [f32]) -> Result<()> {
         self.bytes.resize(out.len() * byte_width(self.dtype), 0);
-        self.file.read_exact(&mut self.bytes).map_err(|e| Error::io(self.path, e))?;
+        let mut file = self.file;
+        file.seek(SeekFrom::Start(self.at))
+            .and_then(|_| file.read_exact(&mut self.bytes))
+            .map_err(|e| Error::io(self.path, e))?;
+        self.at += self.bytes.len() as u64;
         match self.dtype {
             Dtype::F32 => decode(&self.bytes, out, f32::from_le_bytes),
             Dtype::F64 => decode(&self.bytes, out, |x| f64::from_le_bytes(x) as f32),

@@ -22,6 +22,7 @@ from bart_fast._validation import (
 )
 from bart_fast.models.backbone import Backbone
 from bart_fast.models.generation import SpecialTokens
+from bart_fast.models.vocabulary import check_special_ids, new_size, resized
 
 # Constructor arguments, and the fields of the core's configuration (Hugging Face's names) that the
 # encoder's sizes have there.
@@ -131,7 +132,8 @@ class BartBackbone(Backbone):
         precision = check_dtype(dtype) or "float32"
         self.name = name
         self.trainable = bool(trainable)
-        self._core_config = {**self._implied_config(), **(core_config or {})}
+        implied = self._implied_config()
+        self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
         self._model = _core.Model(json.dumps(self._core_config), seed, precision)
@@ -203,6 +205,45 @@ class BartBackbone(Backbone):
         """The table of token embeddings: a function of ids, or of hidden states in reverse."""
         return TokenEmbedding(self)
 
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> "TokenEmbedding":
+        """Gives the model another number of tokens, as transformers' method of this name does.
+
+        The first rows of the token table stay; new ones are drawn. A head and tables of their own
+        follow, and so do a stored bias of the logits, by zeros, and `vocabulary_size`.
+
+        Args:
+            new_num_tokens: int. The new `vocabulary_size`; below the old one, the last rows are cut
+                off. Defaults to `None`: the one there is.
+            pad_to_multiple_of: int. The size is rounded up to a multiple of it. Defaults to `None`.
+            mean_resizing: bool. `True` draws new rows around the mean of the old ones, with 1e-9 of
+                their covariance; `False` as for a new model. Defaults to `True`.
+
+        Returns:
+            The resized `token_embedding`.
+
+        Raises:
+            ValueError: an argument is not allowed, or a special id of the preset would be outside.
+
+        Reference:
+            `PreTrainedModel.resize_token_embeddings` of transformers; Hewitt, 2021, "Initializing
+            New Word Embeddings for Pretrained Language Models".
+        """
+        size = new_size(self.vocabulary_size, new_num_tokens, pad_to_multiple_of)
+        if size > _LARGEST_SIZE:
+            raise argument_error("new_num_tokens", f"must be at most {_LARGEST_SIZE}", size)
+        hint = "keep the rows of special ids"
+        check_special_ids("`new_num_tokens`", self._special_tokens.settings(), size, hint)
+        if size != self.vocabulary_size:
+            deviation = self._core_config["init_std"]
+            self._model = resized(self._model, size, bool(mean_resizing), deviation)
+            self.vocabulary_size = self._core_config["vocab_size"] = size
+        return self.token_embedding
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as plain values; `dtype` as Keras serialises policies."""
         from bart_fast.presets.keras_format import dtype_policy
@@ -225,7 +266,8 @@ class BartBackbone(Backbone):
 
 
 class TokenEmbedding:
-    """The token embeddings of a backbone, tied to its language-model head.
+    """The token embeddings of a backbone, which in BART are its language-model head too. Where a
+    checkpoint has a head of its own, `reverse=True` is that.
 
     Call arguments:
         inputs: int array of token ids, any shape; with `reverse=True` hidden states
@@ -256,8 +298,10 @@ class TokenEmbedding:
 
     @property
     def embeddings(self) -> np.ndarray:
-        """A copy of the table, float32 [vocabulary_size, hidden_dim]."""
-        return self._backbone._model.get_parameter("shared.weight")
+        """A copy of the table, float32 [vocabulary_size, hidden_dim]; the encoder's, where the
+        decoder has its own."""
+        core = self._backbone._model
+        return core.get_parameter(core.parameters()[0][0])
 
 
 def _implied_config(**arguments: Any) -> dict[str, Any]:
@@ -272,7 +316,12 @@ def _implied_config(**arguments: Any) -> dict[str, Any]:
         "activation_dropout": 0.0,
         "encoder_layerdrop": 0.0,
         "decoder_layerdrop": 0.0,
+        "model_type": "bart",
         "scale_embedding": False,
+        "normalize_before": False,
+        "add_final_layer_norm": False,
+        "tie_word_embeddings": True,
+        "separate_embeddings": False,
         "final_logits_bias": False,
         "init_std": 0.02,
         "activation_function": "gelu",
@@ -285,6 +334,25 @@ def batches(arrays: Mapping[str, np.ndarray], batch_size: int) -> list[dict[str,
     rows = len(next(iter(arrays.values())))
     starts = range(0, max(rows, 1), size)
     return [{key: each[start : start + size] for key, each in arrays.items()} for start in starts]
+
+
+def _check_core_config(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the core's configuration, of the types of `known`; their ranges are the core's."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        rule = "must be a dict of fields, as `get_config()` has it, or `None`"
+        raise argument_error("core_config", rule, config)
+    for field, value in config.items():
+        if field not in known:
+            names = ", ".join(known)
+            raise argument_error("core_config", f"has an unknown field; known are {names}", field)
+        kind = type(known[field])
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool) != (kind is bool) or value != value:
+            rule = f"must have a {kind.__name__} as its field '{field}'"
+            raise argument_error("core_config", rule, value)
+    return dict(config)
 
 
 def _check_dropout(dropout: Any) -> float:

@@ -95,7 +95,7 @@ class BartTokenizer(Tokenizer):
             self.sequence_length = check_positive_int("sequence_length", sequence_length)
         self.add_prefix_space = bool(add_prefix_space)
         self.unsplittable_tokens = _check_tokens(unsplittable_tokens, self.special_tokens)
-        self.dtype = _check_dtype(dtype)
+        self.dtype = check_dtype(dtype)
         self.name = name
         self.trainable = bool(trainable)
         self.config_file = config_file
@@ -173,6 +173,26 @@ class BartTokenizer(Tokenizer):
         """Token ids of each text, not cut and not padded."""
         return self._checked_core().encode_batch(texts)
 
+    def offsets(self, inputs: Any) -> Any:
+        """Where in the strings their tokens stand.
+
+        Args:
+            inputs: a string, or a list or array of strings. UTF-8 bytes count as strings.
+
+        Returns:
+            For one string an int32 array [length, 2]: first character of each token of `tokenize`,
+            and the one behind its last; the space before a word is left out, as Hugging Face's
+            tokenizers do. For many a list of such arrays.
+
+        Raises:
+            ValueError: as `tokenize()`.
+        """
+        texts, batched = as_texts("inputs", inputs)
+        core = self._checked_core()
+        rows = [[span for _, span in core.encode_with_spans(text)] for text in texts]
+        arrays = [np.array(row, dtype=np.int32).reshape(-1, 2) for row in rows]
+        return arrays if batched else arrays[0]
+
     def _fit_length(self, row: list[int]) -> list[int]:
         padding = [self.pad_token_id] * (self.sequence_length - len(row))
         return row[: self.sequence_length] + padding
@@ -231,7 +251,7 @@ class BartTokenizer(Tokenizer):
     def token_to_id(self, token: str) -> int:
         """The id of a token as the vocabulary spells it. ValueError if it is not in there."""
         self._checked_core()
-        if token not in self.vocabulary:
+        if not isinstance(token, str) or token not in self.vocabulary:
             raise argument_error("token", "must be in the vocabulary", token)
         return self.vocabulary[token]
 
@@ -268,6 +288,27 @@ class BartTokenizer(Tokenizer):
     def pad_token_id(self) -> int | None:
         """Id of `<pad>`, or `None` without a vocabulary."""
         return self._special_id(self.pad_token)
+
+    @property
+    def _source_affixes(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a source."""
+        return [self.start_token_id], [self.end_token_id]
+
+    @property
+    def _target_affixes(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a target, as the decoder should say it."""
+        return [self.start_token_id], [self.end_token_id]
+
+    @property
+    def _opening(self) -> list[int]:
+        """What answers start with before their text."""
+        return self._shifted(*self._target_affixes)
+
+    def _shifted(self, before: list[int], after: list[int]) -> list[int]:
+        """What the decoder reads before a target's text: the target's last token, as in the
+        training of BART and its relatives, and those before the text."""
+        last = after or before or [self.end_token_id]
+        return [last[-1], *before]
 
     def _special_id(self, token: str) -> int | None:
         return None if self.vocabulary is None else self.vocabulary[token]
@@ -329,7 +370,7 @@ def _check_tokens(tokens: Iterable[str] | None, default: list[str]) -> list[str]
     return tokens
 
 
-def _check_dtype(dtype: Any) -> str:
+def check_dtype(dtype: Any) -> str:
     """The name of a dtype, also from the dict that Keras writes into its configs."""
     name = dtype
     if isinstance(dtype, Mapping):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bart_fast import _core
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
@@ -32,6 +33,14 @@ class SpecialTokens:
     start_ids: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()
     pad_id: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The ids as Hugging Face's settings name them."""
+        start = {"decoder_start_token_id": list(self.start_ids[:1])}
+        return {**start, "bos_token_id": list(self.start_ids[1:])} | {
+            "eos_token_id": list(self.end_ids),
+            "pad_token_id": self.pad_id,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,10 @@ def request_from_arrays(
     """
     check_keys("inputs", arrays, (ENCODER_IDS, ENCODER_MASK), (DECODER_IDS, DECODER_MASK))
     sources, source_mask = _check_pair(arrays, ENCODER_IDS, ENCODER_MASK, backbone)
-    _check_sources(source_mask, backbone.max_sequence_length)
+    check_sources(source_mask)
+    if len(source_mask):
+        last = int(np.flatnonzero(source_mask.any(axis=0))[-1])
+        check_length(ENCODER_IDS, last + 1, backbone.max_sequence_length)
     if max_length is not None:
         check_positive_int("max_length", max_length)
     table = backbone.max_sequence_length
@@ -139,9 +151,8 @@ def _check_pair(
     return ids, mask
 
 
-def _check_sources(mask: np.ndarray, table: int) -> None:
-    if len(mask) == 0:
-        return
+def check_sources(mask: np.ndarray) -> None:
+    """Every source has a real token."""
     empty = np.flatnonzero(~mask.any(axis=1))
     if empty.size:
         raise ValueError(
@@ -149,7 +160,6 @@ def _check_sources(mask: np.ndarray, table: int) -> None:
             f"Received: row {empty[0]} without any.\n"
             "hint: an empty source is start and end token, `<s> </s>`, both real"
         )
-    check_length(ENCODER_IDS, int(np.flatnonzero(mask.any(axis=0))[-1]) + 1, table)
 
 
 def _check_prompts(mask: np.ndarray) -> None:
@@ -334,14 +344,34 @@ def generate_in_core(
         options: the method's name and arguments, stop ids, constraints.
         functions: `prefix_allowed_tokens_fn`, `logits_processor`, `stopping_criteria`, where given.
     """
-    sources, positions = request.real_sources()
-    answers = backbone._model.generate(
-        sources,
-        positions,
+    arguments = _core_arguments(request, limits, options, functions)
+    answers = backbone._model.generate(*arguments)
+    return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]
+
+
+def stream_from_core(
+    backbone: Any,
+    request: Request,
+    limits: list[int],
+    options: Mapping[str, Any],
+    functions: Mapping[str, Any],
+) -> _core.Generation:
+    """The same for one row, whose tokens come as they become certain; nothing runs yet."""
+    arguments = _core_arguments(request, limits, options, functions)
+    return _core.Generation(backbone._model, *arguments)
+
+
+def _core_arguments(
+    request: Request,
+    limits: list[int],
+    options: Mapping[str, Any],
+    functions: Mapping[str, Any],
+) -> tuple[Any, ...]:
+    return (
+        *request.real_sources(),
         request.given.tolist(),
         request.given_mask.tolist(),
         limits,
         json.dumps(options),
         dict(functions),
     )
-    return [[Answer(ids, score, logprobs) for ids, score, _, logprobs in row] for row in answers]

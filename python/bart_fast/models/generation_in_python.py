@@ -5,7 +5,7 @@ Letters in shapes: b rows, w decoder positions, v tokens of the vocabulary.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from bart_fast._validation import argument_error
 from bart_fast.models.generation import Answer, Request
 from bart_fast.samplers.beam_sampler import BeamSampler
 from bart_fast.samplers.contrastive_sampler import ContrastiveSampler
+from bart_fast.samplers.sampler import Sampler
 
 
 def generate_in_python(
@@ -36,7 +37,56 @@ def generate_in_python(
         options: stop ids and constraints.
         functions: functions of the call.
     """
-    is_beams = isinstance(sampler, BeamSampler)
+    rules, wants_logprobs = _rules(sampler, options, functions)
+    stop_ids = options["stop_token_ids"]
+    prompts = request.given_mask.sum(axis=1)
+    # Where the prompt fills the answer there is nothing to ask for.
+    answers = [
+        [Answer(ids[:length].tolist(), 0.0)]
+        for ids, length in zip(request.given, prompts, strict=True)
+    ]
+    for limit in sorted(set(limits)):
+        rows = np.flatnonzero((np.array(limits) == limit) & (prompts < limit))
+        if rows.size == 0:
+            continue
+        next_token = _next_token(backbone, request, rows, limit, stop_ids, rules, sampler)
+        next_token.keeps_scores = wants_logprobs
+        for row, answer in zip(rows, next_token.ask(sampler), strict=True):
+            answers[row] = answer
+    return answers
+
+
+def stream_in_python(
+    sampler: Callable[..., Any],
+    backbone: Any,
+    request: Request,
+    limits: list[int],
+    options: dict[str, Any],
+    functions: Mapping[str, Any],
+) -> Iterator[list[int]]:
+    """Generates the answer to one row; its new tokens after each step, prompt included. Arguments
+    are those of `generate_in_python` and are checked now; the sampler is asked later."""
+    rules, _ = _rules(sampler, options, functions)
+    stop_ids = options["stop_token_ids"]
+
+    def tokens() -> Iterator[list[int]]:
+        told = int(request.given_mask[0].sum())
+        yield request.given[0, :told].tolist()
+        if told >= limits[0]:
+            return
+        rows = np.zeros(1, dtype=int)
+        next_token = _next_token(backbone, request, rows, limits[0], stop_ids, rules, sampler)
+        for ids in next_token.steps(sampler):
+            yield ids[told:]
+            told = len(ids)
+
+    return tokens()
+
+
+def _rules(
+    sampler: Callable[..., Any], options: dict[str, Any], functions: Mapping[str, Any]
+) -> tuple[_core.Constraints, bool]:
+    """The rules of a call, and whether it wants log probabilities."""
     # These ask for the scores of several rows for each of the request's.
     asks_for_several = isinstance(sampler, (BeamSampler, ContrastiveSampler))
     if asks_for_several and functions.get("stopping_criteria"):
@@ -55,30 +105,28 @@ def generate_in_python(
             "pass `num_beams` instead",
         )
     rules = _core.Constraints(json.dumps({"sampler": "greedy", **options}), dict(functions))
-    stop_ids = options["stop_token_ids"]
-    prompts = request.given_mask.sum(axis=1)
-    # Where the prompt fills the answer there is nothing to ask for.
-    answers = [
-        [Answer(ids[:length].tolist(), 0.0)]
-        for ids, length in zip(request.given, prompts, strict=True)
-    ]
-    for limit in sorted(set(limits)):
-        rows = np.flatnonzero((np.array(limits) == limit) & (prompts < limit))
-        if rows.size == 0:
-            continue
-        part = replace(
-            request,
-            sources=request.sources[rows],
-            source_mask=request.source_mask[rows],
-            given=request.given[rows],
-            given_mask=request.given_mask[rows],
-            limit=limit,
-        )
-        next_token = NextToken(backbone, part, rows, stop_ids, rules, is_beams)
-        next_token.keeps_scores = wants_logprobs
-        for row, answer in zip(rows, next_token.ask(sampler), strict=True):
-            answers[row] = answer
-    return answers
+    return rules, wants_logprobs
+
+
+def _next_token(
+    backbone: Any,
+    request: Request,
+    rows: np.ndarray,
+    limit: int,
+    stop_ids: list[int],
+    rules: _core.Constraints,
+    sampler: Callable[..., Any],
+) -> "NextToken":
+    """For `rows` of a request, which have the limit `limit`."""
+    part = replace(
+        request,
+        sources=request.sources[rows],
+        source_mask=request.source_mask[rows],
+        given=request.given[rows],
+        given_mask=request.given_mask[rows],
+        limit=limit,
+    )
+    return NextToken(backbone, part, rows, stop_ids, rules, isinstance(sampler, BeamSampler))
 
 
 class NextToken:
@@ -112,14 +160,7 @@ class NextToken:
     def ask(self, sampler: Callable[..., Any]) -> list[list[Answer]]:
         """Runs the sampler and cuts its answers where they end."""
         outputs = sampler(
-            next=self,
-            prompt=self.prompt,
-            cache=self.cache,
-            index=self.start,
-            mask=self.mask,
-            stop_token_ids=self.stop_ids or None,
-            hidden_states=self._hidden_states(),
-            model=self.backbone,
+            **self._arguments(), hidden_states=self._hidden_states(), model=self.backbone
         )
         sequences, scores = outputs if isinstance(outputs, tuple) else (outputs, None)
         sequences = np.asarray(sequences)
@@ -133,6 +174,25 @@ class NextToken:
             ]
             for row, beams in enumerate(sequences)
         ]
+
+    def steps(self, sampler: Callable[..., Any]) -> Iterator[list[int]]:
+        """The ids of the first row after each of the sampler's steps, or all of them at once if it
+        has a loop of its own."""
+        if not isinstance(sampler, Sampler) or type(sampler).__call__ is not Sampler.__call__:
+            yield self.ask(sampler)[0][0].ids
+            return
+        for end, sequences in sampler._steps(**self._arguments()):
+            yield self._cut(sequences[0, :end], 0)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "next": self,
+            "prompt": self.prompt,
+            "cache": self.cache,
+            "index": self.start,
+            "mask": self.mask,
+            "stop_token_ids": self.stop_ids or None,
+        }
 
     def _hidden_states(self) -> np.ndarray:
         """Of the prompts [b, w, width]; what stands behind a prompt does not change its own."""

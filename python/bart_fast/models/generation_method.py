@@ -98,9 +98,10 @@ class Settings:
             ]
             if idle:
                 _warn(f"{_names(idle)} without effect, since `do_sample` is False")
-        scores = "output_scores" in self.said and self.values["output_scores"]
-        if scores and not self.wants_scores:
-            _warn("`output_scores` is without effect, since `return_dict_in_generate` is not True")
+        for name in ("output_scores", "output_attentions"):
+            wanted = name in self.said and self.values[name] is not False
+            if wanted and not self.values.get("return_dict_in_generate"):
+                _warn(f"`{name}` is without effect, since `return_dict_in_generate` is not True")
 
     @property
     def wants_scores(self) -> bool:
@@ -200,6 +201,32 @@ class Settings:
             )
         if options and (wanted > 1 or sampler == "beam"):
             options["num_return_sequences"] = wanted
+
+
+def speculation(wanted: Any, method: Mapping[str, Any] | None, functions: Any) -> str | None:
+    """Where guesses of the next tokens are made: `"auto"` or `"source"`, or `None` for nowhere.
+
+    Args:
+        wanted: the argument `speculative`.
+        method: options of the core; `None` if the sampler is asked in Python.
+        functions: functions of the call, which are to be asked as without guesses.
+
+    Raises:
+        ValueError: another value.
+    """
+    if wanted not in ("auto", "source", None):
+        raise argument_error("speculative", 'must be "auto", "source" or `None`', wanted)
+    if method is None:
+        why = "the sampler is asked in Python"
+    elif method["sampler"] in ("beam", "contrastive"):
+        why = "this method tries several tokens in each place"
+    elif functions:
+        why = f"{_names(list(functions))} asked for each token"
+    else:
+        return wanted
+    if wanted == "source":
+        _warn(f"`speculative` is without effect, since {why}")
+    return None
 
 
 def _wants_to_draw(*layers: Mapping[str, Any]) -> bool | None:

@@ -10,43 +10,26 @@ from bart_fast._random import draw_seed
 from bart_fast._validation import (
     DECODER_IDS,
     DECODER_MASK,
+    ENCODER_IDS,
     argument_error,
     check_seed,
+    check_text_ids,
 )
 from bart_fast.models import generation
+from bart_fast.models.attention_output import check_layers
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
-from bart_fast.models.generation_method import Settings
+from bart_fast.models.generation_method import Settings, speculation
+from bart_fast.models.generation_output import Generated, flat
+from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
 from bart_fast.samplers.seeded_sampler import SeededSampler
 
 # Answers to strings start with `</s> <s>`.
 _START_TOKENS = 2
-
-
-@dataclass(frozen=True)
-class GenerateOutput:
-    """What `generate(..., return_dict_in_generate=True)` returns. Rows are answers: all of the
-    first input, best first, then all of the second.
-
-    Attributes:
-        sequences: int32 array [rows, length], prompt and answer, padded.
-        padding_mask: bool array [rows, length], `True` up to and including the stop token.
-        texts: what `generate()` returns for strings otherwise; `None` for token arrays.
-        sequences_scores: float32 array [rows], the scores of beam search; `None` for other methods
-            and without `output_scores`.
-        token_logprobs: float32 array [rows, length - prompt], where prompt is that of the shortest
-            one: the log probability of each generated token, after all rules, as beams add them up
-            and samplers draw from them; 0 elsewhere. `None` without `output_scores`.
-    """
-
-    sequences: np.ndarray
-    padding_mask: np.ndarray
-    texts: Any = None
-    sequences_scores: np.ndarray | None = None
-    token_logprobs: np.ndarray | None = None
 
 
 class GenerationMixin:
@@ -58,6 +41,8 @@ class GenerationMixin:
         max_length: int | None = None,
         stop_token_ids: Any = "auto",
         strip_prompt: bool = False,
+        *,
+        speculative: str | None = "auto",
         **settings: Any,
     ) -> Any:
         """Answers to `inputs`, chosen token by token.
@@ -90,6 +75,11 @@ class GenerationMixin:
             stop_token_ids: `"auto"` is the end id of the tokenizer, else of the preset; `None`
                 stops at `max_length` only; else an id or several. Defaults to `"auto"`.
             strip_prompt: bool. Leave the prompt out of the answer. Defaults to `False`.
+            speculative: str. `"source"` guesses the next tokens from the source and the answer so
+                far and verifies several in one pass, for methods that choose token by token
+                (Yang et al., 2023, "Inference with Reference: Lossless Acceleration of Large
+                Language Models"). `"auto"` does so where no bit of the answer can change, `None`
+                never. Defaults to `"auto"`.
             num_beams, num_beam_groups: int. Beams, and the groups they are in. Default to 1.
             length_penalty: float. The power of the length by which scores are divided. Default 1.0.
             early_stopping: bool or `"never"`. When beams stop to look on. Defaults to `False`.
@@ -118,6 +108,12 @@ class GenerationMixin:
                 in numpy; logits, or log probabilities for beams.
             stopping_criteria: list of functions (ids [1, length], None) -> bool.
             return_dict_in_generate, output_scores: bool. A `GenerateOutput`, and what is in it.
+            output_attentions: bool, or list of decoder layers. Whether (and of which layers) it has
+                the attention to the source, and the source token each token comes from.
+            overlap: int. Reads texts that are too long for the model in windows that share about
+                so many tokens, and joins the answers at sentence borders; for models that repair
+                text. `max_length` holds for the answer to a window. Defaults to `None`: the end of
+                such a text is left out, with a warning.
             generation_config: dict of settings; keywords of the call beat them.
 
         `bart_fast.models.generation_settings.SETTINGS` has the range of each; `None` counts as not
@@ -148,11 +144,17 @@ class GenerationMixin:
         """
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             return []
+        settings["speculative"] = speculative
         if is_batches(inputs):
             return self._generate_batches(
                 inputs, max_length, stop_token_ids, strip_prompt, settings
             )
         call = Call.of(self, max_length, stop_token_ids, settings)
+        if "overlap" in call.settings.values:
+            return generate_windows(self, call, inputs)
+        return self._generate(call, inputs, strip_prompt)
+
+    def _generate(self, call: "Call", inputs: Any, strip_prompt: bool) -> Any:
         texts = None if is_token_arrays(inputs) else self._texts(inputs)
         if texts is not None and not texts.encoder_text:
             return []
@@ -165,12 +167,14 @@ class GenerationMixin:
         if texts is not None and texts.is_single:
             strings = strings[0]
         if call.settings.values.get("return_dict_in_generate"):
-            return _output(call, request, answers, result, strings)
+            return Generated(
+                self, call, request, answers, result, strip_prompt, texts, strings
+            ).output()
         if texts is not None:
             return strings
         if call.answers_each is None:
             return result if call.gives_lists else _first_beams(result)
-        return {key: _rows(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
+        return {key: flat(result[key]) for key in (DECODER_IDS, DECODER_MASK)}
 
     def _generate_batches(
         self, inputs: Any, max_length: Any, stop_token_ids: Any, strip_prompt: bool, settings: dict
@@ -241,8 +245,10 @@ class GenerationMixin:
             special = generation.SpecialTokens((start,), special.end_ids, special.pad_id)
         limit = call.settings.values.get("max_length")
         arrays = inputs if texts is None else self._preprocess(texts, self._widest(call))
-        if texts is not None and (start := call.start_of_texts(special)) is not None:
-            arrays = _starting_with(arrays, start, special.pad_id)
+        tokenizer = getattr(self.preprocessor, "tokenizer", None)
+        if texts is not None and (start := call.start_of_texts(special, tokenizer)) is not None:
+            opening = getattr(self.preprocessor, "_opening_length", _START_TOKENS)
+            arrays = _starting_with(arrays, start, opening, special.pad_id)
         request = generation.request_from_arrays(arrays, limit, self.backbone, special)
         generation.check_lengths(request, call.settings.values, call.settings.said)
         return request
@@ -268,21 +274,21 @@ class GenerationMixin:
                 f"must be at least {_START_TOKENS}: answers to strings start with `</s> <s>`",
                 max_length,
             )
-        return preprocessor.generate_preprocess(
+        arrays = preprocessor.generate_preprocess(
             {"encoder_text": texts.encoder_text, "decoder_text": texts.decoder_text},
             encoder_sequence_length=min(preprocessor.encoder_sequence_length, table),
             decoder_sequence_length=limit,
         )
+        ids = (arrays[ENCODER_IDS], arrays[DECODER_IDS])
+        check_text_ids(preprocessor, self.backbone.vocabulary_size, *ids)
+        return arrays
 
     def _answers(self, call: "Call", request: generation.Request) -> list[list[generation.Answer]]:
         """The answers to each input, best first."""
-        settings = call.settings
-        options = {**settings.constraints, "stop_token_ids": call.stop_ids}
-        if settings.wants_scores:
-            options["token_logprobs"] = True
-        limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
         if len(request) == 0:
             return []
+        options, limits = self._options(call, request)
+        functions = call.settings.functions
         if call.method is None:
             repeats = call.answers_each or 1
             found = generate_in_python(
@@ -291,18 +297,31 @@ class GenerationMixin:
                 request.repeated(repeats),
                 [limit for limit in limits for _ in range(repeats)],
                 options,
-                settings.functions,
+                functions,
             )
             return [
                 [answer for row in found[i : i + repeats] for answer in row]
                 for i in range(0, len(found), repeats)
             ]
-        options |= call.method
-        if (seed := call.draw_seed()) is not None:
-            options["seed"] = seed
-        return generation.generate_in_core(
-            self.backbone, request, limits, options, settings.functions
-        )
+        return generation.generate_in_core(self.backbone, request, limits, options, functions)
+
+    def _options(
+        self, call: "Call", request: generation.Request
+    ) -> tuple[dict[str, Any], list[int]]:
+        """The options of a call, those of its method too if the core runs it, and the longest
+        answer of each row. Draws the call's seed."""
+        settings = call.settings
+        options = {**settings.constraints, "stop_token_ids": call.stop_ids}
+        if settings.wants_scores:
+            options["token_logprobs"] = True
+        limits = generation.row_limits(request, settings.values.get("max_new_tokens"))
+        if call.method is not None:
+            options |= call.method
+            if (seed := call.draw_seed()) is not None:
+                options["seed"] = seed
+            if call.speculative is not None:
+                options["speculative"] = call.speculative
+        return options, limits
 
     def _postprocess(self, result: dict[str, np.ndarray], gives_lists: bool) -> list[Any]:
         ids, mask = result[DECODER_IDS], result[DECODER_MASK]
@@ -322,18 +341,24 @@ class Call:
         sampler: the compiled sampler.
         method: options of the core, or `None` if the sampler has to be asked in Python.
         stop_ids: ids that end an answer.
+        attention_layers: decoder layers whose attention to the source is wanted.
+        speculative: where tokens are guessed; `None` for nowhere.
     """
 
     settings: Settings
     sampler: Callable[..., Any]
     method: dict[str, Any] | None
     stop_ids: list[int]
+    attention_layers: list[int]
+    speculative: str | None
 
     @classmethod
     def of(
         cls, model: Any, max_length: Any, stop_token_ids: Any, keywords: Mapping[str, Any]
     ) -> "Call":
-        """From the arguments of `model.generate()`."""
+        """From the arguments of `model.generate()`; `speculative` is among the keywords."""
+        keywords = dict(keywords)
+        speculative = keywords.pop("speculative")
         vocabulary = model.backbone.vocabulary_size
         sampler = model._compiled_sampler()
         from_preset = isinstance(sampler, PresetSampler)
@@ -357,7 +382,15 @@ class Call:
         stop_ids = generation.resolve_stop_ids(
             stop_token_ids, model._special_tokens().end_ids, vocabulary
         )
-        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids)
+        wanted = settings.values.get("output_attentions")
+        layers = check_layers(
+            "output_attentions", wanted, model.backbone._core_config["decoder_layers"]
+        )
+        if not settings.values.get("return_dict_in_generate"):
+            layers = []
+        method = settings.method(core_options(sampler))
+        speculative = speculation(speculative, method, settings.functions)
+        call = cls(settings, sampler, method, stop_ids, layers, speculative)
         if call.method is None and settings.values.get("seed") is not None:
             raise argument_error(
                 "seed",
@@ -379,12 +412,25 @@ class Call:
         runs_compiled = not self.settings.names_method
         return runs_compiled and bool(getattr(self.sampler, "return_all_beams", False))
 
-    def start_of_texts(self, special: generation.SpecialTokens) -> int | None:
-        """The one token that answers to strings start with, if it is not `</s> <s>`."""
+    def start_of_texts(self, special: generation.SpecialTokens, tokenizer: Any) -> int | None:
+        """The one token that answers to strings start with, if it is not what the preprocessor
+        opens them with, such as `</s> <s>`."""
         start = self.settings.values.get("decoder_start_token_id")
+        if isinstance(tokenizer, UnigramTokenizer) and not self._says("decoder_start_token_id"):
+            # As in transformers, unless a language is set in another way.
+            language = tokenizer.target_language
+            if language is not None and not self._says("forced_bos_token_id"):
+                names = ("forced_bos_token_id", "decoder_start_token_id")
+                if tokenizer.vocabulary[language] not in map(self.settings.values.get, names):
+                    return None
+            return next(iter(special.start_ids), None)
         if start is None and isinstance(self.sampler, PresetSampler):
             return special.start_ids[0] if len(special.start_ids) == 1 else None
         return start
+
+    def _says(self, name: str) -> bool:
+        """Whether the caller said it, and not the checkpoint."""
+        return name in self.settings.said
 
     def draw_seed(self) -> int | None:
         """The seed of this call, if its method draws."""
@@ -396,43 +442,16 @@ class Call:
         return None
 
 
-def _starting_with(arrays: dict[str, Any], start: int, pad_id: int | None) -> dict[str, Any]:
-    """Prompts that start with `start` in place of `</s> <s>`, or of `</s>` before a prompt's text:
-    what transformers starts from."""
+def _starting_with(
+    arrays: dict[str, Any], start: int, opening: int, pad_id: int | None
+) -> dict[str, Any]:
+    """Prompts that start with `start` in place of an opening of so many tokens, as `</s> <s>`;
+    before a prompt's text in place of the first of them: what transformers starts from."""
     ids, mask = np.array(arrays[DECODER_IDS]), np.array(arrays[DECODER_MASK], dtype=bool)
     ids[:, 0] = start
-    empty = mask.sum(axis=1) == _START_TOKENS
+    empty = mask.sum(axis=1) == opening
     ids[empty, 1:], mask[empty, 1:] = pad_id, False
     return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
-
-
-def _output(
-    call: Call,
-    request: generation.Request,
-    answers: list[list[generation.Answer]],
-    result: dict[str, np.ndarray],
-    texts: Any,
-) -> GenerateOutput:
-    kept = slice(None) if call.answers_each is not None or call.gives_lists else slice(1)
-    scores = logprobs = None
-    if call.settings.wants_scores:
-        is_beams = call.method is not None and call.method["sampler"] == "beam"
-        scores = _rows(result["scores"][:, kept]) if is_beams else None
-        width = result[DECODER_IDS].shape[-1]
-        logprobs = generation.logprob_array(request, [row[kept] for row in answers], width)
-    ids, mask = (_rows(result[name][:, kept]) for name in (DECODER_IDS, DECODER_MASK))
-    if texts is not None:
-        # The preprocessor's width says nothing about the answers.
-        longest = int(mask.sum(axis=1).max(initial=0))
-        ids, mask = ids[:, :longest], mask[:, :longest]
-        if logprobs is not None:
-            logprobs = logprobs[:, : max(longest - (width - logprobs.shape[1]), 0)]
-    return GenerateOutput(ids, mask, texts, scores, logprobs)
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    """[b, n, ...] to [b * n, ...]."""
-    return array.reshape(-1, *array.shape[2:])
 
 
 def _first_beams(result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from bart_fast._validation import (
     check_probability,
     check_seed,
 )
+from bart_fast.models.attention_output import check_layer_list
 
 # Rows of one input: each needs a cache of its own.
 MOST_ROWS = 1024
@@ -156,6 +157,12 @@ def _functions(name: str, value: Any, vocabulary: int) -> list[Callable[..., Any
     if not all(callable(each) for each in functions):
         raise argument_error(name, rule, value)
     return functions
+
+
+def _attentions(name: str, value: Any, vocabulary: int) -> bool | list[int]:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return check_layer_list(name, value)
 
 
 def _config(name: str, value: Any, vocabulary: int) -> dict[str, Any]:
@@ -350,12 +357,25 @@ SETTINGS: dict[str, Setting] = {
         _functions,
         _NOT_FUNCTIONS,
     ),
-    # What comes back, and settings in a dict.
+    # Long text, what comes back, and settings in a dict.
+    "overlap": Setting(
+        *_FROM_ZERO,
+        "long text is read in windows that share so many tokens",
+        _at_least(0),
+        _NOT_FROM_ZERO,
+    ),
     "return_dict_in_generate": Setting(
         *_BOOL, "gives a `GenerateOutput` of ids and texts", _flag, _NOT_BOOLS
     ),
     "output_scores": Setting(
         *_BOOL, "`GenerateOutput` has scores and log probabilities", _flag, _NOT_BOOLS
+    ),
+    "output_attentions": Setting(
+        "bool or list of int",
+        "True, False, or decoder layers",
+        "`GenerateOutput` has attention to the source and alignments",
+        _attentions,
+        ("all", 3, [], [2.5], ["last"], [True]),
     ),
     "generation_config": Setting(
         "dict",
@@ -372,6 +392,7 @@ _CALL_ONLY = {
     "logits_processor",
     "stopping_criteria",
     "generation_config",
+    "overlap",
     "seed",
 }
 # Fields of transformers' configs that change nothing here.
@@ -380,7 +401,6 @@ _PASSED_OVER = {
     "bos_token_id",
     "cache_implementation",
     "is_assistant",
-    "output_attentions",
     "output_hidden_states",
     "output_logits",
     "pad_token_id",

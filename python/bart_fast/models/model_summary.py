@@ -7,7 +7,7 @@ def summary_text(model: Any, line_length: int) -> str:
     """Tables of the tokenizer and of the layers, then the totals.
 
     Args:
-        model: a `Seq2SeqLM`.
+        model: a `Seq2SeqLM` or `TextClassifier`.
         line_length: int. Characters a line.
     """
     blocks = []
@@ -18,22 +18,10 @@ def summary_text(model: Any, line_length: int) -> str:
         blocks.append(f'Preprocessor: "{_name(preprocessor)}"')
         blocks.append(_table(("Layer (type)", "Config"), rows, (0.6, 0.4), line_length))
     backbone = model.backbone
-    total = backbone.count_params()
-    width, vocabulary = backbone.hidden_dim, backbone.vocabulary_size
-    rows = [
-        ("encoder_padding_mask (InputLayer)", "(None, None)", "0"),
-        ("encoder_token_ids (InputLayer)", "(None, None)", "0"),
-        ("decoder_padding_mask (InputLayer)", "(None, None)", "0"),
-        ("decoder_token_ids (InputLayer)", "(None, None)", "0"),
-        (_title(backbone), f"(None, None, {width:,})", f"{total:,}"),
-        # The head shares the embedding's weights, so it shows them without adding to the total.
-        (
-            "token_embedding (ReversibleEmbedding)",
-            f"(None, None, {vocabulary:,})",
-            f"{vocabulary * width:,}",
-        ),
-    ]
-    size = backbone._model.count_bytes()
+    total = model.count_params()
+    # The head of a classifier is float32 in every precision.
+    size = backbone._model.count_bytes() + 4 * (total - backbone.count_params())
+    rows = model._summary_rows(_title(backbone))
     changing = (total, size) if backbone.trainable else (0, 0)
     fixed = (total - changing[0], size - changing[1])
     blocks.append(f'Model: "{model.name}"')

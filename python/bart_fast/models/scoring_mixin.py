@@ -1,4 +1,5 @@
-"""`score()` and `encode()`: what a model thinks of given texts, without generating any."""
+"""`score()`, `encode()` and `cross_attention()`: what a model thinks of given texts, without
+generating any."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,9 +19,18 @@ from bart_fast._validation import (
     check_length,
     check_mask,
     check_positive_int,
+    check_text_ids,
     check_token_arrays,
     check_token_ids,
 )
+from bart_fast.models.attention_output import (
+    CrossAttentionOutput,
+    alignments,
+    array_attentions,
+    check_layers,
+    source_offsets,
+)
+from bart_fast.models.generation import check_sources
 from bart_fast.training.batch import BatchMaker
 
 # Name -> what makes one vector of those [tokens, hidden_dim] of the real tokens.
@@ -143,10 +153,64 @@ class ScoringMixin:
         if not sources:
             empty = np.zeros((0, 1), dtype=np.int64)
             return {}, empty, empty.astype(bool)
-        make_batch = BatchMaker(self.preprocessor, self.backbone.max_sequence_length)
+        make_batch = BatchMaker(
+            self.preprocessor, self.backbone.max_sequence_length, self.backbone.vocabulary_size
+        )
         batch = make_batch({"encoder_text": sources, "decoder_text": texts})
         arrays = {name: getattr(batch, name) for name in TOKEN_ARRAYS}
         return arrays, batch.targets, batch.decoder_padding_mask
+
+    def cross_attention(
+        self, inputs: Any, targets: Any = None, layers: Any = True
+    ) -> CrossAttentionOutput:
+        """What the decoder looks at in the source when it reads given targets.
+
+        `generate(..., return_dict_in_generate=True, output_attentions=True)` gives the same of its
+        own answers.
+
+        Args:
+            inputs: a string or a list of strings; or a dict of the four token arrays
+                [batch, length].
+            targets: a string or a list of strings, one for each input, as for `score()`; for token
+                arrays the ids that follow each decoder position, which only go into the output.
+            layers: `True` for all decoder layers, or a list of their numbers; negative ones count
+                from the last. Defaults to `True`.
+
+        Returns:
+            A `CrossAttentionOutput`; for one string its arrays have no batch axis.
+
+        Raises:
+            ValueError: an argument is missing, misshapen or out of range.
+            MemoryError: the arrays would be larger than the machine's memory.
+        """
+        numbers = check_layers("layers", layers, self.backbone._core_config["decoder_layers"])
+        if not numbers:
+            raise argument_error("layers", "must be `True` or a list of decoder layers", layers)
+        is_texts = not isinstance(inputs, Mapping)
+        if is_texts:
+            arrays, ids, _ = self._scored_texts(inputs, targets, None)
+        elif targets is None:
+            backbone = self.backbone
+            arrays, ids = (
+                check_token_arrays(inputs, backbone.vocabulary_size, backbone.max_sequence_length),
+                None,
+            )
+        else:
+            arrays, ids, _ = self._scored_arrays(inputs, targets, None)
+        if len(next(iter(arrays.values()), ())) == 0:
+            raise argument_error("inputs", "must hold one text at least", inputs)
+        check_sources(arrays[ENCODER_MASK])
+        sequences = [arrays[name] for name in TOKEN_ARRAYS]
+        weights = array_attentions(self.backbone._model, sequences, numbers)
+        spans = None
+        if is_texts:
+            texts, _ = as_texts("inputs", inputs)
+            lengths = arrays[ENCODER_MASK].sum(axis=1)
+            spans = source_offsets(self.preprocessor, texts, lengths, weights.shape[-1])
+        values = [weights, alignments(weights), ids, spans]
+        if isinstance(inputs, str | bytes):
+            values = [each if each is None else each[0] for each in values]
+        return CrossAttentionOutput(*values)
 
     def encode(
         self, inputs: Any, pooling: str | None = None, batch_size: int = 32
@@ -222,6 +286,7 @@ class ScoringMixin:
         texts, _ = as_texts("inputs", inputs)
         length = min(self.preprocessor.encoder_sequence_length, backbone.max_sequence_length)
         arrays = self.preprocessor.generate_preprocess(texts, encoder_sequence_length=length)
+        check_text_ids(self.preprocessor, backbone.vocabulary_size, arrays[ENCODER_IDS])
         return arrays[ENCODER_IDS], arrays[ENCODER_MASK]
 
 

@@ -6,23 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import argument_error, check_positive_int, check_token_arrays
-from bart_fast.models.bart_backbone import BartBackbone, batches
-from bart_fast.models.generation_mixin import GenerationMixin
+from bart_fast._validation import (
+    DECODER_IDS,
+    ENCODER_IDS,
+    argument_error,
+    check_positive_int,
+    check_text_ids,
+    check_token_arrays,
+)
+from bart_fast.models.bart_backbone import BartBackbone, TokenEmbedding, batches
 from bart_fast.models.scoring_mixin import ScoringMixin
+from bart_fast.models.streaming_mixin import StreamingMixin
 from bart_fast.models.task import Task
 from bart_fast.models.text_inputs import is_token_arrays
 from bart_fast.training.data import Batches, open_data
 from bart_fast.training.fit import TrainingMixin, check_verbose
 
 
-class Seq2SeqLM(GenerationMixin, ScoringMixin, TrainingMixin, Task):
+class Seq2SeqLM(StreamingMixin, ScoringMixin, TrainingMixin, Task):
     """Base class of models that read one text and write another.
 
-    Wraps a backbone and a preprocessor, and adds `generate()`, `score()`, `encode()`, `fit()` and
-    saving. Use
-    `BartSeq2SeqLM`, or load any preset with `Seq2SeqLM.from_preset()`, which returns the right
-    class.
+    Wraps a backbone and a preprocessor, and adds `generate()`, `stream()`, `score()`, `encode()`,
+    `fit()` and saving. Use `BartSeq2SeqLM`, or load any preset with `Seq2SeqLM.from_preset()`,
+    which returns the right class.
 
     Args:
         backbone: a `BartBackbone`.
@@ -40,6 +46,36 @@ class Seq2SeqLM(GenerationMixin, ScoringMixin, TrainingMixin, Task):
         name: str = "seq2_seq_lm",
     ):
         super().__init__(backbone, preprocessor, compile, name=name)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> TokenEmbedding:
+        """Gives the model another number of tokens: see `BartBackbone.resize_token_embeddings`.
+
+        An optimizer that has made steps starts anew, since its state is of the old sizes.
+
+        Args:
+            new_num_tokens: int. The new number of tokens. Defaults to `None`: the one there is.
+            pad_to_multiple_of: int. The size is rounded up to a multiple of it. Defaults to `None`.
+            mean_resizing: bool. Whether new rows are drawn around the mean of the old ones.
+                Defaults to `True`.
+
+        Returns:
+            The resized `backbone.token_embedding`.
+
+        Raises:
+            ValueError: an argument is not allowed, or a special id would be outside.
+        """
+        core = self.backbone._model
+        embedding = self.backbone.resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        if self.optimizer is not None and self.optimizer.serves(core):
+            self.optimizer.start_anew()
+        return embedding
 
     def __call__(self, x: Mapping[str, Any], training: bool | None = None) -> np.ndarray:
         """Logits of the next token at every decoder position.
@@ -61,6 +97,24 @@ class Seq2SeqLM(GenerationMixin, ScoringMixin, TrainingMixin, Task):
         backbone = self.backbone
         arrays = check_token_arrays(x, backbone.vocabulary_size, backbone.max_sequence_length)
         return self._logits(arrays)
+
+    def _summary_rows(self, title: str) -> list[tuple[str, str, str]]:
+        """Layers, their output shapes and numbers of weights, for `summary()`."""
+        backbone = self.backbone
+        width, vocabulary = backbone.hidden_dim, backbone.vocabulary_size
+        return [
+            ("encoder_padding_mask (InputLayer)", "(None, None)", "0"),
+            ("encoder_token_ids (InputLayer)", "(None, None)", "0"),
+            ("decoder_padding_mask (InputLayer)", "(None, None)", "0"),
+            ("decoder_token_ids (InputLayer)", "(None, None)", "0"),
+            (title, f"(None, None, {width:,})", f"{backbone.count_params():,}"),
+            # The head shares the embedding's weights, so it shows them without adding to the total.
+            (
+                "token_embedding (ReversibleEmbedding)",
+                f"(None, None, {vocabulary:,})",
+                f"{vocabulary * width:,}",
+            ),
+        ]
 
     def _logits(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         hidden = self.backbone._hidden_states(arrays)[1]
@@ -132,4 +186,6 @@ class Seq2SeqLM(GenerationMixin, ScoringMixin, TrainingMixin, Task):
             }
             x = preprocessor(x, **lengths)
             x = x[0] if isinstance(x, tuple) else x
+            ids = (x[name] for name in (ENCODER_IDS, DECODER_IDS) if name in x)
+            check_text_ids(preprocessor, backbone.vocabulary_size, *ids)
         return check_token_arrays(x, backbone.vocabulary_size, table)

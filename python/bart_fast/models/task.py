@@ -24,6 +24,8 @@ class Task:
     """
 
     presets = presets_property
+    # The class of its preprocessor.
+    _preprocessor_name = "BartSeq2SeqLMPreprocessor"
 
     def __init__(
         self,
@@ -56,12 +58,13 @@ class Task:
     @preprocessor.setter
     def preprocessor(self, value: Any) -> None:
         is_tokenizer = isinstance(value, BartTokenizer)
+        wanted = self._preprocessor_name
         if value is not None and (is_tokenizer or not callable(value)):
             raise argument_error(
                 "preprocessor",
-                "must be a `BartSeq2SeqLMPreprocessor` or `None`",
+                f"must be a `{wanted}` or `None`",
                 value,
-                "`BartSeq2SeqLMPreprocessor(tokenizer)` makes one" if is_tokenizer else None,
+                f"`{wanted}(tokenizer)` makes one" if is_tokenizer else None,
             )
         self._preprocessor = value
 
@@ -173,6 +176,7 @@ class Task:
             self.backbone._model,
             backbone_name=self.backbone.name,
             task_name=self.name,
+            core_head=self._core_head,
             overwrite=overwrite,
         )
 
@@ -189,7 +193,14 @@ class Task:
                 misshapen; all of them are listed.
             FileNotFoundError: there is no such file.
         """
-        self.backbone.load_weights(filepath)
+        from bart_fast.presets.weights_file import load
+
+        load(filepath, self.backbone._model, self._core_head)
+
+    @property
+    def _core_head(self) -> Any:
+        """The core's head, of a model whose head has weights of its own."""
+        return None
 
     def count_params(self) -> int:
         """The number of weights, shared ones counted once."""
@@ -226,12 +237,12 @@ class Task:
         `backbone` and `preprocessor` may also be objects. A preprocessor made from a config has no
         vocabulary yet: `model.preprocessor.tokenizer.load_assets(...)` gives it one.
         """
-        from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
+        from bart_fast import models
 
         parts = dict(config)
         for name, part in (
             ("backbone", BartBackbone),
-            ("preprocessor", BartSeq2SeqLMPreprocessor),
+            ("preprocessor", getattr(models, cls._preprocessor_name)),
         ):
             if isinstance(parts.get(name), Mapping):
                 parts[name] = part.from_config(parts[name]["config"])

@@ -22,8 +22,9 @@ class Texts:
         Raises:
             ValueError: anything else, or as many prompts as there are no texts.
         """
+        name = "encoder_text"
         if not isinstance(inputs, Mapping):
-            inputs = {"encoder_text": inputs}
+            name, inputs = "inputs", {"encoder_text": inputs}
         unknown = [repr(key) for key in inputs if key not in ("encoder_text", "decoder_text")]
         if unknown or "encoder_text" not in inputs:
             raise argument_error(
@@ -32,7 +33,7 @@ class Texts:
                 "`decoder_text`, or a dict of token arrays",
                 list(inputs),
             )
-        encoder, batched = as_texts("encoder_text", inputs["encoder_text"])
+        encoder, batched = as_texts(name, inputs["encoder_text"])
         if inputs.get("decoder_text") is None:
             return cls(encoder, [""] * len(encoder), not batched)
         decoder, decoder_batched = as_texts("decoder_text", inputs["decoder_text"])

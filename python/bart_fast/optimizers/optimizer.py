@@ -113,6 +113,10 @@ class Optimizer:
         """bool. Whether the optimizer was built for `owner`."""
         return self._core is not None and self._owner is owner
 
+    def start_anew(self):
+        """Forgets the model it was built for, and all state of it."""
+        self._core = self._owner = self._pending_state = None
+
     @property
     def iterations(self):
         """int. Updates made so far."""

@@ -77,12 +77,16 @@ def _load_tokenizer(directory) -> Preset:
     raise missing_file(directory, "config.json", None)
 
 
-def load_weights(preset: Preset, core_model) -> None:
+def load_weights(preset: Preset, core_model, core_head=None) -> bool:
     """Set every parameter of a model from a preset, in the precision of the model.
 
     Args:
         preset: Preset. What `load_preset` returned.
         core_model: bart_fast._core.Model, built from `preset.backbone_config`.
+        core_head: bart_fast._core.ClassificationHead or None, built from `preset.classifier`.
+
+    Returns:
+        bool. Whether the preset has the head of a sequence classifier, and none was to be loaded.
 
     Raises:
         FileNotFoundError: the preset has no weights.
@@ -93,7 +97,7 @@ def load_weights(preset: Preset, core_model) -> None:
     from . import keras_format, transformers_format
 
     read = keras_format if preset.format == "keras" else transformers_format
-    read.load_weights(preset, core_model)
+    return bool(read.load_weights(preset, core_model, core_head))
 
 
 def save_keras_preset(
@@ -103,6 +107,8 @@ def save_keras_preset(
     tokenizer=None,
     preprocessor=None,
     task=None,
+    classification: dict | None = None,
+    core_head=None,
     sampler: str | dict | None = None,
     max_shard_size: float | None = 10,
     dtype: str | None = None,
@@ -120,8 +126,10 @@ def save_keras_preset(
             `add_prefix_space`, `unsplittable_tokens` and `dtype` are saved.
         preprocessor: BartSeq2SeqLMPreprocessor. Its sequence lengths are saved, and its
             `tokenizer` where that argument is left out.
-        task: BartSeq2SeqLM. Its `backbone` and `preprocessor` are saved where those arguments
-            are left out, and `task.json` is written.
+        task: BartSeq2SeqLM or BartTextClassifier. Its `backbone` and `preprocessor` are saved
+            where those arguments are left out, and `task.json` is written.
+        classification: dict. That of a classifier, see `classifier.py`; None for others.
+        core_head: bart_fast._core.ClassificationHead. Its weights go into `task.weights.h5`.
         sampler: str or dict. Name or serialised form of the sampler that `task.json` names; kept
             where keras-hub ignores it.
         max_shard_size: int or float. Weights larger than this many GB are split. None: never.
@@ -160,8 +168,10 @@ def save_keras_preset(
         core_model=_core_of(backbone),
         names=names,
         tokenizer=_tokenizer_values(tokenizer),
-        preprocessor=_lengths(preprocessor),
+        preprocessor=_packing(preprocessor) or _lengths(preprocessor),
         task=task is not None,
+        classification=classification,
+        core_head=core_head,
         sampler=sampler,
         generation=_foreign_settings(backbone),
         max_shard_size=max_shard_size,
@@ -176,10 +186,13 @@ def export_transformers(
     tokenizer=None,
     preprocessor=None,
     generation: dict | None = None,
+    classification: dict | None = None,
+    core_head=None,
     dtype: str | None = None,
 ) -> None:
-    """Write a directory that Hugging Face's BartForConditionalGeneration and BartTokenizer load,
-    or the part of one that is given; in a directory that exists the rest stays.
+    """Write a directory that Hugging Face's BartForConditionalGeneration (of a classifier
+    BartForSequenceClassification) and BartTokenizer load, or the part of one that is given; in a
+    directory that exists the rest stays.
 
     Args:
         directory: str or path. As for `save_keras_preset`.
@@ -190,6 +203,8 @@ def export_transformers(
         generation: dict. Settings for `generation_config.json`, such as
             `Preset.generation_config`. The special ids come from here, else from the backbone's
             preset, else from the tokenizer; without any they are written as null.
+        classification: dict. That of a classifier, see `classifier.py`; None for others.
+        core_head: bart_fast._core.ClassificationHead. Its weights are written too.
         dtype: str. "float32", "float16" or "bfloat16": how the weights are stored. Defaults to
             `None`: in the 16 bits that the model keeps, else float32.
 
@@ -214,6 +229,8 @@ def export_transformers(
         tokenizer=values,
         lengths=_lengths(preprocessor),
         generation={**_generation_ids(special), **(generation or {})},
+        classification=classification,
+        core_head=core_head,
         dtype=dtype or stored_dtype(getattr(_core_of(backbone), "dtype", "float32")),
     )
 
@@ -253,6 +270,12 @@ def _lengths(preprocessor) -> dict | None:
     return _values(preprocessor, *names) if hasattr(preprocessor, names[0]) else None
 
 
+def _packing(preprocessor) -> dict | None:
+    """How a classifier's preprocessor packs texts; None for others."""
+    names = ("sequence_length", "truncate")
+    return _values(preprocessor, *names) if hasattr(preprocessor, "truncate") else None
+
+
 def _core_of(backbone):
     """The core model of a backbone, or what was given if it is one."""
     return getattr(backbone, "_model", backbone)
@@ -266,6 +289,9 @@ def _values(source, *names: str) -> dict | None:
 def _tokenizer_values(tokenizer) -> dict | None:
     if tokenizer is None:
         return None
+    if hasattr(tokenizer, "transformers_json"):
+        values = _values(tokenizer, "sequence_length", "dtype")
+        return {**values, "tokenizer_json": tokenizer.transformers_json()}
     values = _values(
         tokenizer, "sequence_length", "add_prefix_space", "unsplittable_tokens", "dtype"
     )

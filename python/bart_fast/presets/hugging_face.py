@@ -23,8 +23,8 @@ _TEXT_FILES = (
 )
 # Ways to hold the weights, best first. Many repositories have several for one model.
 _KERAS_WEIGHTS = (
-    ("model.weights.h5",),
-    ("model.weights.json", "model_*.weights.h5"),
+    ("model.weights.h5", "task.weights.h5"),
+    ("model.weights.json", "model_*.weights.h5", "task.weights.h5"),
 )
 _TRANSFORMERS_WEIGHTS = (
     ("model.safetensors",),
@@ -33,6 +33,9 @@ _TRANSFORMERS_WEIGHTS = (
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
     ("model.pt",),
 )
+
+# Sentencepiece's own files.
+SENTENCEPIECE = ("sentencepiece*.model", "spiece.model", "*.spm")
 
 _PART = r"[A-Za-z0-9_][\w.-]*"
 # A part of a revision begins with a letter or digit, so none of them is `..`.
@@ -141,6 +144,9 @@ def _unreachable(repository: Repository, reason: Exception) -> Exception:
 def _needed(names: list[str], weights: bool) -> list[str]:
     """The files of a repository that a preset consists of."""
     text = [name for name in _TEXT_FILES if name in names]
+    if not {"tokenizer.json", "vocab.json"} & set(names):
+        # Not read, but named by the error that says what is missing.
+        text += [n for n in names if any(fnmatchcase(n, spm) for spm in SENTENCEPIECE)]
     return text + (_weight_files(names) if weights else [])
 
 

@@ -6,7 +6,8 @@ import logging
 import re
 from pathlib import Path
 
-from .files import shard_names
+from . import classifier
+from .files import read_json, shard_names
 from .keras_weights import SHARDS_FILE, WEIGHTS_FILE
 
 _log = logging.getLogger("bart_fast")
@@ -66,12 +67,20 @@ def download(handle: str, *, weights: bool) -> Path:
 
 
 def _ask_for_weights(handle: str, folder: Path) -> None:
+    if _has_head(folder):
+        _ask(handle, classifier.WEIGHTS_FILE)
     # That there is no whole file cannot be seen in the cache, but that there are shards can.
     if not (folder / SHARDS_FILE).is_file() and _ask(handle, WEIGHTS_FILE) is not None:
         return
     index = _ask(handle, SHARDS_FILE)
     for name in shard_names(index) if index is not None else ():
         _ask(handle, name)
+
+
+def _has_head(folder: Path) -> bool:
+    """Whether the task has weights of its own: a classifier does."""
+    task = folder / "task.json"
+    return task.is_file() and read_json(task).get("class_name") == classifier.CLASS_NAME
 
 
 def _is_known(handle: str, name: str) -> bool:

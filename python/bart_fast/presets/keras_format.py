@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import tempfile
 from pathlib import Path
 
 from bart_fast import _dtypes
 
-from . import keras_weights
+from . import classifier, keras_weights
 from .atomic import staged_directory
 from .files import read_json, write_json, write_merges
-from .keras_names import Dimensions, count_parameters, groups, int8_layers
+from .keras_names import Dimensions, Group, count_parameters, groups, int8_layers
 from .preset import Preset, default_lengths, missing_file
 from .transformers_format import DEFAULT_IDS, special_ids
 
@@ -43,6 +44,14 @@ _RATES = {
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
 }
+# What Keras' BART does not have.
+_SWITCHES = (
+    "scale_embedding",
+    "final_logits_bias",
+    "normalize_before",
+    "add_final_layer_norm",
+    "separate_embeddings",
+)
 _UNKNOWN_IDS = dict.fromkeys(DEFAULT_IDS)
 
 
@@ -57,9 +66,15 @@ def read(directory: Path) -> Preset:
     path = directory / "config.json"
     if path.is_file():
         config, dtype, generation = _read_backbone(path)
-    task = _read_optional(directory / "task.json", "BartSeq2SeqLM")
-    preprocessor = _read_optional(directory / "preprocessor.json", "BartSeq2SeqLMPreprocessor")
+    task = _read_optional(directory / "task.json", "BartSeq2SeqLM", classifier.CLASS_NAME)
+    preprocessor = _read_optional(
+        directory / "preprocessor.json",
+        "BartSeq2SeqLMPreprocessor",
+        classifier.PREPROCESSOR_CLASS_NAME,
+    )
     preprocessor = preprocessor or _inner(task, "preprocessor")
+    packs = bool(preprocessor) and preprocessor["class_name"] == classifier.PREPROCESSOR_CLASS_NAME
+    lengths = _lengths(None if packs else preprocessor, config, directory)
     tokenizer = _read_optional(directory / "tokenizer.json", "BartTokenizer")
     tokenizer = tokenizer or _inner(preprocessor, "tokenizer")
     assets = [directory / ASSETS / name for name in ("vocabulary.json", "merges.txt")]
@@ -68,7 +83,9 @@ def read(directory: Path) -> Preset:
         path=directory,
         format="keras",
         dtype=dtype,
-        preprocessor_config=_lengths(preprocessor, config, directory),
+        preprocessor_config=lengths,
+        classifier=_classifier(task, directory / "task.json"),
+        packing=_packing(preprocessor if packs else None, lengths, directory),
         _tokenizer_options=_tokenizer_options(tokenizer, directory / "tokenizer.json"),
         sampler=_sampler(task, directory / "task.json"),
         vocabulary_file=vocabulary,
@@ -80,15 +97,21 @@ def read(directory: Path) -> Preset:
     )
 
 
-def load_weights(preset: Preset, core_model) -> None:
+def load_weights(preset: Preset, core_model, core_head=None) -> bool:
     """Set the parameters of `core_model` from the preset. See `presets.load_weights`."""
     quantized = preset.precision == "int8"
     files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, keras_weights.WEIGHTS_FILE, "keras")
+    if core_head is not None:
+        file = preset.path / classifier.WEIGHTS_FILE
+        if not file.is_file():
+            raise missing_file(preset.path, classifier.WEIGHTS_FILE, "keras")
+        keras_weights.load([file], classifier.groups_of(core_head), core_head)
     # The sizes of the model and not of the preset: they differ where `from_preset` was given some.
     sizes = dimensions(json.loads(core_model.config))
     keras_weights.load(files, groups(sizes, quantized=quantized), core_model)
+    return core_head is None and preset.classifier is not None
 
 
 def dimensions(config: dict) -> Dimensions:
@@ -102,9 +125,11 @@ def dimensions(config: dict) -> Dimensions:
         f"`encoder_{name}` {left} differs from `decoder_{name}` {right}"
         for name, left, right in unlike
     ]
-    problems += [
-        f"`{name}` is on" for name in ("scale_embedding", "final_logits_bias") if config.get(name)
-    ]
+    problems += [f"`{name}` is on" for name in _SWITCHES if config.get(name)]
+    if not config.get("tie_word_embeddings", True):
+        problems.append("`tie_word_embeddings` is off")
+    if (family := config.get("model_type", "bart")) != "bart":
+        problems.append(f"`model_type` is {family}")
     if (activation := config.get("activation_function", "gelu")) != "gelu":
         problems.append(f"`activation_function` is {activation}")
     if problems:
@@ -123,6 +148,8 @@ def save(
     tokenizer: dict | None = None,
     preprocessor: dict | None = None,
     task: bool = False,
+    classification: dict | None = None,
+    core_head=None,
     sampler: str | dict | None = None,
     generation: dict | None = None,
     max_shard_size: float | None = 10,
@@ -134,8 +161,10 @@ def save(
         names: `name` of the parts "backbone", "tokenizer", "preprocessor" and "task".
         tokenizer: `vocabulary`, `merges`, `sequence_length`, `add_prefix_space`,
             `unsplittable_tokens` and `dtype`.
-        preprocessor: `encoder_sequence_length` and `decoder_sequence_length`.
+        preprocessor: `encoder_sequence_length` and `decoder_sequence_length`; of a classifier
+            `sequence_length` and `truncate`.
         task: write `task.json`?
+        classification: that of a classifier, see `classifier.py`, whose weights `core_head` holds.
         generation: settings and special ids, as in `Preset.generation_config`, where they are not
             those of any Keras model.
         dtype: how floats are stored; `None`: all as the model keeps it.
@@ -153,6 +182,11 @@ def save(
         policy = dtype_policy(precision, config)
         parts["config.json"] = _backbone_json(config, sizes, names["backbone"], policy, generation)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
+    if tokenizer is not None and "tokenizer_json" in tokenizer:
+        raise ValueError(
+            "a Keras preset of BART cannot hold a sentencepiece tokenizer.\n"
+            "hint: save it with `export_to_transformers(directory)`."
+        )
     if tokenizer is not None:
         parts["tokenizer.json"] = _tokenizer_json(tokenizer, names["tokenizer"])
     if preprocessor is not None:
@@ -160,7 +194,8 @@ def save(
             preprocessor, parts.get("tokenizer.json"), names["preprocessor"]
         )
     if task:
-        parts["task.json"] = _task_json(parts, names["task"], sampler)
+        parts["task.json"] = _task_json(parts, names["task"], sampler, classification)
+        stale += (classifier.WEIGHTS_FILE,)
     with staged_directory(directory, marker="config.json", stale=stale) as folder:
         for name, value in parts.items():
             write_json(folder / name, value)
@@ -168,7 +203,7 @@ def save(
             write_json(folder / ASSETS / "vocabulary.json", tokenizer["vocabulary"], indent=None)
             write_merges(folder / ASSETS / "merges.txt", tokenizer["merges"])
         if core_model is not None:
-            write_json(folder / "metadata.json", _metadata(count_parameters(table)))
+            write_json(folder / "metadata.json", _metadata(table, classification))
             keras_weights.save(
                 folder,
                 table,
@@ -177,6 +212,16 @@ def save(
                 dtype=_dtypes.stored_dtype(precision),
                 max_shard_size=max_shard_size,
             )
+        if core_head is not None:
+            _save_head(folder, core_head, names["task"])
+
+
+def _save_head(folder: Path, core_head, name: str) -> None:
+    """`task.weights.h5`, always float32."""
+    table = [Group("", name), *classifier.groups_of(core_head)]
+    with tempfile.TemporaryDirectory(dir=folder) as inner:
+        keras_weights.save(Path(inner), table, core_head, name=name, max_shard_size=None)
+        (Path(inner) / keras_weights.WEIGHTS_FILE).rename(folder / classifier.WEIGHTS_FILE)
 
 
 # Reading.
@@ -218,8 +263,8 @@ def _read_backbone(path: Path) -> tuple[dict, str, dict]:
     for name in ("layers", "attention_heads", "ffn_dim"):
         config[f"decoder_{name}"] = config[f"encoder_{name}"]
     config |= {name: float(rate) for name, rate in rates.items()}
-    config |= {"scale_embedding": False, "final_logits_bias": False, "init_std": 0.02}
-    config["activation_function"] = "gelu"
+    config |= dict.fromkeys(_SWITCHES, False) | {"model_type": "bart", "init_std": 0.02}
+    config |= {"tie_word_embeddings": True, "activation_function": "gelu"}
     return config, dtype, generation
 
 
@@ -251,14 +296,14 @@ def _dtype(saved, path: Path) -> str:
     raise ValueError(f"`{path}`: `dtype` must be a name or a dtype policy. Received: {saved!r}.")
 
 
-def _read_optional(path: Path, class_name: str) -> dict | None:
-    """A serialised object of the given class; None where the file is absent."""
+def _read_optional(path: Path, *class_names: str) -> dict | None:
+    """A serialised object of one of the given classes; None where the file is absent."""
     if not path.is_file():
         return None
     saved = read_json(path)
-    if saved.get("class_name") != class_name or not isinstance(saved.get("config"), dict):
+    if saved.get("class_name") not in class_names or not isinstance(saved.get("config"), dict):
         raise ValueError(
-            f"`{path}` must describe a {class_name}, with its `config`. "
+            f"`{path}` must describe a {' or a '.join(class_names)}, with its `config`. "
             f"Received: class_name={saved.get('class_name')!r}."
         )
     return saved
@@ -279,6 +324,30 @@ def _lengths(saved: dict | None, config: dict | None, directory: Path) -> dict[s
             raise ValueError(f"`{path}`: `{name}` must be a positive integer. Received: {value!r}.")
         lengths[name] = value
     return lengths
+
+
+def _classifier(task: dict | None, path: Path) -> dict | None:
+    """The classifier that `task.json` describes."""
+    if task is None or task["class_name"] != classifier.CLASS_NAME:
+        return None
+    own = task.get(_OWN_ENTRY, {})
+    if not isinstance(own, dict):
+        raise ValueError(f"`{path}`: `{_OWN_ENTRY}` must be an object. Received: {own!r}.")
+    return classifier.from_keras(task, own, path)
+
+
+def _packing(saved: dict | None, lengths: dict, directory: Path) -> dict:
+    """How a classifier's texts are packed: as its preprocessor says, or one of another kind."""
+    if saved is None:
+        return {"sequence_length": lengths["encoder_sequence_length"]}
+    config, path = saved["config"], directory / "preprocessor.json"
+    length = config.get("sequence_length", lengths["encoder_sequence_length"])
+    if type(length) is not int or length < 1:
+        raise ValueError(
+            f"`{path}`: `sequence_length` must be a positive integer. Received: {length!r}."
+        )
+    truncate = config.get("truncate")
+    return {"sequence_length": length, **({} if truncate is None else {"truncate": truncate})}
 
 
 def _tokenizer_options(saved: dict | None, path: Path) -> dict:
@@ -372,31 +441,44 @@ def _tokenizer_json(tokenizer: dict, name: str) -> dict:
 def _preprocessor_json(lengths: dict, tokenizer: dict | None, name: str) -> dict:
     fields: dict = {"tokenizer": tokenizer} if tokenizer else {}
     fields["config_file"] = "preprocessor.json"
+    if "truncate" in lengths:
+        module = "bart_text_classifier_preprocessor"
+        fields |= lengths
+        return _serialised(module, classifier.PREPROCESSOR_CLASS_NAME, name, fields, "float32")
     # keras-hub takes them as arguments, but writes none; so those of its default are left out.
     fields |= {key: length for key, length in lengths.items() if length != 1024}
     module, class_name = "bart_seq_2_seq_lm_preprocessor", "BartSeq2SeqLMPreprocessor"
     return _serialised(module, class_name, name, fields, "float32")
 
 
-def _task_json(parts: dict, name: str, sampler: str | dict | None) -> dict:
-    saved = _serialised("bart_seq_2_seq_lm", "BartSeq2SeqLM", name, {}, None)
+def _task_json(
+    parts: dict, name: str, sampler: str | dict | None, classification: dict | None
+) -> dict:
+    module, class_name = "bart_seq_2_seq_lm", "BartSeq2SeqLM"
+    if classification is not None:
+        module, class_name = "bart_text_classifier", classifier.CLASS_NAME
+    saved = _serialised(module, class_name, name, {}, None)
     # The order and the missing `trainable` are Keras'.
     saved["config"] = {
         "backbone": parts["config.json"],
         "preprocessor": parts.get("preprocessor.json"),
         "name": name,
     }
+    if classification is not None:
+        config, own = classifier.to_keras(classification)
+        saved["config"] |= config
+        saved[_OWN_ENTRY] = own
     return saved if sampler is None else {**saved, "sampler": sampler}
 
 
-def _metadata(parameters: int) -> dict:
+def _metadata(table: list[Group], classification: dict | None) -> dict:
     from bart_fast import __version__
 
     return {
         "keras_version": KERAS_VERSION,
         "keras_hub_version": KERAS_HUB_VERSION,
-        "parameter_count": parameters,
+        "parameter_count": count_parameters(table),
         "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
-        "tasks": ["Seq2SeqLM"],
+        "tasks": ["Seq2SeqLM" if classification is None else "TextClassifier"],
         "bart_fast_version": __version__,
     }

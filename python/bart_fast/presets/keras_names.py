@@ -21,14 +21,14 @@ class Variable:
         parameter: our name of it.
         shape: the shape Keras gives it.
         kernel: True where our array is its transpose.
-        kind: "float"; or of a quantised parameter "int8", its values, or "scale", by which each
-            row of ours is divided.
+        kind: "float", in the precision of the model; "float32", in any; or of a quantised
+            parameter "int8", its values, or "scale", by which each row of ours is divided.
     """
 
     parameter: str
     shape: tuple[int, ...]
     kernel: bool = False
-    kind: Literal["float", "int8", "scale"] = "float"
+    kind: Literal["float", "float32", "int8", "scale"] = "float"
 
     def to_parameter(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Our array, of the given shape, from Keras' array."""

@@ -85,7 +85,7 @@ def _fill(core_model, group: Group, datasets: list, shapes: dict) -> None:
         if variable.kind == "scale":
             continue
         values = variable.to_parameter(_read(dataset), tuple(shapes[name]))
-        if variable.kind == "float":
+        if variable.kind != "int8":
             floats[name] = values
         elif core_model.dtype == "int8":
             core_model.set_int8(name, values, scales)
@@ -119,7 +119,7 @@ def save(
     Raises:
         ValueError: one array is larger than a shard may be, or float16 cannot hold a value.
     """
-    widths = {"int8": 1, "scale": 4, "float": 4 if dtype == "float32" else 2}
+    widths = {"int8": 1, "scale": 4, "float32": 4, "float": 4 if dtype == "float32" else 2}
     sizes = [math.prod(v.shape) * widths[v.kind] for group in groups for v in group.variables]
     limit = math.inf if max_shard_size is None else max_shard_size * 1024**3
     if max(sizes) > limit:
@@ -188,9 +188,9 @@ class _Writer:
 
 def _stored(core_model, variable: Variable, dtype: str) -> np.ndarray:
     """A dataset of the file."""
-    if variable.kind == "float":
+    if variable.kind in ("float", "float32"):
         values = variable.from_parameter(core_model.get_parameter(variable.parameter))
-        return _encode(values, dtype, variable)
+        return values if variable.kind == "float32" else _encode(values, dtype, variable)
     values, scales = core_model.get_int8(variable.parameter)
     if variable.kind == "scale":
         return scales.reshape(variable.shape)

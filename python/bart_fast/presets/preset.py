@@ -12,7 +12,14 @@ from bart_fast import _core, _dtypes
 
 from . import keras_weights
 from .atomic import unfinished
-from .files import read_merges, read_tokenizer_json, read_vocabulary, shards
+from .files import (
+    naming,
+    read_merges,
+    read_tokenizer_json,
+    read_tokenizer_kind,
+    read_vocabulary,
+    shards,
+)
 
 SAFETENSORS_FILE = "model.safetensors"
 # Where a Hugging Face directory keeps its weights, in the order in which transformers looks; an
@@ -61,6 +68,9 @@ class Preset:
         merges_file: pathlib.Path or None. Where the merges are, if there are any.
         tokenizer_file: pathlib.Path or None. Hugging Face's `tokenizer.json`, where it stands for
             vocabulary and merges.
+        classifier: dict or None. The sequence classifier that it describes, see `classifier.py`.
+        packing: dict. How a classifier's texts are packed: `sequence_length` and, where the preset
+            says so, `truncate`.
     """
 
     path: Path
@@ -74,6 +84,12 @@ class Preset:
     vocabulary_file: Path | None = None
     merges_file: Path | None = None
     tokenizer_file: Path | None = None
+    # Sentencepiece's own file, where nothing else describes the tokenizer.
+    sentencepiece_file: Path | None = None
+    # Fields of Hugging Face's `tokenizer_config.json`.
+    _tokenizer_fields: dict = field(default_factory=dict)
+    classifier: dict | None = None
+    packing: dict = field(default_factory=dict)
     # Tokens that were added to the vocabulary in the file.
     _added_tokens: dict[str, int] = field(default_factory=dict)
     # None where there is no `config.json`: a directory with a tokenizer alone.
@@ -96,7 +112,26 @@ class Preset:
     def mentions_tokenizer(self) -> bool:
         """Is there at least one file of a tokenizer?"""
         files = (self.vocabulary_file, self.merges_file, self.tokenizer_file)
-        return any(file is not None for file in files)
+        return any(file is not None for file in (*files, self.sentencepiece_file))
+
+    @cached_property
+    def unigram_json(self) -> str | None:
+        """The text of a `tokenizer.json` whose model is sentencepiece's; `None` for another.
+
+        Raises:
+            ValueError: there is a sentencepiece file alone, or the file is damaged.
+        """
+        if self.sentencepiece_file is not None:
+            raise ValueError(
+                f"`{self.sentencepiece_file}`: a sentencepiece model is read from a "
+                "`tokenizer.json`, and there is none beside it.\n"
+                "hint: transformers writes one: `AutoTokenizer.from_pretrained(directory)"
+                ".save_pretrained(directory)`; or load the model with `preprocessor=None`"
+            )
+        if self.tokenizer_file is None:
+            return None
+        kind, text = read_tokenizer_kind(self.tokenizer_file)
+        return text if kind == "Unigram" else None
 
     @property
     def backbone_config(self) -> dict:
@@ -109,14 +144,22 @@ class Preset:
         if self._backbone_config is None:
             raise missing_file(self.path, "config.json", self.format)
         # Whoever asks is about to build the model. A tokenizer does not, and needs no weights.
-        _check_room(self.path, self._backbone_config, self.weight_files())
-        return self._backbone_config
+        config, files = self._backbone_config, self.weight_files()
+        _check_room(self.path, config, files)
+        if self.format == "transformers" and not config["tie_word_embeddings"] and files:
+            # Hugging Face's configuration does not say it.
+            separate = _core.has_separate_embeddings([str(file) for file in files])
+            config = {**config, "separate_embeddings": separate}
+        return config
 
     @property
     def precision(self) -> str:
         """What a model is loaded in where nobody says: float32, as in keras-hub, but a quantised
         preset stays so. ValueError for a quantisation that we do not have."""
-        if self.dtype not in (*_dtypes.PRECISIONS, "float64") and self.format == "keras":
+        if self.format == "transformers":
+            # Its floats may have any width; quantised checkpoints are refused with their config.
+            return "float32"
+        if self.dtype not in (*_dtypes.PRECISIONS, "float64"):
             raise ValueError(
                 f"`{self.path}` holds weights quantised to {self.dtype}, which cannot be read yet; "
                 f"allowed: {', '.join(_dtypes.PRECISIONS)}.\n"
@@ -134,9 +177,21 @@ class Preset:
             return []
         return shards(path) if path.suffix == ".json" else [path]
 
+    @property
+    def has_classification_head(self) -> bool:
+        """Do its weights have the head of a sequence classifier? Where there are none, is one
+        described?"""
+        if self.format == "keras":
+            return self.classifier is not None
+        files = [str(file) for file in self.weight_files()]
+        return _core.has_classification_head(files) if files else self.classifier is not None
+
     @cached_property
     def vocabulary(self) -> dict[str, int]:
         """The vocabulary, from token to id. FileNotFoundError where the preset has none."""
+        if self.unigram_json is not None:
+            with naming(self.tokenizer_file):
+                return dict(_core.SentencePiece(self.unigram_json).vocabulary())
         if self.tokenizer_file is not None:
             return self._tokenizer_json[0]
         if self.vocabulary_file is None:
@@ -145,7 +200,10 @@ class Preset:
 
     @cached_property
     def merges(self) -> list[str]:
-        """The merge rules, best first. FileNotFoundError where the preset has none."""
+        """The merge rules, best first; sentencepiece has none. FileNotFoundError where the preset
+        has none either way."""
+        if self.unigram_json is not None:
+            return []
         if self.tokenizer_file is not None:
             return self._tokenizer_json[1]
         if self.merges_file is None:
@@ -158,7 +216,7 @@ class Preset:
         of str, or None where the preset does not say) and `dtype`. Errors as for `vocabulary`."""
         config = dict(self._tokenizer_options)
         added, space = list(self._added_tokens), False
-        if self.tokenizer_file is not None:
+        if self.tokenizer_file is not None and self.unigram_json is None:
             _, _, added, space = self._tokenizer_json
         if config["add_prefix_space"] is None:
             config["add_prefix_space"] = space

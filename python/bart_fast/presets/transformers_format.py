@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from . import classifier
 from .atomic import staged_directory
 from .files import (
     parse_json,
@@ -18,6 +19,7 @@ from .files import (
     write_json,
     write_merges,
 )
+from .hugging_face import SENTENCEPIECE
 from .preset import SAFETENSORS_FILE, Preset, default_lengths, missing_file
 
 # What `config.json` of older checkpoints says about generation; newer ones have a file for it.
@@ -65,12 +67,19 @@ _GENERATION_FIELDS = (
     "top_p",
     "typical_p",
 )
-# The defaults of Hugging Face's BartConfig, which apply where `config.json` is silent.
+# The defaults of Hugging Face's configurations, which apply where `config.json` is silent. Only
+# BART's has one for the start of answers; for the other families it is then `bos_token_id`.
 DEFAULT_IDS = {
     "bos_token_id": 0,
     "pad_token_id": 1,
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
+}
+# The classes of Hugging Face that compute as these families do.
+_ARCHITECTURES = {
+    "bart": "BartForConditionalGeneration",
+    "mbart": "MBartForConditionalGeneration",
+    "plbart": "PLBartForConditionalGeneration",
 }
 # Another such default: the last token that a full answer is given.
 _DEFAULT_FORCED_EOS = 2
@@ -87,6 +96,7 @@ _STALE_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "added_tokens.j
 # Where we keep what Hugging Face has no field for.
 _OWN_ENTRY = "bart_fast"
 _TOKENIZER_DEFAULTS = {"sequence_length": None, "unsplittable_tokens": None, "dtype": "int32"}
+_UNIGRAM_DEFAULTS = {"sequence_length": None, "dtype": "int32"}
 
 
 def read(directory: Path) -> Preset:
@@ -100,12 +110,19 @@ def read(directory: Path) -> Preset:
     fields = parse_json(text, path)
     config = _core_config(text, path)
     generation = _generation(directory, fields)
+    lengths = default_lengths(config)
+    own = _read_own_entry(fields, {**lengths, **classifier.OWN_DEFAULTS}, path)
+    described = classifier.from_transformers(fields, path)
+    described["activation"] = own["activation"]
+    packing = {"sequence_length": own["encoder_sequence_length"], "truncate": own["truncate"]}
     return Preset(
         path=directory,
         format="transformers",
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
-        preprocessor_config=_read_own_entry(fields, default_lengths(config), path),
+        preprocessor_config={name: own[name] for name in lengths},
         generation_config=generation,
+        classifier=described,
+        packing=packing,
         _backbone_config=config,
         _special_ids=special_ids(fields, generation, path),
         **_tokenizer(directory),
@@ -122,12 +139,12 @@ def read_tokenizer(directory: Path) -> Preset:
     )
 
 
-def load_weights(preset: Preset, core_model) -> None:
+def load_weights(preset: Preset, core_model, core_head=None) -> bool:
     """Set the parameters of `core_model` from the directory. See `presets.load_weights`."""
     files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, SAFETENSORS_FILE, "transformers")
-    core_model.load_checkpoint([str(file) for file in files])
+    return core_model.load_checkpoint([str(file) for file in files], core_head)
 
 
 def save(
@@ -137,6 +154,8 @@ def save(
     tokenizer: dict | None = None,
     lengths: dict | None = None,
     generation: dict | None = None,
+    classification: dict | None = None,
+    core_head=None,
     dtype: str = "float32",
 ) -> None:
     """Write the directory, or a part of it, from plain values; `presets.export_transformers` takes
@@ -145,29 +164,58 @@ def save(
     Args:
         tokenizer: `vocabulary`, `merges`, `sequence_length`, `add_prefix_space`,
             `unsplittable_tokens`, `dtype`, and the ids `start_token_id`, `end_token_id` and
-            `pad_token_id`.
+            `pad_token_id`; or of sentencepiece `tokenizer_json`, the text of that file and the
+            fields of `tokenizer_config.json`, `sequence_length`, `dtype` and the ids.
         lengths: `encoder_sequence_length` and `decoder_sequence_length`.
         generation: generation settings and special ids, as in `Preset.generation_config`.
+        classification: a classifier, see `classifier.py`, whose weights `core_head` holds; its
+            texts are packed as `sequence_length` and `truncate` in it say.
     """
     config, stale = None, ()
     if core_model is not None:
         generation = _generation_settings(tokenizer, generation)
         core_config = json.loads(core_model.config)
         config = _config_json(core_config, generation, dtype)
-        config |= _own_entry(lengths, default_lengths(core_config))
+        own = _own_values(lengths, classification, default_lengths(core_config))
+        config |= own
+        if classification is not None:
+            config |= classifier.to_transformers(classification)
         stale += _STALE_WEIGHTS
-    if tokenizer is not None:
+    is_unigram = tokenizer is not None and "tokenizer_json" in tokenizer
+    if is_unigram:
+        stale += ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+    elif tokenizer is not None:
         stale += _STALE_TOKENIZER
     with staged_directory(directory, marker="config.json", stale=stale) as folder:
         if config is not None:
             write_json(folder / "config.json", config, indent=2)
             write_json(folder / "generation_config.json", generation, indent=2)
-            core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype)
-        if tokenizer is not None:
+            head = () if core_head is None else (core_head,)
+            core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype, *head)
+        if is_unigram:
+            _write_unigram(folder, tokenizer)
+        elif tokenizer is not None:
             write_json(folder / "vocab.json", tokenizer["vocabulary"], indent=None)
             header = "#version: 0.2\n"
             write_merges(folder / "merges.txt", tokenizer["merges"], header=header)
             write_json(folder / "tokenizer_config.json", _tokenizer_json(tokenizer, config))
+
+
+def _own_values(lengths: dict | None, classification: dict | None, defaults: dict) -> dict:
+    """Our entry of a `config.json`."""
+    if classification is None:
+        return _own_entry(lengths, defaults)
+    length = classification["sequence_length"] or defaults["encoder_sequence_length"]
+    values = {**defaults, "encoder_sequence_length": length}
+    values |= {name: classification[name] for name in classifier.OWN_DEFAULTS}
+    return _own_entry(values, {**defaults, **classifier.OWN_DEFAULTS})
+
+
+def _write_unigram(folder: Path, tokenizer: dict) -> None:
+    text, fields = tokenizer["tokenizer_json"]
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    fields = {key: value for key, value in fields.items() if key != _OWN_ENTRY}
+    write_json(folder / "tokenizer_config.json", fields | _own_entry(tokenizer, _UNIGRAM_DEFAULTS))
 
 
 def _own_entry(values: dict | None, defaults: dict) -> dict:
@@ -184,6 +232,8 @@ def _read_own_entry(fields: dict, defaults: dict, path: Path) -> dict:
             f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(defaults)}`. Received: {own!r}."
         )
     for name, value in own.items():
+        if name in classifier.OWN_DEFAULTS and not isinstance(value, str):
+            raise ValueError(f"`{path}`: `{name}` must be a name. Received: {value!r}.")
         if name.endswith("_length") and (type(value) is not int or value < 1):
             raise ValueError(f"`{path}`: `{name}` must be a positive integer. Received: {value!r}.")
     return {**defaults, **own}
@@ -202,6 +252,8 @@ def special_ids(fields: dict, generation: dict, path: Path) -> dict[str, int | N
     """The special ids; generation settings win over the configuration, as in Hugging Face."""
     ids = {}
     for name, default in DEFAULT_IDS.items():
+        if name == "decoder_start_token_id" and fields.get("model_type", "bart") != "bart":
+            default = None
         value = generation.get(name)
         value = fields.get(name, default) if value is None else value
         # Several end ids are allowed; the first is the one that ends a target.
@@ -237,15 +289,19 @@ def _tokenizer(directory: Path) -> dict:
     files = {"vocabulary_file": vocabulary, "merges_file": merges}
     if whole is not None and (vocabulary is None or merges is None):
         files = {"tokenizer_file": whole}
+    elif vocabulary is None and merges is None:
+        spm = (path for name in SENTENCEPIECE for path in directory.glob(name))
+        files["sentencepiece_file"] = next(spm, None)
     added = directory / "added_tokens.json"
     if "tokenizer_file" not in files and added.is_file():
         files["_added_tokens"] = read_vocabulary(added)
-    return {**files, "_tokenizer_options": _tokenizer_options(directory)}
-
-
-def _tokenizer_options(directory: Path) -> dict:
     path = directory / "tokenizer_config.json"
     fields = read_json(path) if path.is_file() else {}
+    options = _tokenizer_options(fields, path)
+    return {**files, "_tokenizer_options": options, "_tokenizer_fields": fields}
+
+
+def _tokenizer_options(fields: dict, path: Path) -> dict:
     space = fields.get("add_prefix_space")
     if space is not None and not isinstance(space, bool):
         raise ValueError(
@@ -270,9 +326,10 @@ def _generation_settings(tokenizer: dict | None, generation: dict | None) -> dic
 
 def _config_json(config: dict, generation: dict, dtype: str) -> dict:
     ids = {name: generation.get(name) for name in DEFAULT_IDS}
+    family = _family(config)
     return {
-        "architectures": ["BartForConditionalGeneration"],
-        "model_type": "bart",
+        "architectures": [_ARCHITECTURES[family]],
+        "model_type": family,
         "vocab_size": config["vocab_size"],
         "d_model": config["d_model"],
         "encoder_layers": config["encoder_layers"],
@@ -292,11 +349,31 @@ def _config_json(config: dict, generation: dict, dtype: str) -> dict:
         "init_std": config["init_std"],
         "scale_embedding": config["scale_embedding"],
         "is_encoder_decoder": True,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
         **ids,
         "torch_dtype": dtype,
         "use_cache": True,
     }
+
+
+def _family(config: dict) -> str:
+    """The `model_type` whose arithmetic the core configuration has in transformers 4 and 5.
+
+    Raises:
+        ValueError: it is that of BARTs of transformers 3 that no later version computes.
+    """
+    family = config.get("model_type", "bart")
+    norms = [config.get(name, False) for name in ("normalize_before", "add_final_layer_norm")]
+    if family != "bart" or not any(norms):
+        return family
+    if all(norms):
+        # mBARTs of version 2 called themselves BARTs.
+        return "mbart"
+    raise ValueError(
+        "transformers computes no BART with `normalize_before` "
+        f"{norms[0]} and `add_final_layer_norm` {norms[1]}; both must be true or both false.\n"
+        "hint: `save_weights` with a name that ends in `.safetensors` keeps the weights"
+    )
 
 
 def _tokenizer_json(tokenizer: dict, config: dict | None) -> dict:

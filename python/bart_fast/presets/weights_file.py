@@ -12,7 +12,7 @@ import numpy as np
 
 from bart_fast import _dtypes
 
-from . import keras_weights
+from . import classifier, keras_weights
 from .atomic import staged_file
 from .keras_format import dimensions
 from .keras_names import Group, groups
@@ -40,6 +40,7 @@ def save(
     *,
     backbone_name: str,
     task_name: str | None = None,
+    core_head=None,
     overwrite: bool = True,
 ) -> None:
     """Write every parameter of `core_model` to `path`; the file appears whole or not at all.
@@ -49,6 +50,7 @@ def save(
         core_model: bart_fast._core.Model.
         backbone_name: str. What the file calls the backbone.
         task_name: str. What it calls the model around it; `None` for a backbone by itself.
+        core_head: bart_fast._core.ClassificationHead. The head of a classifier.
         overwrite: bool. Whether a file that is there may be replaced.
 
     Raises:
@@ -63,10 +65,13 @@ def save(
     if ending == _SAFETENSORS:
         _check_floats(core_model)
         with staged_file(path) as file:
-            core_model.save_safetensors(str(file), dtype)
+            core_model.save_safetensors(str(file), dtype, *_given(core_head))
         return
     quantized = core_model.dtype == "int8"
     table = _keras_groups(_keras_sizes(core_model), quantized, task_name, backbone_name)
+    if core_head is not None:
+        table += classifier.groups_of(core_head)
+        core_model = _Joined(core_model, core_head)
     with staged_file(path) as file, tempfile.TemporaryDirectory(dir=file.parent) as folder:
         root = task_name or backbone_name
         keras_weights.save(
@@ -75,9 +80,9 @@ def save(
         (Path(folder) / keras_weights.WEIGHTS_FILE).rename(file)
 
 
-def load(path: str | os.PathLike, core_model) -> None:
-    """Set every parameter of `core_model` from a file that `save` or keras-hub wrote, of a
-    backbone or of a model.
+def load(path: str | os.PathLike, core_model, core_head=None) -> None:
+    """Set every parameter of `core_model`, and of `core_head` if it is given, from a file that
+    `save` or keras-hub wrote, of a backbone or of a model.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,7 +92,7 @@ def load(path: str | os.PathLike, core_model) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"`filepath`: there is no file {file}.")
     if ending == _SAFETENSORS:
-        core_model.load_checkpoint([str(file)])
+        core_model.load_checkpoint([str(file)], *_given(core_head))
         return
     config = json.loads(core_model.config)
     # Keras' layout has no bias of the logits: that means zeros.
@@ -99,10 +104,41 @@ def load(path: str | os.PathLike, core_model) -> None:
 
     quantized = keras_weights.holds_int8(file, [place(group) for group in groups(sizes)])
     table = [place(group) for group in groups(sizes, quantized=quantized)]
-    keras_weights.load([file], table, core_model, passed_over=_PASSED_OVER)
+    joined = core_model
+    if core_head is not None:
+        table += classifier.groups_of(core_head)
+        joined = _Joined(core_model, core_head)
+    keras_weights.load([file], table, joined, passed_over=_PASSED_OVER)
     if config.get("final_logits_bias"):
         zeros = np.zeros(config["vocab_size"], np.float32)
         core_model.set_parameters({"final_logits_bias": zeros})
+
+
+class _Joined:
+    """A model and its head as one holder of parameters."""
+
+    def __init__(self, core_model, core_head):
+        self._parts = (core_model, core_head)
+        # Only the model can be quantised.
+        self.dtype = core_model.dtype
+        self.get_int8, self.set_int8 = core_model.get_int8, core_model.set_int8
+
+    def parameters(self) -> list:
+        return [each for part in self._parts for each in part.parameters()]
+
+    def get_parameter(self, name: str) -> np.ndarray:
+        return self._of(name).get_parameter(name)
+
+    def set_parameters(self, values: dict) -> None:
+        for name, value in values.items():
+            self._of(name).set_parameters({name: value})
+
+    def _of(self, name: str):
+        return self._parts[name.startswith("classification_head.")]
+
+
+def _given(core_head) -> tuple:
+    return () if core_head is None else (core_head,)
 
 
 def _ending(path: str | os.PathLike) -> str:

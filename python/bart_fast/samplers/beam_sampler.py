@@ -3,9 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from bart_fast._validation import argument_error, check_finite_float, check_positive_int
 from bart_fast.samplers import beam_search
 from bart_fast.samplers.sampler import Sampler, _prepare
+
+_STOPPING = (True, False, "never")
 
 
 class BeamSampler(Sampler):
@@ -52,7 +56,10 @@ class BeamSampler(Sampler):
         self.num_beams = check_positive_int("num_beams", num_beams)
         self.return_all_beams = bool(return_all_beams)
         self.length_penalty = check_finite_float("length_penalty", length_penalty)
-        if early_stopping not in (True, False, "never"):
+        if isinstance(early_stopping, np.bool_):
+            early_stopping = bool(early_stopping)
+        # 1 and 0 would be equal to `True` and `False`.
+        if not isinstance(early_stopping, bool | str) or early_stopping not in _STOPPING:
             raise argument_error(
                 "early_stopping", 'must be `True`, `False` or `"never"`', early_stopping
             )

@@ -1,6 +1,6 @@
 """The base of all samplers: temperature, softmax, stop tokens and prompt masks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,14 @@ class Sampler:
     ) -> Any:
         """Fills `prompt` from position `index` on. Returns int array [batch, length]."""
         prompt, mask = _prepare(prompt, mask)
+        for _ in self._steps(next, prompt, cache, index, mask, stop_token_ids):
+            pass
+        return prompt
+
+    def _steps(
+        self, next: Any, prompt: np.ndarray, cache: Any, index: int, mask: Any, stop_token_ids: Any
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Fills `prompt` in place; after each position how many are filled, and `prompt`."""
         done = np.zeros(prompt.shape[0], dtype=bool)
         for position in range(int(index), prompt.shape[1]):
             if stop_token_ids is not None and done.all():
@@ -71,7 +79,7 @@ class Sampler:
             prompt[:, position] = np.where(given, prompt[:, position], chosen)
             if stop_token_ids is not None:
                 done |= ~given & np.isin(prompt[:, position], list(stop_token_ids))
-        return prompt
+            yield position + 1, prompt
 
     def compute_probabilities(self, logits: Any) -> np.ndarray:
         """Softmax of `logits / temperature` in float32, shape unchanged."""

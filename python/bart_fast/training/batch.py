@@ -1,6 +1,7 @@
 """One batch: what a training step takes, made from texts or from token arrays."""
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from bart_fast._validation import (
     ENCODER_MASK,
     TOKEN_ARRAYS,
     argument_error,
+    caller_level,
+    check_finite_array,
     check_keys,
     check_mask,
     check_same_rows,
+    check_text_ids,
 )
 
 
@@ -77,11 +81,17 @@ class BatchMaker:
         preprocessor: a `BartSeq2SeqLMPreprocessor`, another callable that returns
             `(x, y, sample_weight)`, or None.
         max_sequence_length: int. Positions of the model; texts are cut to it.
+        vocabulary_size: int. Token ids of the model; texts must not have others. Defaults to
+            `None`: the core finds them.
     """
 
-    def __init__(self, preprocessor: Any, max_sequence_length: int):
+    def __init__(
+        self, preprocessor: Any, max_sequence_length: int, vocabulary_size: int | None = None
+    ):
         self.preprocessor = preprocessor
         self.max_sequence_length = max_sequence_length
+        self.vocabulary_size = vocabulary_size
+        self._has_warned = False
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Batch:
         """A batch from token arrays, or from texts if there is a preprocessor.
@@ -94,18 +104,24 @@ class BatchMaker:
         if self.preprocessor is None:
             # Says what is missing, and that texts need a preprocessor.
             check_keys("x", x, required=TOKEN_ARRAYS)
-        for name, value in (("y", y), ("sample_weight", sample_weight)):
-            if value is not None:
-                raise argument_error(
-                    name,
-                    "must be None when `x` holds texts: targets and weights come from "
-                    "`decoder_text`",
-                    type(value).__name__,
-                    "pass token arrays for targets and weights of your own",
-                )
         if not hasattr(self.preprocessor, "_fit_rows"):
-            return batch_from_arrays(*self.preprocessor(x))
+            given = () if y is None and sample_weight is None else (y, sample_weight)
+            return batch_from_arrays(*self.preprocessor(x, *given))
+        self._warn_of_what_is_ignored(y, sample_weight)
         return self._from_texts(x)
+
+    def _warn_of_what_is_ignored(self, y: Any, sample_weight: Any) -> None:
+        """Once, not for every batch."""
+        given = {"y": y, "sample_weight": sample_weight}
+        names = [f"`{name}`" for name, value in given.items() if value is not None]
+        if names and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{' and '.join(names)} ignored, since `x` holds texts: targets and weights come "
+                "from `decoder_text`.\nhint: pass token arrays for targets and weights of your own",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
 
     def _from_texts(self, x: Any) -> Batch:
         """Arrays only as wide as the longest row: a preprocessor's limit is often far wider."""
@@ -118,6 +134,8 @@ class BatchMaker:
             )
         source_ids, source_mask = pad_rows(sources)
         ids, mask = pad_rows(targets)
+        if self.vocabulary_size is not None:
+            check_text_ids(self.preprocessor, self.vocabulary_size, source_ids, ids)
         # The last token of a row has no target: its position is left out. Nothing attends to it.
         return Batch(
             encoder_token_ids=source_ids,
@@ -213,6 +231,7 @@ def _check_weights(value: Any, shape: tuple[int, int]) -> np.ndarray | None:
         array = array[..., 0]
     if array.shape in ((shape[0],), (shape[0], 1)):
         array = np.broadcast_to(array.reshape(-1, 1), shape)
+    check_finite_array("sample_weight", array)
     if array.shape != shape:
         raise argument_error(
             "sample_weight", f"must have the shape of `y`, {shape}, or [batch]", array.shape

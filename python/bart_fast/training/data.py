@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import argument_error, check_positive_int
+from bart_fast._validation import argument_error, check_finite_array, check_positive_int
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -32,6 +32,8 @@ class Examples:
         self.sample_weight = (
             None if sample_weight is None else _column("sample_weight", sample_weight)
         )
+        if isinstance(self.sample_weight, np.ndarray):
+            check_finite_array("sample_weight", self.sample_weight)
         lengths = {f"x[{key!r}]": len(value) for key, value in self.x.items()}
         for name, value in (("y", self.y), ("sample_weight", self.sample_weight)):
             if value is not None:

@@ -295,11 +295,11 @@ class TrainingMixin:
         return self._returned(self._logs(), return_dict)
 
     def get_weights(self) -> list[np.ndarray]:
-        """All weights, copied, in the order of the model's parameters."""
+        """All weights, copied as float32, in the order of the model's parameters."""
         return [self._core.get_parameter(name) for name, _ in self._core.parameters()]
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:
-        """Replaces all weights by what `get_weights` returned.
+        """Replaces all weights by what `get_weights` returned, in the precision of the model.
 
         Raises:
             ValueError: too few, too many or misshapen arrays.
@@ -364,7 +364,8 @@ class TrainingMixin:
         return self.backbone._model
 
     def _batch_maker(self) -> BatchMaker:
-        return BatchMaker(self.preprocessor, self.backbone.max_sequence_length)
+        backbone = self.backbone
+        return BatchMaker(self.preprocessor, backbone.max_sequence_length, backbone.vocabulary_size)
 
     def _training_seed(self) -> int:
         """What shuffling and dropout depend on; one for the life of the model."""

@@ -9,10 +9,11 @@
 mod words;
 
 use std::mem;
+use std::sync::Arc;
 
 use super::hypotheses::{Hypotheses, part};
 use super::settings::BeamRule;
-use super::{Beam, BeamSettings, Candidate, Candidates, Search, first_beams};
+use super::{Beam, BeamSettings, Candidate, Candidates, Search, first_beams, shared_start};
 use crate::error::Result;
 use crate::generation::input::{Input, Sequence};
 use crate::generation::options::Options;
@@ -20,43 +21,43 @@ use crate::generation::options::Options;
 pub use words::ForcedWords;
 use words::Progress;
 
-pub(super) struct Forced<'a> {
-    input: &'a Input,
-    options: &'a Options,
-    settings: &'a BeamSettings,
-    words: &'a ForcedWords,
+pub(super) struct Forced {
+    input: Arc<Input>,
+    options: Arc<Options>,
+    settings: Arc<BeamSettings>,
     running: Vec<Beam>,
     next: Vec<Beam>,
     parents: Vec<usize>,
-    ended: Hypotheses<'a>,
+    ended: Hypotheses,
     over: bool,
 }
 
-/// Beams without a word to say; only a call by another rule would have it.
-static NONE: ForcedWords = ForcedWords::none();
+/// The words of a search; only a call by another rule would have none.
+fn words(settings: &BeamSettings) -> &ForcedWords {
+    static NONE: ForcedWords = ForcedWords::none();
+    match &settings.rule {
+        BeamRule::Forced(words) => words,
+        _ => &NONE,
+    }
+}
 
-impl<'a> Search<'a> for Forced<'a> {
+impl Search for Forced {
     fn begin(
-        input: &'a Input,
+        input: Arc<Input>,
         start: usize,
-        options: &'a Options,
-        settings: &'a BeamSettings,
+        options: Arc<Options>,
+        settings: Arc<BeamSettings>,
     ) -> Self {
-        let words = match &settings.rule {
-            BeamRule::Forced(words) => words,
-            _ => &NONE,
-        };
         let running = first_beams(input.prompt(start), settings.num_beams);
         Self {
-            input,
-            options,
-            settings,
-            words,
             next: running.clone(),
             running,
             parents: vec![0; settings.num_beams],
-            ended: Hypotheses::new(input, settings, settings.num_beams),
+            ended: Hypotheses::new(&input, &settings, settings.num_beams),
             over: start >= input.max_length(),
+            input,
+            options,
+            settings,
         }
     }
 
@@ -70,12 +71,13 @@ impl<'a> Search<'a> for Forced<'a> {
 
     fn advance(&mut self, _: usize, candidates: &mut Candidates<'_>) -> Result<()> {
         let beams = self.settings.num_beams;
-        let wanted = self.settings.continuations(self.options) * beams;
+        let wanted = self.settings.continuations(&self.options) * beams;
         let best = candidates.best(&self.running, wanted)?;
         let highest = best[0].score;
         let position = self.running[0].ids.len();
 
-        let (ended, running, words) = (&mut self.ended, &self.running, self.words);
+        let words = words(&self.settings);
+        let (ended, running) = (&mut self.ended, &self.running);
         let chosen = part(best, beams, |candidate| {
             let beam = &running[candidate.beam];
             if Progress::of(words, &beam.ids).is_complete() {
@@ -102,9 +104,16 @@ impl<'a> Search<'a> for Forced<'a> {
         self.over
     }
 
+    fn certain(&self) -> &[u32] {
+        // As in groups of beams, of which this is one: the answer is the best that is now held, or
+        // continues a beam, whether or not it says its words.
+        let held = Hypotheses::best(std::slice::from_ref(&self.ended));
+        shared_start(held.into_iter().chain(self.running.iter().map(|beam| &beam.ids[..])))
+    }
+
     fn finish(self) -> Vec<Sequence> {
         let returned = self.settings.returned;
-        Hypotheses::finish(std::iter::once(self.ended), self.input, returned)
+        Hypotheses::finish(std::iter::once(self.ended), &self.input, returned)
     }
 }
 
@@ -114,7 +123,7 @@ struct Banked {
     bank: usize,
 }
 
-impl Forced<'_> {
+impl Forced {
     /// As many as `chosen`, which are the best candidates, from these and from those that bring a
     /// beam nearer to its words.
     fn with_words(&self, chosen: Vec<Candidate>, candidates: &Candidates<'_>) -> Vec<Candidate> {
@@ -130,12 +139,12 @@ impl Forced<'_> {
             .zip(&sequences)
             .map(|(candidate, ids)| Banked {
                 candidate,
-                bank: Progress::of(self.words, ids).bank(),
+                bank: Progress::of(words(&self.settings), ids).bank(),
             })
             .collect();
         let mut advanced = Vec::new();
         for (beam, state) in self.running.iter().enumerate() {
-            let progress = Progress::of(self.words, &state.ids);
+            let progress = Progress::of(words(&self.settings), &state.ids);
             for token in progress.next_tokens() {
                 let mut further = progress.clone();
                 further.add(token);
@@ -163,7 +172,7 @@ impl Forced<'_> {
         if self.ended.is_done() || !full {
             return;
         }
-        let complete = |beam: &&Beam| Progress::of(self.words, &beam.ids).is_complete();
+        let complete = |beam: &&Beam| Progress::of(words(&self.settings), &beam.ids).is_complete();
         let (said, unsaid): (Vec<&Beam>, Vec<&Beam>) = self.running.iter().partition(complete);
         said.iter().for_each(|beam| self.ended.add(beam, None));
         // Words that could not be said in time are given up.

@@ -7,36 +7,37 @@
 //! reference the padding that fills it up counts as a token it chose).
 
 use std::mem;
+use std::sync::Arc;
 
 use super::hypotheses::{Hypotheses, part};
 use super::settings::BeamRule;
-use super::{Beam, BeamSettings, Candidates, Search, first_beams};
+use super::{Beam, BeamSettings, Candidates, Search, first_beams, shared_start};
 use crate::error::Result;
 use crate::generation::input::{Input, Sequence};
 use crate::generation::options::Options;
 
-pub(super) struct Groups<'a> {
-    input: &'a Input,
-    options: &'a Options,
-    settings: &'a BeamSettings,
+pub(super) struct Groups {
+    input: Arc<Input>,
+    options: Arc<Options>,
+    settings: Arc<BeamSettings>,
     /// Group after group; those of ended groups go along unused, since the rows of an input are fed
     /// together.
     running: Vec<Beam>,
     next: Vec<Beam>,
     parents: Vec<usize>,
-    groups: Vec<Hypotheses<'a>>,
+    groups: Vec<Hypotheses>,
     /// Which groups took part in the last step; one that ended with it still did.
     took_part: Vec<bool>,
     penalty: f32,
     over: bool,
 }
 
-impl<'a> Search<'a> for Groups<'a> {
+impl Search for Groups {
     fn begin(
-        input: &'a Input,
+        input: Arc<Input>,
         start: usize,
-        options: &'a Options,
-        settings: &'a BeamSettings,
+        options: Arc<Options>,
+        settings: Arc<BeamSettings>,
     ) -> Self {
         let (groups, penalty) = match settings.rule {
             BeamRule::Groups { groups, diversity_penalty } => (groups, diversity_penalty),
@@ -46,16 +47,16 @@ impl<'a> Search<'a> for Groups<'a> {
         let prompt = input.prompt(start);
         let running: Vec<Beam> = (0..groups).flat_map(|_| first_beams(prompt, size)).collect();
         Self {
-            input,
-            options,
-            settings,
             next: running.clone(),
             running,
             parents: vec![0; settings.num_beams],
-            groups: (0..groups).map(|_| Hypotheses::new(input, settings, size)).collect(),
+            groups: (0..groups).map(|_| Hypotheses::new(&input, &settings, size)).collect(),
             took_part: vec![true; groups],
             penalty,
             over: start >= input.max_length(),
+            input,
+            options,
+            settings,
         }
     }
 
@@ -86,7 +87,7 @@ impl<'a> Search<'a> for Groups<'a> {
     fn advance(&mut self, group: usize, candidates: &mut Candidates<'_>) -> Result<()> {
         let size = self.settings.num_beams / self.groups.len();
         let range = group * size..(group + 1) * size;
-        let wanted = self.settings.continuations(self.options) * size;
+        let wanted = self.settings.continuations(&self.options) * size;
         let candidates = candidates.best(&self.running[range.clone()], wanted)?;
         let position = self.running[range.start].ids.len();
 
@@ -120,12 +121,23 @@ impl<'a> Search<'a> for Groups<'a> {
         self.over
     }
 
+    fn certain(&self) -> &[u32] {
+        // The answer is the best of all that are held. Of those that are now, only the best can be
+        // it: none is taken out for one that is not better. Whatever else is added to a group that
+        // is not done continues one of its beams.
+        let size = self.settings.num_beams / self.groups.len();
+        let live = self.groups.iter().zip(self.running.chunks(size));
+        let running = live.filter(|(group, _)| !group.is_done()).flat_map(|(_, beams)| beams);
+        let held = Hypotheses::best(&self.groups);
+        shared_start(held.into_iter().chain(running.map(|beam| &beam.ids[..])))
+    }
+
     fn finish(self) -> Vec<Sequence> {
-        Hypotheses::finish(self.groups.into_iter(), self.input, self.settings.returned)
+        Hypotheses::finish(self.groups.into_iter(), &self.input, self.settings.returned)
     }
 }
 
-impl Groups<'_> {
+impl Groups {
     /// Ends the search if all groups are done or the beams are full.
     fn close(&mut self, length: usize) {
         let full = length >= self.input.max_length();

@@ -4,24 +4,27 @@
 //! Unlike the rule of [`super::standard`], beams that reach the maximum length are compared with
 //! the ended ones only when the search is over.
 
+use std::sync::Arc;
+
 use super::settings::EarlyStopping;
 use super::{Beam, BeamSettings, Candidate, NO_SCORE};
 use crate::generation::input::{Input, Sequence};
 
 /// The best ended sequences of an input or of a group of its beams.
 #[derive(Debug)]
-pub(super) struct Hypotheses<'a> {
-    settings: &'a BeamSettings,
-    input: &'a Input,
+pub(super) struct Hypotheses {
+    settings: Arc<BeamSettings>,
+    input: Arc<Input>,
     most: usize,
     /// In the order in which they ended.
     held: Vec<(f64, Sequence)>,
     done: bool,
 }
 
-impl<'a> Hypotheses<'a> {
+impl Hypotheses {
     /// Room for `most` sequences.
-    pub fn new(input: &'a Input, settings: &'a BeamSettings, most: usize) -> Self {
+    pub fn new(input: &Arc<Input>, settings: &Arc<BeamSettings>, most: usize) -> Self {
+        let (input, settings) = (input.clone(), settings.clone());
         Self { settings, input, most, held: Vec::with_capacity(most + 1), done: false }
     }
 
@@ -67,6 +70,13 @@ impl<'a> Hypotheses<'a> {
                 }
                 _ => self.worst() >= self.normalise(best, length),
             };
+    }
+
+    /// The sequence that [`Hypotheses::finish`] would now put first.
+    pub fn best(all: &[Self]) -> Option<&[u32]> {
+        let held = all.iter().flat_map(|hypotheses| &hypotheses.held);
+        // Of equals `max_by` gives the last.
+        held.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, sequence)| &sequence.ids[..])
     }
 
     /// The best of all sequences held, of equals the last that was added.

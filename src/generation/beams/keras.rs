@@ -6,30 +6,36 @@
 //! given token replaces the one chosen, yet the chosen one's probability counts.
 
 use std::mem;
+use std::sync::Arc;
 
-use super::{Beam, BeamSettings, Candidate, Candidates, Search, first_beams};
+use super::{Beam, BeamSettings, Candidate, Candidates, Search, first_beams, shared_start};
 use crate::error::Result;
 use crate::generation::input::{Input, Sequence};
 use crate::generation::options::Options;
 use crate::generation::scores;
 
-pub(super) struct Keras<'a> {
-    input: &'a Input,
-    settings: &'a BeamSettings,
+pub(super) struct Keras {
+    input: Arc<Input>,
+    settings: Arc<BeamSettings>,
     running: Vec<Beam>,
     next: Vec<Beam>,
     parents: Vec<usize>,
 }
 
-impl<'a> Search<'a> for Keras<'a> {
-    fn begin(input: &'a Input, start: usize, _: &'a Options, settings: &'a BeamSettings) -> Self {
+impl Search for Keras {
+    fn begin(
+        input: Arc<Input>,
+        start: usize,
+        _: Arc<Options>,
+        settings: Arc<BeamSettings>,
+    ) -> Self {
         let running = first_beams(input.prompt(start), settings.num_beams);
         Self {
-            input,
-            settings,
             next: running.clone(),
             running,
             parents: vec![0; settings.num_beams],
+            input,
+            settings,
         }
     }
 
@@ -69,6 +75,12 @@ impl<'a> Search<'a> for Keras<'a> {
 
     fn is_settled(&self) -> bool {
         self.is_over() || self.running.iter().all(|beam| beam.end.is_some())
+    }
+
+    fn certain(&self) -> &[u32] {
+        // Every beam goes on and may become the best; what follows its first stop token is cut off.
+        let shown = |beam: &'_ Beam| beam.end.unwrap_or(beam.ids.len());
+        shared_start(self.running.iter().map(|beam| &beam.ids[..shown(beam)]))
     }
 
     fn finish(mut self) -> Vec<Sequence> {

@@ -16,7 +16,10 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
-use super::generate::check_shape;
+use std::mem;
+use std::sync::Arc;
+
+use super::generate::{Decoding, check_shape};
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, StepModel, StepRow};
 use super::options::Options;
@@ -57,13 +60,13 @@ impl Beam {
 }
 
 /// The beams of one input.
-trait Search<'a>: Sized {
+trait Search: Sized + Send + 'static {
     /// Starts from the first `start` tokens of the input.
     fn begin(
-        input: &'a Input,
+        input: Arc<Input>,
         start: usize,
-        options: &'a Options,
-        settings: &'a BeamSettings,
+        options: Arc<Options>,
+        settings: Arc<BeamSettings>,
     ) -> Self;
     /// The beams to extend, `num_beams` of them and all of one length.
     fn beams(&self) -> &[Beam];
@@ -90,27 +93,44 @@ trait Search<'a>: Sized {
     fn is_over(&self) -> bool;
     /// Whether the call may end as far as this input is concerned.
     fn is_settled(&self) -> bool;
+    /// The beginning that the best answer will have, whatever comes: what all sequences share that can
+    /// still be it. May be asked until the call ends.
+    fn certain(&self) -> &[u32];
     /// The answers, best first.
     fn finish(self) -> Vec<Sequence>;
 }
 
-/// Decodes every input by beam search; see [`super::generate`].
+/// The decoding of every input by beam search.
 pub(super) fn search(
-    model: &mut dyn StepModel,
-    inputs: &[Input],
-    options: &Options,
-    settings: &BeamSettings,
-    stop: &mut dyn FnMut() -> Result<()>,
-) -> Result<Vec<Vec<Sequence>>> {
+    inputs: Vec<Arc<Input>>,
+    options: Arc<Options>,
+    settings: Arc<BeamSettings>,
+) -> Box<dyn Decoding> {
     // keras-hub extends all rows from the shortest prompt on.
-    let shortest = inputs.iter().map(Input::start).min();
-    let call = (inputs, options, settings);
+    let shortest = inputs.iter().map(|input| input.start()).min();
     match settings.rule {
-        BeamRule::Standard => Driver::<standard::Standard>::new(call, None).run(model, stop),
-        BeamRule::Groups { .. } => Driver::<groups::Groups>::new(call, None).run(model, stop),
-        BeamRule::Forced(_) => Driver::<forced::Forced>::new(call, None).run(model, stop),
-        BeamRule::Keras => Driver::<keras::Keras>::new(call, shortest).run(model, stop),
+        BeamRule::Standard => {
+            Box::new(Driver::<standard::Standard>::new(inputs, options, settings, None))
+        }
+        BeamRule::Groups { .. } => {
+            Box::new(Driver::<groups::Groups>::new(inputs, options, settings, None))
+        }
+        BeamRule::Forced(_) => {
+            Box::new(Driver::<forced::Forced>::new(inputs, options, settings, None))
+        }
+        BeamRule::Keras => {
+            Box::new(Driver::<keras::Keras>::new(inputs, options, settings, shortest))
+        }
     }
+}
+
+/// The longest beginning that all sequences share.
+fn shared_start<'a>(mut sequences: impl Iterator<Item = &'a [u32]>) -> &'a [u32] {
+    let first = sequences.next().unwrap_or_default();
+    sequences.fold(first, |shared, sequence| {
+        let same = shared.iter().zip(sequence).take_while(|(a, b)| a == b).count();
+        &shared[..same]
+    })
 }
 
 /// Turns logits into log probabilities at `temperature`. A given token is certain: it costs nothing,
@@ -137,31 +157,35 @@ fn first_beams(prompt: &[u32], num_beams: usize) -> Vec<Beam> {
     (0..num_beams).map(beam).collect()
 }
 
-/// The state of a call: a search for each input, of which `live` still extend their beams.
-struct Driver<'a, S> {
-    inputs: &'a [Input],
-    options: &'a Options,
-    settings: &'a BeamSettings,
+/// The state of a generation: a search for each input, of which `live` still extend their beams.
+struct Driver<S> {
+    inputs: Vec<Arc<Input>>,
+    options: Arc<Options>,
+    settings: Arc<BeamSettings>,
     searches: Vec<S>,
     live: Vec<usize>,
-    /// Rows of logits that each live input has: one after the prompt, which all beams share, then
-    /// one for each beam.
+    /// Rows of logits that each live input has: none before the first pass, one after the prompt,
+    /// which all beams share, then one for each beam.
     rows_each: usize,
     buffers: candidates::Buffers,
+    logits: Vec<f32>,
     /// The row after the prompt, which each group of beams scores for itself.
     shared: Vec<f32>,
     moves: Vec<(usize, usize)>,
     steps: Vec<StepRow>,
 }
 
-impl<'a, S: Search<'a>> Driver<'a, S> {
+impl<S: Search> Driver<S> {
     /// The searches of a call, from the ends of the prompts or from `start` on.
     fn new(
-        (inputs, options, settings): (&'a [Input], &'a Options, &'a BeamSettings),
+        inputs: Vec<Arc<Input>>,
+        options: Arc<Options>,
+        settings: Arc<BeamSettings>,
         start: Option<usize>,
     ) -> Self {
-        let begin = |input: &'a Input| {
-            S::begin(input, start.unwrap_or_else(|| input.start()), options, settings)
+        let begin = |input: &Arc<Input>| {
+            let start = start.unwrap_or_else(|| input.start());
+            S::begin(input.clone(), start, options.clone(), settings.clone())
         };
         let searches: Vec<S> = inputs.iter().map(begin).collect();
         let live = (0..inputs.len()).filter(|&source| !searches[source].is_over()).collect();
@@ -171,42 +195,13 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
             settings,
             searches,
             live,
-            rows_each: 1,
+            rows_each: 0,
             buffers: candidates::Buffers::default(),
+            logits: Vec::new(),
             shared: Vec::new(),
             moves: Vec::new(),
             steps: Vec::new(),
         }
-    }
-
-    fn run(
-        mut self,
-        model: &mut dyn StepModel,
-        stop: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Vec<Vec<Sequence>>> {
-        let mut logits = Vec::new();
-        if !self.live.is_empty() {
-            stop()?;
-            model.prefill(&self.prompts(), self.settings.num_beams, &mut logits)?;
-        }
-        while !self.live.is_empty() {
-            self.advance(&mut logits, model.vocabulary_size())?;
-            if self.searches.iter().all(S::is_settled) {
-                break;
-            }
-            let searches = &self.searches;
-            self.live.retain(|&source| !searches[source].is_over());
-            self.plan();
-            self.rows_each = self.settings.num_beams;
-            if !self.moves.is_empty() {
-                model.reorder(&self.moves)?;
-            }
-            if !self.steps.is_empty() {
-                stop()?;
-                model.step(&self.steps, &mut logits)?;
-            }
-        }
-        Ok(self.searches.into_iter().map(S::finish).collect())
     }
 
     fn prompts(&self) -> Vec<PromptRow<'_>> {
@@ -234,7 +229,7 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
                     let rows = &mut rows[group * beams * vocabulary..][..beams * vocabulary];
                     self.advance_group(source, group, rows, vocabulary)?;
                 } else if group + 1 < groups {
-                    let mut shared = std::mem::take(&mut self.shared);
+                    let mut shared = mem::take(&mut self.shared);
                     shared.clear();
                     shared.extend_from_slice(rows);
                     self.advance_group(source, group, &mut shared, vocabulary)?;
@@ -276,7 +271,7 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
                 search.warp(row);
             }
         }
-        let call = (self.options, input);
+        let call = (&*self.options, &**input);
         let mut candidates =
             Candidates::new(rows, (vocabulary, limit), first, call, &mut self.buffers);
         self.searches[source].advance(group, &mut candidates)
@@ -302,5 +297,51 @@ impl<'a, S: Search<'a>> Driver<'a, S> {
                 }
             }
         }
+    }
+}
+
+impl<S: Search> Decoding for Driver<S> {
+    fn is_over(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    fn step(
+        &mut self,
+        model: &mut dyn StepModel,
+        stop: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
+        let mut logits = mem::take(&mut self.logits);
+        if self.rows_each == 0 {
+            stop()?;
+            model.prefill(&self.prompts(), self.settings.num_beams, &mut logits)?;
+            self.rows_each = 1;
+        } else {
+            self.plan();
+            self.rows_each = self.settings.num_beams;
+            if !self.moves.is_empty() {
+                model.reorder(&self.moves)?;
+            }
+            stop()?;
+            model.step(&self.steps, &mut logits)?;
+        }
+        self.advance(&mut logits, model.vocabulary_size())?;
+        self.logits = logits;
+        if self.searches.iter().all(S::is_settled) {
+            self.live.clear();
+        }
+        let searches = &self.searches;
+        self.live.retain(|&source| !searches[source].is_over());
+        Ok(())
+    }
+
+    fn certain(&self, input: usize) -> &[u32] {
+        self.searches[input].certain()
+    }
+
+    fn finish(self: Box<Self>) -> Vec<Vec<Sequence>> {
+        self.searches.into_iter().map(S::finish).collect()
     }
 }

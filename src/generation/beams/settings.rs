@@ -1,5 +1,7 @@
 //! The settings of beam search and how they are read.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::forced::ForcedWords;
@@ -160,7 +162,7 @@ pub(in crate::generation) fn build(arguments: &mut Arguments) -> Result<Method> 
         }
         settings.rule = rule;
     }
-    Ok(Method::Beam(settings.check()?))
+    Ok(Method::Beam(Arc::new(settings.check()?)))
 }
 
 /// Takes `num_beam_groups` (1: none) and `diversity_penalty`, which need each other.

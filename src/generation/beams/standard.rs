@@ -7,9 +7,12 @@
 //! With warpers (`do_sample`) the candidates are drawn and not the best.
 
 use std::mem;
+use std::sync::Arc;
 
 use super::settings::EarlyStopping;
-use super::{Beam, BeamSettings, Candidate, Candidates, NO_SCORE, Search, first_beams};
+use super::{
+    Beam, BeamSettings, Candidate, Candidates, NO_SCORE, Search, first_beams, shared_start,
+};
 use crate::error::Result;
 use crate::generation::input::{Input, Sequence};
 use crate::generation::options::Options;
@@ -22,10 +25,10 @@ struct Place {
     taken: bool,
 }
 
-pub(super) struct Standard<'a> {
-    input: &'a Input,
-    options: &'a Options,
-    settings: &'a BeamSettings,
+pub(super) struct Standard {
+    input: Arc<Input>,
+    options: Arc<Options>,
+    settings: Arc<BeamSettings>,
     start: usize,
     running: Vec<Beam>,
     next: Vec<Beam>,
@@ -36,12 +39,12 @@ pub(super) struct Standard<'a> {
     over: bool,
 }
 
-impl<'a> Search<'a> for Standard<'a> {
+impl Search for Standard {
     fn begin(
-        input: &'a Input,
+        input: Arc<Input>,
         start: usize,
-        options: &'a Options,
-        settings: &'a BeamSettings,
+        options: Arc<Options>,
+        settings: Arc<BeamSettings>,
     ) -> Self {
         let prompt = input.prompt(start);
         let running = first_beams(prompt, settings.num_beams);
@@ -55,9 +58,6 @@ impl<'a> Search<'a> for Standard<'a> {
             taken: false,
         };
         Self {
-            input,
-            options,
-            settings,
             start,
             next: running.clone(),
             running,
@@ -69,6 +69,9 @@ impl<'a> Search<'a> for Standard<'a> {
                 _ => settings.early_stopping,
             },
             over: start >= input.max_length(),
+            input,
+            options,
+            settings,
         }
     }
 
@@ -86,12 +89,12 @@ impl<'a> Search<'a> for Standard<'a> {
 
     fn warp(&self, row: &mut [f32]) {
         if let Some(warpers) = &self.settings.warpers {
-            warpers.apply(row, self.settings.continuations(self.options));
+            warpers.apply(row, self.settings.continuations(&self.options));
         }
     }
 
     fn advance(&mut self, _: usize, candidates: &mut Candidates<'_>) -> Result<()> {
-        let wanted = self.settings.continuations(self.options) * self.settings.num_beams;
+        let wanted = self.settings.continuations(&self.options) * self.settings.num_beams;
         let candidates = match self.settings.warpers {
             None => candidates.best(&self.running, wanted)?,
             Some(_) => {
@@ -124,18 +127,39 @@ impl<'a> Search<'a> for Standard<'a> {
         self.over
     }
 
+    fn certain(&self) -> &[u32] {
+        // Places are ordered, and of equals the earlier stays first: of the sequences that have ended
+        // only the best can be the answer, or else what one of the beams becomes. That holds under
+        // every setting of `early_stopping`, which says when beams are given up, not who is first.
+        let best = self.finished.first().filter(|place| place.taken);
+        let beaten = |beam: &&Beam| best.is_some_and(|best| self.is_beaten(beam, best));
+        let running = self.running.iter().filter(|beam| !beaten(beam)).map(|beam| &beam.ids[..]);
+        shared_start(best.map(|best| &best.sequence.ids[..]).into_iter().chain(running))
+    }
+
     fn finish(mut self) -> Vec<Sequence> {
+        if let (Some(best), Some(beam)) = (self.finished.first_mut(), self.running.first_mut())
+            && !best.taken
+            && beam.ids.len() > self.start
+        {
+            // No score was above that of a place not taken; see `set_aside`.
+            best.sequence.ids = mem::take(&mut beam.ids);
+            best.sequence.token_logprobs = mem::take(&mut beam.token_logprobs);
+        }
         self.finished.truncate(self.settings.returned);
         self.finished.into_iter().map(|place| place.sequence).collect()
     }
 }
 
-impl Standard<'_> {
+impl Standard {
     /// Lets an ended candidate compete for a place.
     fn set_aside(&mut self, candidate: &Candidate, length: usize) {
         let score = candidate.score / self.penalty(length - self.start);
-        // Among equals the sequence that was there first stays first.
-        let place = self.finished.partition_point(|held| held.sequence.score >= score);
+        // Among equals the sequence that was there first stays first. In the reference a place that
+        // is not taken beats scores below its own, and where all are, as they can be with a length
+        // penalty far below 0, the answer is the bare prompt; here it is the best sequence.
+        let place =
+            self.finished.partition_point(|held| held.taken && held.sequence.score >= score);
         if place == self.finished.len() {
             return;
         }
@@ -189,6 +213,17 @@ impl Standard<'_> {
     /// Whether every place is taken.
     fn is_complete(&self) -> bool {
         self.finished.iter().all(|place| place.taken)
+    }
+
+    /// Whether nothing that a beam can become has a higher score than `best`.
+    fn is_beaten(&self, beam: &Beam, best: &Place) -> bool {
+        // Without constraints no token has a log probability above 0, so that sums only fall, and a
+        // score is highest if the longest answer costs nothing more. The rest is for rounding.
+        let longest = self.input.max_length() - self.start;
+        let highest = beam.score / self.penalty(longest);
+        self.options.constraints.is_empty()
+            && self.settings.length_penalty >= 0.0
+            && highest < best.sequence.score - 1e-3 * (1.0 + best.sequence.score.abs())
     }
 
     fn penalty(&self, generated: usize) -> f32 {

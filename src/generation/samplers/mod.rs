@@ -10,6 +10,7 @@ mod top_p;
 mod warpers;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use super::arguments::Arguments;
 use super::beams::{self, BeamSettings};
@@ -47,11 +48,11 @@ pub struct Choice {
 #[derive(Debug)]
 pub enum Method {
     /// Token by token.
-    Sample(SampleSettings),
+    Sample(Arc<SampleSettings>),
     /// Token by token, comparing what candidates would add.
     Contrastive(ContrastiveSettings),
     /// Several sequences for each input, compared by their scores.
-    Beam(BeamSettings),
+    Beam(Arc<BeamSettings>),
 }
 
 /// The settings of a decoding that goes token by token.
@@ -71,13 +72,13 @@ impl Method {
             let message = format!("received {returned}, expected at most {MOST_SEQUENCES}");
             return Err(Error::argument("num_return_sequences", message));
         }
-        Ok(Method::Sample(SampleSettings { sampler: Box::new(sampler), returned }))
+        Ok(Method::Sample(Arc::new(SampleSettings { sampler: Box::new(sampler), returned })))
     }
 
     /// The same for a sampler without chance, whose answers would all be one.
     fn certain(sampler: impl Sampler + 'static, arguments: &mut Arguments) -> Result<Self> {
         check_single(arguments)?;
-        Ok(Method::Sample(SampleSettings { sampler: Box::new(sampler), returned: 1 }))
+        Ok(Method::Sample(Arc::new(SampleSettings { sampler: Box::new(sampler), returned: 1 })))
     }
 }
 
@@ -225,7 +226,7 @@ mod tests {
             (json!({"sampler": 3}), "sampler"),
             (json!({}), "sampler"),
             (json!({"sampler": "top_k", "k": 0}), "k"),
-            (json!({"sampler": "top_p", "p": 0.0}), "p"),
+            (json!({"sampler": "top_p", "p": -0.1}), "p"),
             (json!({"sampler": "top_p", "p": 1.5}), "p"),
             (json!({"sampler": "top_p", "p": null}), "p"),
             (json!({"sampler": "top_p", "k": 0}), "k"),

@@ -18,11 +18,11 @@ pub struct TopP {
 
 impl TopP {
     /// # Errors
-    /// `Argument` unless 0 < `p` <= 1, `k` is at least 1 where given, and `temperature` is a finite
+    /// `Argument` unless 0 <= `p` <= 1, `k` is at least 1 where given, and `temperature` is a finite
     /// number above 0.
     pub fn new(p: f32, k: Option<usize>, temperature: f32) -> Result<Self> {
-        if !(p > 0.0 && p <= 1.0) {
-            let message = format!("received {p}, expected a number above 0 and at most 1");
+        if !(0.0..=1.0).contains(&p) {
+            let message = format!("received {p}, expected a number from 0 to 1");
             return Err(Error::argument("p", message));
         }
         let k = k.map(check_k).transpose()?;
@@ -86,6 +86,7 @@ mod tests {
     #[test]
     fn frequencies_are_those_of_the_nucleus() {
         for (p, k, kept) in [
+            (0.0, None, vec![1]),
             (0.1, None, vec![1]),
             (0.45, None, vec![1, 3]),
             (0.7, None, vec![1, 3, 4]),

@@ -10,7 +10,7 @@ use super::tile::{Left, Output, Right, product};
 use super::{Inputs, NO_KEY, NoKey, PANEL, Part, Ragged, dropout_index};
 
 /// Queries attended together: six rows of two vectors fill 16 registers beside their operands.
-const MOST_ROWS: usize = 6;
+pub(super) const MOST_ROWS: usize = 6;
 
 /// How many of `left` queries to attend together: the largest row count compiled.
 #[inline(always)]
@@ -89,6 +89,18 @@ pub(in super::super) struct Tile<'a, const R: usize> {
     pub dropout: Option<(Dropout, [u64; R])>,
 }
 
+impl<const R: usize> Tile<'_, R> {
+    /// How many keys, from the first, some row sees.
+    #[inline(always)]
+    pub(super) fn keys(&self) -> usize {
+        let mut keys = 0;
+        for &visible in &self.visible {
+            keys = keys.max(visible);
+        }
+        keys
+    }
+}
+
 /// What a row's exponentials add up to.
 #[derive(Clone, Copy)]
 pub(in super::super) struct RowSums {
@@ -102,6 +114,11 @@ impl RowSums {
 
     fn lse(self) -> f32 {
         if self.sum == 0.0 { NO_KEY } else { self.highest + self.sum.ln() }
+    }
+
+    /// What makes weights of exponentials; 0 for a row that sees no key.
+    pub(super) fn factor(self) -> f32 {
+        if self.sum == 0.0 { 0.0 } else { 1.0 / self.sum }
     }
 }
 
@@ -121,14 +138,38 @@ pub(in super::super) unsafe fn attend<S: Simd, const R: usize>(
     out_stride: usize,
 ) -> [RowSums; R] {
     let head_dim = head.head_dim;
-    let mut keys = 0;
-    for &visible in &tile.visible {
-        keys = keys.max(visible);
-    }
+    let keys = tile.keys();
     let padded = keys.next_multiple_of(PANEL);
+    let sums = weigh(s, head, tile, scores);
+    assert!(scores.len() >= R * padded);
+    assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + head_dim);
+    if let Some((dropout, first)) = &tile.dropout {
+        for (row, &first) in scores.chunks_exact_mut(padded.max(1)).zip(first) {
+            drop_weights(s, dropout, first, row);
+        }
+    }
+    let factors = sums.map(RowSums::factor);
+    let weights = Left { start: scores.as_ptr(), row_stride: padded, step_stride: 1 };
+    let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
+    let to = Output { start: out, row_stride: out_stride, accumulate: false };
+    // SAFETY: the assertions above cover weights and values, the caller the output.
+    unsafe { product::<S, R>(s, weights, values, keys, head_dim, to, Some(factors)) };
+    sums
+}
+
+/// The first half of [`attend`]: row r of `scores` becomes `exp(scale * score - highest)` for the
+/// keys it sees and 0 for the others. Times [`RowSums::factor`] these are its weights.
+#[inline(always)]
+pub(super) fn weigh<S: Simd, const R: usize>(
+    s: S,
+    head: &Head,
+    tile: &Tile<R>,
+    scores: &mut [f32],
+) -> [RowSums; R] {
+    let head_dim = head.head_dim;
+    let padded = tile.keys().next_multiple_of(PANEL);
     assert!(tile.queries.len() >= (R - 1) * tile.query_stride + head_dim);
     assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * padded);
-    assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + head_dim);
 
     let queries =
         Left { start: tile.queries.as_ptr(), row_stride: tile.query_stride, step_stride: 1 };
@@ -139,21 +180,10 @@ pub(in super::super) unsafe fn attend<S: Simd, const R: usize>(
         // SAFETY: the assertions above cover the queries, whole panels, and the scores.
         unsafe { product::<S, R>(s, queries, panel, head_dim, PANEL, to, None) };
     }
-
     let mut sums = [RowSums::NONE; R];
-    let mut factors = [0.0; R];
     for (r, row) in scores.chunks_exact_mut(padded.max(1)).take(R).enumerate() {
         sums[r] = exponentials(s, row, tile.visible[r], head.scale, head.hidden);
-        factors[r] = if sums[r].sum == 0.0 { 0.0 } else { 1.0 / sums[r].sum };
-        if let Some((dropout, first)) = &tile.dropout {
-            drop_weights(s, dropout, first[r], row);
-        }
     }
-    let weights = Left { start: scores.as_ptr(), row_stride: padded, step_stride: 1 };
-    let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
-    let to = Output { start: out, row_stride: out_stride, accumulate: false };
-    // SAFETY: the assertions above cover weights and values, the caller the output.
-    unsafe { product::<S, R>(s, weights, values, keys, head_dim, to, Some(factors)) };
     sums
 }
 

@@ -241,6 +241,38 @@ fn every_head_width_follows_the_definition() {
 }
 
 #[test]
+fn weights_times_values_are_the_attention() {
+    on_every_isa(|isa| {
+        let mut failures = Failures::default();
+        let plain = Case::new(&[(1, 1), (0, 3), (2, 0), (7, 5), (13, 70), (33, 33)], 3, 5);
+        for case in [plain.clone(), causal(&plain), averaged(&causal(&with_holes(&plain)))] {
+            let count = |&(queries, keys): &(usize, usize)| 3 * queries * keys;
+            let mut blocks = vec![7.0; case.lengths.iter().map(count).sum()];
+            weights(&case.ragged(), &case.q, &case.k, &mut blocks);
+            let (mut out, mut weights) = (vec![0.0; case.dout.len()], blocks.iter());
+            for (s, &(queries, keys)) in case.lengths.iter().enumerate() {
+                for (head, i, j) in (0..3).flat_map(|head| {
+                    (0..queries).flat_map(move |i| (0..keys).map(move |j| (head, i, j)))
+                }) {
+                    let weight = *weights.next().unwrap();
+                    let blind = !(0..keys).any(|j| case.sees(s, i, j));
+                    assert!(weight == 0.0 || case.sees(s, i, j) || blind);
+                    for d in head * 5..head * 5 + 5 {
+                        out[(case.q_offsets[s] + i) * 15 + d] +=
+                            weight * case.v[(case.k_offsets[s] + j) * case.stride() + d];
+                    }
+                }
+            }
+            for (i, (got, expected)) in out.into_iter().zip(case.forward()).enumerate() {
+                let near = (got - expected).abs() <= 4e-6;
+                failures.check(near, || format!("{} [{i}]: {got}, not {expected}", isa.name()));
+            }
+        }
+        failures.finish();
+    });
+}
+
+#[test]
 fn gradients_are_the_slopes_of_the_definition() {
     let shapes = [
         (vec![(1, 1), (0, 3), (2, 0), (7, 5)], 2, 5),
