@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bart_fast._texts import as_texts
-from bart_fast._validation import argument_error, check_flag, check_int, check_text
+from bart_fast._validation import argument_error, check_config, check_flag, check_int, check_text
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.text_classifier_preprocessor import TextClassifierPreprocessor
 
@@ -210,7 +210,7 @@ class BartTextClassifierPreprocessor(TextClassifierPreprocessor):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "BartTextClassifierPreprocessor":
         """A preprocessor from what `get_config()` returned; `tokenizer` may also be an object."""
-        parts = dict(config)
+        parts = check_config("config", config)
         if isinstance(parts.get("tokenizer"), Mapping):
             parts["tokenizer"] = BartTokenizer.from_config(parts["tokenizer"]["config"])
         return cls(**parts)

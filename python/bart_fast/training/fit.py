@@ -442,8 +442,9 @@ def split_validation(data: Any, split: float, validation_data: Any) -> tuple[Any
     """Training data, and validation data or None."""
     if validation_data is not None:
         if is_packed(validation_data):
-            return data, open_data(*unpack_batch(validation_data))
-        return data, open_data(validation_data)
+            x, y, sample_weight = unpack_batch(validation_data)
+            return data, open_data(x, y, sample_weight, "validation_data")
+        return data, open_data(validation_data, name="validation_data")
     share = check_finite_float("validation_split", split)
     if share == 0:
         return data, None
