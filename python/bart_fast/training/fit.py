@@ -164,6 +164,7 @@ class TrainingMixin:
         ```
         """
         self._check_compiled("fit")
+        self._core.check_trainable()
         check_no_class_weight(class_weight)
         check_int("epochs", epochs, 0)
         check_int("initial_epoch", initial_epoch, 0)
@@ -293,6 +294,7 @@ class TrainingMixin:
             NonFiniteLossError: the loss or its gradient is NaN or infinite; nothing was changed.
         """
         self._check_compiled("train_on_batch")
+        self._core.check_trainable()
         check_flag("return_dict", return_dict)
         check_no_class_weight(class_weight)
         self.reset_metrics()
@@ -312,11 +314,11 @@ class TrainingMixin:
         return self._returned(self._logs(), return_dict)
 
     def get_weights(self) -> list[np.ndarray]:
-        """All weights, copied, in the order of the model's parameters."""
+        """All weights, copied as float32, in the order of the model's parameters."""
         return [self._core.get_parameter(name) for name, _ in self._core.parameters()]
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:
-        """Replaces all weights by what `get_weights` returned.
+        """Replaces all weights by what `get_weights` returned, in the precision of the model.
 
         Raises:
             ValueError: too few, too many or misshapen arrays.
