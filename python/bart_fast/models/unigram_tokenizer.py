@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from bart_fast import _core
-from bart_fast._validation import argument_error, check_flag, check_positive_int, check_text
+from bart_fast._validation import (
+    argument_error,
+    check_config,
+    check_flag,
+    check_positive_int,
+    check_text,
+)
 from bart_fast.models.bart_tokenizer import BartTokenizer, check_dtype
 from bart_fast.presets.files import naming
 
@@ -71,7 +77,9 @@ class UnigramTokenizer(BartTokenizer):
         self.name = check_text("name", name)
         self.trainable = check_flag("trainable", trainable)
         self.config_file = check_text("config_file", config_file)
-        self.tokenizer_config = dict(tokenizer_config or {})
+        self.tokenizer_config = {}
+        if tokenizer_config is not None:
+            self.tokenizer_config = check_config("tokenizer_config", tokenizer_config)
         # What the base class has, and sentencepiece has not.
         self.merges, self.add_prefix_space, self.unsplittable_tokens = None, False, []
         self._source_language = self._target_language = None
