@@ -134,9 +134,10 @@ def source_offsets(preprocessor: Any, texts: list[str], lengths: np.ndarray, wid
     if not hasattr(tokenizer, "offsets"):
         return None
     spans = np.zeros((len(texts), width, 2), dtype=np.int32)
+    before, after = map(len, tokenizer._source_affixes)
     for row, found in enumerate(tokenizer.offsets(texts)):
-        inside = int(lengths[row]) - 2  # without `<s>` and `</s>`
+        inside = int(lengths[row]) - before - after  # without `<s>` and `</s>`, say
         if not 0 <= inside <= len(found):
             return None
-        spans[row, 1 : inside + 1] = found[:inside]
+        spans[row, before : before + inside] = found[:inside]
     return spans

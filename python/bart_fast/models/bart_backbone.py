@@ -45,7 +45,8 @@ _LARGEST_SIZE = 1 << 24
 class BartBackbone(Backbone):
     """BART encoder-decoder network: token ids in, hidden states out.
 
-    Post-norm transformer with learned positions and exact GELU. A new backbone has random weights;
+    Post-norm transformer with learned positions and exact GELU; mBART and PLBART, loaded from their
+    checkpoints, are backbones of this class too. A new backbone has random weights;
     `from_preset()` gives trained ones.
 
     Args:

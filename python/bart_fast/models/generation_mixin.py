@@ -48,9 +48,9 @@ class GenerationMixin:
     ) -> Any:
         """Answers to `inputs`, chosen token by token.
 
-        Strings are tokenised by the preprocessor, and answers start with `</s> <s>` and the
-        prompt, if there is one. An empty string is a source of `<s> </s>`, and an empty list gives
-        an empty list.
+        Strings are tokenised by the preprocessor, and answers start with `</s> <s>` (with a
+        `UnigramTokenizer` as its checkpoint or language says) and the prompt, if there is one. An
+        empty string is a source of `<s> </s>`, and an empty list gives an empty list.
 
         Token arrays are taken as they are. Positions of `decoder_token_ids` whose
         `decoder_padding_mask` is `True` are the prompt, and its width is the limit of the answer.
