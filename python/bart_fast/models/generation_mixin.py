@@ -12,6 +12,7 @@ from bart_fast._validation import (
     DECODER_MASK,
     ENCODER_IDS,
     argument_error,
+    check_flag,
     check_seed,
     check_text_ids,
 )
@@ -142,6 +143,7 @@ class GenerationMixin:
         bart_lm.generate("the quick brown fox", num_beams=4, no_repeat_ngram_size=3)
         ```
         """
+        check_flag("strip_prompt", strip_prompt)
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             return []
         settings["speculative"] = speculative
