@@ -457,12 +457,13 @@ fn same_rows<T>(source_rows: usize, target: &Rectangle<T>) -> Result<()> {
     Err(Error::argument("decoder_token_ids", message))
 }
 
-fn step_dict(py: Python<'_>, result: StepResult) -> PyResult<Bound<'_, PyDict>> {
+pub(super) fn step_dict(py: Python<'_>, result: StepResult) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("loss", result.loss)?;
     dict.set_item("weighted_nll_sum", result.weighted_nll_sum)?;
     dict.set_item("weight_sum", result.weight_sum)?;
     dict.set_item("correct_weight_sum", result.correct_weight_sum)?;
+    dict.set_item("correct", result.correct)?;
     dict.set_item("tokens", result.tokens)?;
     dict.set_item("gradient_norm", result.gradient_norm)?;
     dict.set_item("applied", result.applied)?;
