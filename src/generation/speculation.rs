@@ -43,9 +43,12 @@ pub(super) fn from_arguments(arguments: &mut Arguments) -> Result<Speculative> {
     }
 }
 
-/// So many rows more make a pass take twice as long as without any. A guess costs a row, and saves,
-/// if it is right, its row's share of a pass.
-const ROWS_OF_A_PASS: f32 = 16.0;
+/// As many rows as cost what a pass costs without any: a small model on one thread. Large models,
+/// whose weights come from memory, would bear more, and draft nearly as much with this. A guess costs a
+/// row and saves, if it is right, its row's share of a pass.
+const ROWS_OF_A_PASS: f32 = 6.0;
+/// With more live rows than these passes are bound by arithmetic, and a guess costs what it saves.
+const MOST_LIVE: usize = 8;
 /// Guesses for a row in one pass.
 const MOST_GUESSES: usize = 15;
 
@@ -64,7 +67,7 @@ impl Speculation {
         Self { drafts: vec![Vec::new(); drafters.len()], drafters }
     }
 
-    /// Guesses what follows in one of `live` rows; every guess is a token of the vocabulary, and so
+    /// Guesses what follows in one of `live` rows, if it is worth it; every guess is a token of the vocabulary, and so
     /// short is the draft that a token can follow it.
     pub fn guess(
         &mut self,
@@ -76,6 +79,9 @@ impl Speculation {
     ) {
         let draft = &mut self.drafts[row];
         draft.clear();
+        if live > MOST_LIVE {
+            return;
+        }
         let most = (input.max_length() - 1).saturating_sub(ids.len()).min(MOST_GUESSES);
         let worth = live as f32 / (live as f32 + ROWS_OF_A_PASS);
         let given = |position| input.forced(position);

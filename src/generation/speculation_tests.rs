@@ -81,7 +81,7 @@ fn every_answer_is_the_same_with_fewer_passes() {
     ];
     let mut passes = [0, 0];
     for (sampler, rule) in samplers.iter().flat_map(|s| rules.iter().map(move |r| (s, r))) {
-        for (count, fidelity) in [(1, 0.0), (1, 9.0), (5, 0.0), (5, 4.0), (8, 7.0), (40, 9.0)] {
+        for (count, fidelity) in [(1, 0.0), (1, 9.0), (5, 0.0), (5, 4.0), (8, 7.0), (20, 9.0)] {
             let mut settings = sampler.clone();
             let fields = rule.as_object().unwrap();
             fields.iter().for_each(|(name, value)| settings[name] = value.clone());
@@ -106,7 +106,7 @@ fn a_copy_takes_few_passes_and_what_is_no_copy_few_guesses() {
         model.passes
     };
     let passes = run(20.0, "auto");
-    assert!(passes.len() < 10, "{passes:?}");
+    assert!(passes.len() < 12, "{passes:?}");
     // A copyist who copies nothing: letters that never come.
     let sources = vec![vec![11; 60]];
     let settings = options(json!({

@@ -203,6 +203,32 @@ class Settings:
             options["num_return_sequences"] = wanted
 
 
+def speculation(wanted: Any, method: Mapping[str, Any] | None, functions: Any) -> str | None:
+    """Where guesses of the next tokens are made: `"auto"` or `"source"`, or `None` for nowhere.
+
+    Args:
+        wanted: the argument `speculative`.
+        method: options of the core; `None` if the sampler is asked in Python.
+        functions: functions of the call, which are to be asked as without guesses.
+
+    Raises:
+        ValueError: another value.
+    """
+    if wanted not in ("auto", "source", None):
+        raise argument_error("speculative", 'must be "auto", "source" or `None`', wanted)
+    if method is None:
+        why = "the sampler is asked in Python"
+    elif method["sampler"] in ("beam", "contrastive"):
+        why = "this method tries several tokens in each place"
+    elif functions:
+        why = f"{_names(list(functions))} asked for each token"
+    else:
+        return wanted
+    if wanted == "source":
+        _warn(f"`speculative` is without effect, since {why}")
+    return None
+
+
 def _wants_to_draw(*layers: Mapping[str, Any]) -> bool | None:
     """What the first layer says that says something."""
     for layer in layers:

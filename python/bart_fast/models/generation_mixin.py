@@ -19,7 +19,7 @@ from bart_fast.models import generation
 from bart_fast.models.attention_output import check_layers
 from bart_fast.models.generation_batches import generate_batches, is_batches
 from bart_fast.models.generation_in_python import generate_in_python
-from bart_fast.models.generation_method import Settings
+from bart_fast.models.generation_method import Settings, speculation
 from bart_fast.models.generation_output import Generated, flat
 from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
@@ -40,6 +40,8 @@ class GenerationMixin:
         max_length: int | None = None,
         stop_token_ids: Any = "auto",
         strip_prompt: bool = False,
+        *,
+        speculative: str | None = "auto",
         **settings: Any,
     ) -> Any:
         """Answers to `inputs`, chosen token by token.
@@ -72,6 +74,11 @@ class GenerationMixin:
             stop_token_ids: `"auto"` is the end id of the tokenizer, else of the preset; `None`
                 stops at `max_length` only; else an id or several. Defaults to `"auto"`.
             strip_prompt: bool. Leave the prompt out of the answer. Defaults to `False`.
+            speculative: str. `"source"` guesses the next tokens from the source and the answer so
+                far and verifies several in one pass, for methods that choose token by token
+                (Yang et al., 2023, "Inference with Reference: Lossless Acceleration of Large
+                Language Models"). `"auto"` does so where no bit of the answer can change, `None`
+                never. Defaults to `"auto"`.
             num_beams, num_beam_groups: int. Beams, and the groups they are in. Default to 1.
             length_penalty: float. The power of the length by which scores are divided. Default 1.0.
             early_stopping: bool or `"never"`. When beams stop to look on. Defaults to `False`.
@@ -136,6 +143,7 @@ class GenerationMixin:
         """
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             return []
+        settings["speculative"] = speculative
         if is_batches(inputs):
             return self._generate_batches(
                 inputs, max_length, stop_token_ids, strip_prompt, settings
@@ -308,6 +316,8 @@ class GenerationMixin:
             options |= call.method
             if (seed := call.draw_seed()) is not None:
                 options["seed"] = seed
+            if call.speculative is not None:
+                options["speculative"] = call.speculative
         return options, limits
 
     def _postprocess(self, result: dict[str, np.ndarray], gives_lists: bool) -> list[Any]:
@@ -329,6 +339,7 @@ class Call:
         method: options of the core, or `None` if the sampler has to be asked in Python.
         stop_ids: ids that end an answer.
         attention_layers: decoder layers whose attention to the source is wanted.
+        speculative: where tokens are guessed; `None` for nowhere.
     """
 
     settings: Settings
@@ -336,12 +347,15 @@ class Call:
     method: dict[str, Any] | None
     stop_ids: list[int]
     attention_layers: list[int]
+    speculative: str | None
 
     @classmethod
     def of(
         cls, model: Any, max_length: Any, stop_token_ids: Any, keywords: Mapping[str, Any]
     ) -> "Call":
-        """From the arguments of `model.generate()`."""
+        """From the arguments of `model.generate()`; `speculative` is among the keywords."""
+        keywords = dict(keywords)
+        speculative = keywords.pop("speculative")
         vocabulary = model.backbone.vocabulary_size
         sampler = model._compiled_sampler()
         from_preset = isinstance(sampler, PresetSampler)
@@ -371,7 +385,9 @@ class Call:
         )
         if not settings.values.get("return_dict_in_generate"):
             layers = []
-        call = cls(settings, sampler, settings.method(core_options(sampler)), stop_ids, layers)
+        method = settings.method(core_options(sampler))
+        speculative = speculation(speculative, method, settings.functions)
+        call = cls(settings, sampler, method, stop_ids, layers, speculative)
         if call.method is None and settings.values.get("seed") is not None:
             raise argument_error(
                 "seed",

@@ -28,6 +28,8 @@ class StreamingMixin(GenerationMixin):
         max_length: int | None = None,
         stop_token_ids: Any = "auto",
         strip_prompt: bool = False,
+        *,
+        speculative: str | None = "auto",
         **settings: Any,
     ) -> Iterator[str]:
         """The answer to one text, piece by piece while it is being generated.
@@ -46,6 +48,8 @@ class StreamingMixin(GenerationMixin):
             max_length: int. As for `generate()`.
             stop_token_ids: as for `generate()`.
             strip_prompt: bool. As for `generate()`. Defaults to `False`.
+            speculative: str. As for `generate()`; what was guessed right comes at once, in as many
+                pieces. Defaults to `"auto"`.
             **settings: those of `generate()`, but no more than one answer: no
                 `num_return_sequences` above 1, no `return_dict_in_generate`, no `overlap`.
 
@@ -66,6 +70,7 @@ class StreamingMixin(GenerationMixin):
             print(piece, end="", flush=True)
         ```
         """
+        settings["speculative"] = speculative
         texts = _one_text(self, inputs)
         call = Call.of(self, max_length, stop_token_ids, settings)
         _check_one_answer(call)
