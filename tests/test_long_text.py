@@ -5,6 +5,7 @@ A model that copies its source must give any text back.
 
 import numpy as np
 import pytest
+from byte_vocabulary import BYTE_VOCABULARY
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
@@ -19,12 +20,6 @@ from bart_fast.models import (
     long_text,
 )
 
-# Every byte is a token: printable ones stand for themselves, others for letters from 256 up.
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-LETTERS = {byte: chr(byte) for byte in PRINTABLE}
-LETTERS |= {b: chr(256 + n) for n, b in enumerate(b for b in range(256) if b not in LETTERS)}
-BYTES = {"<s>": 0, "<pad>": 1, "</s>": 2} | {LETTERS[b]: b + 3 for b in range(256)}
-
 # Short words and many marks, so that windows have all kinds of ends; and any text at all.
 SCRIBBLES = st.text(alphabet='abI .!?…"\n', max_size=120)
 # Without `<`: names of special tokens in a text are those tokens, and no answer spells them.
@@ -34,9 +29,9 @@ LONG_TEXTS = st.one_of(SCRIBBLES, ANY_TEXT, st.text(alphabet="aé😀", max_size
 
 def byte_model(encoder_sequence_length=22, decoder_sequence_length=64, **arguments):
     preprocessor = BartSeq2SeqLMPreprocessor(
-        BartTokenizer(BYTES, []), encoder_sequence_length, decoder_sequence_length
+        BartTokenizer(BYTE_VOCABULARY, []), encoder_sequence_length, decoder_sequence_length
     )
-    sizes = {"vocabulary_size": len(BYTES), "max_sequence_length": 64, **arguments}
+    sizes = {"vocabulary_size": len(BYTE_VOCABULARY), "max_sequence_length": 64, **arguments}
     model = BartSeq2SeqLM(tiny_backbone(**sizes), preprocessor)
     model.compile(sampler="greedy")
     return model

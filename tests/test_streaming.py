@@ -212,6 +212,8 @@ def test_all_beams_are_no_stream(model):
         model.stream("a")
     with pytest.raises(TypeError, match="`max_tokens`"):
         model.stream("a", max_tokens=3)
+    with pytest.raises(ValueError, match="has no preprocessor"):
+        tiny_model(preprocessor=None).stream("a")
 
 
 def test_streams_and_calls_go_side_by_side(model):
@@ -339,3 +341,13 @@ def test_a_fork_beside_an_open_stream():
     from test_fork import _FORK
 
     run(_PARENT, _STREAM, _FORK)
+
+
+def test_the_checkpoints_own_settings(model):
+    model = tiny_model()
+    settings = {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True}
+    settings |= {"min_length": 4, "max_length": 11, "no_repeat_ngram_size": 3}
+    model.backbone._generation_config = settings
+    model.compile(sampler="preset")
+    for text in INPUTS:
+        assert "".join(model.stream(text)) == model.generate(text)

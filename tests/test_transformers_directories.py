@@ -243,8 +243,8 @@ def test_the_same_ids_as_the_package_tokenizers(bart_bpe, directory):
 
 @needs_golden
 def test_other_tokenizers_are_refused_by_name(directory):
-    as_tokenizer_json(directory, model={"type": "Unigram", "vocab": [["a", -1.0]]})
-    with pytest.raises(ValueError, match=r"tokenizer\.json.*Unigram is not supported") as caught:
+    as_tokenizer_json(directory, model={"type": "WordPiece", "vocab": {"a": 0}})
+    with pytest.raises(ValueError, match=r"tokenizer\.json.*WordPiece is not supported") as caught:
         BartTokenizer.from_preset(directory)
     assert "hint: BART's own tokenizers are byte-level BPE" in str(caught.value)
     # The model beside it works with token arrays.

@@ -41,8 +41,12 @@ class Ours:
 
     def generate(self, source: np.ndarray, new_tokens: int) -> np.ndarray:
         """Greedy ids [1, 1 + new_tokens], start token first."""
+        # Without guesses: a token is to be a pass, and random weights say the same again and again.
         answer = self.model.generate(
-            masked("encoder", source), stop_token_ids=None, max_new_tokens=new_tokens
+            masked("encoder", source),
+            stop_token_ids=None,
+            max_new_tokens=new_tokens,
+            speculative=None,
         )
         return answer["decoder_token_ids"]
 

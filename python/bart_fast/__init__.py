@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TextClassifier,
         TextClassifierPreprocessor,
         Tokenizer,
+        UnigramTokenizer,
     )
     from bart_fast.samplers import (
         BeamSampler,
@@ -68,6 +69,7 @@ __all__ = [
     "Tokenizer",
     "TopKSampler",
     "TopPSampler",
+    "UnigramTokenizer",
     "__version__",
     "callbacks",
     "get_num_threads",
@@ -99,6 +101,7 @@ _HOMES = {
         "TextClassifier",
         "TextClassifierPreprocessor",
         "Tokenizer",
+        "UnigramTokenizer",
     ),
     "samplers": (
         "BeamSampler",

@@ -12,6 +12,7 @@ mod generation;
 mod model;
 mod optimizer;
 mod runtime;
+mod sentencepiece;
 mod tokenizer;
 
 #[pymodule]
@@ -33,6 +34,8 @@ mod _core {
         count_parameters, get_num_threads, has_classification_head, has_separate_embeddings,
         measure_limits, parse_hf_config, runtime_info, set_num_threads, set_portable,
     };
+    #[pymodule_export]
+    use super::sentencepiece::{PySentencePiece, read_tokenizer_kind};
     #[pymodule_export]
     use super::tokenizer::{PyTokenizer, read_tokenizer_json};
 

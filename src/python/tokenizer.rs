@@ -122,7 +122,7 @@ fn read_entry((token, id): (Bound<'_, PyAny>, Bound<'_, PyAny>)) -> PyResult<(St
 }
 
 /// Ids as Python has them, which may be negative.
-fn to_ids(ids: &[i64]) -> Result<Vec<u32>> {
+pub(super) fn to_ids(ids: &[i64]) -> Result<Vec<u32>> {
     let to_id = |&id: &i64| {
         u32::try_from(id)
             .map_err(|_| Error::argument("ids", format!("{id} is not in the vocabulary")))

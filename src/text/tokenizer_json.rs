@@ -2,21 +2,19 @@
 //! would cut or merge text in another way is refused by its name.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+use super::limited::{Items, Vocabulary};
 use crate::error::{Error, Result};
 
 /// The longest file that is read. Those of the largest vocabularies have 17 MB.
 const MAX_BYTES: u64 = 24 << 20;
-/// The most pieces, merges and added tokens: no known vocabulary has more than 260,000.
-const MAX_ITEMS: usize = 400_000;
+/// The model of byte-level BPE.
+const BPE: &str = "BPE";
 /// The token that takes the white space before it, here as in BART.
 const MASK: &str = "<mask>";
 
@@ -33,18 +31,49 @@ pub struct TokenizerFile {
     pub add_prefix_space: bool,
 }
 
-/// Reads a `tokenizer.json`.
+/// Reads a `tokenizer.json` of byte-level BPE.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Format`] when it is damaged, too large, or
-/// of another kind than byte-level BPE.
+/// of another kind.
 pub fn read_tokenizer_json(path: impl AsRef<Path>) -> Result<TokenizerFile> {
     let path = path.as_ref();
+    let bytes = read_limited(path)?;
+    parse_tokenizer_json(&bytes).map_err(|message| Error::format(path, message))
+}
+
+/// The kind of a `tokenizer.json`, `BPE` or `Unigram`, and its text.
+///
+/// # Errors
+/// As for [`read_tokenizer_json`].
+pub fn read_tokenizer_kind(path: impl AsRef<Path>) -> Result<(String, String)> {
+    let path = path.as_ref();
+    let bytes = read_limited(path)?;
+    let damaged = |message: String| Error::format(path, message);
+    let kind = kind_of(&bytes).map_err(damaged)?.unwrap_or_else(|| BPE.to_string());
+    let text = String::from_utf8(bytes).map_err(|_| damaged("is not UTF-8".to_string()))?;
+    Ok((kind, text))
+}
+
+fn read_limited(path: &Path) -> Result<Vec<u8>> {
     let io = |source| Error::io(path, source);
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io)?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    parse_tokenizer_json(&bytes).map_err(|message| Error::format(path, message))
+    Ok(bytes)
+}
+
+/// What the file says its model is; files of the first versions do not.
+fn kind_of(bytes: &[u8]) -> std::result::Result<Option<String>, String> {
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("is longer than {MAX_BYTES} bytes"));
+    }
+    let kind: Kind = serde_json::from_slice(bytes).map_err(damaged)?;
+    Ok(kind.model.kind)
+}
+
+pub(super) fn damaged(error: serde_json::Error) -> String {
+    format!("is no description of a tokenizer: {error}")
 }
 
 /// The content of a `tokenizer.json`.
@@ -52,14 +81,10 @@ pub fn read_tokenizer_json(path: impl AsRef<Path>) -> Result<TokenizerFile> {
 /// # Errors
 /// What is wrong with it.
 pub fn parse_tokenizer_json(bytes: &[u8]) -> std::result::Result<TokenizerFile, String> {
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("is longer than {MAX_BYTES} bytes"));
-    }
-    let damaged = |error| format!("is no description of a tokenizer: {error}");
-    let kind: Kind = serde_json::from_slice(bytes).map_err(damaged)?;
-    if let Some(kind) = kind.model.kind.filter(|kind| kind != "BPE") {
+    if let Some(kind) = kind_of(bytes)?.filter(|kind| kind != BPE) {
         return Err(format!(
-            "`model`: {kind} is not supported; BART's text is cut by byte-level BPE (\"BPE\")"
+            "`model`: {kind} is not supported; BART's text is cut by byte-level BPE (\"BPE\") and \
+             that of its relatives by sentencepiece (\"Unigram\")"
         ));
     }
     let file: Content = serde_json::from_slice(bytes).map_err(damaged)?;
@@ -159,16 +184,20 @@ struct Bpe {
     ignore_merges: Option<bool>,
 }
 
+/// A token that is found in text before it is cut.
 #[derive(Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
+pub(super) struct AddedToken {
+    pub id: u32,
+    pub content: String,
     #[serde(default)]
-    single_word: bool,
+    pub single_word: bool,
     #[serde(default)]
-    lstrip: bool,
+    pub lstrip: bool,
     #[serde(default)]
-    rstrip: bool,
+    pub rstrip: bool,
+    pub normalized: Option<bool>,
+    #[serde(default)]
+    pub special: bool,
 }
 
 impl AddedToken {
@@ -208,73 +237,6 @@ impl Merge {
                 Err(format!("`merges`: {left:?} and {right:?} must not hold spaces"))
             }
         }
-    }
-}
-
-/// A list of at most [`MAX_ITEMS`].
-struct Items<T>(Vec<T>);
-
-impl<T> Default for Items<T> {
-    fn default() -> Self {
-        Items(Vec::new())
-    }
-}
-
-/// A map of at most [`MAX_ITEMS`].
-struct Vocabulary(HashMap<String, u32>);
-
-struct Limited<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
-        input.deserialize_seq(Limited::<Items<T>>(PhantomData))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Limited<Items<T>> {
-    type Value = Items<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a list of at most {MAX_ITEMS}")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut input: A) -> std::result::Result<Items<T>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = input.next_element()? {
-            if items.len() == MAX_ITEMS {
-                return Err(A::Error::custom(format!("a list has more than {MAX_ITEMS} items")));
-            }
-            items.push(item);
-        }
-        Ok(Items(items))
-    }
-}
-
-impl<'de> Deserialize<'de> for Vocabulary {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
-        input.deserialize_map(Limited::<Vocabulary>(PhantomData))
-    }
-}
-
-impl<'de> Visitor<'de> for Limited<Vocabulary> {
-    type Value = Vocabulary;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a map from at most {MAX_ITEMS} pieces to ids")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(
-        self,
-        mut input: A,
-    ) -> std::result::Result<Vocabulary, A::Error> {
-        let mut ids = HashMap::new();
-        while let Some((piece, id)) = input.next_entry()? {
-            if ids.len() == MAX_ITEMS {
-                return Err(A::Error::custom(format!("`vocab` has more than {MAX_ITEMS} pieces")));
-            }
-            ids.insert(piece, id);
-        }
-        Ok(Vocabulary(ids))
     }
 }
 
@@ -346,7 +308,7 @@ mod tests {
 
     #[test]
     fn lists_have_a_limit() {
-        let merges = vec!["\"a b\""; MAX_ITEMS + 1].join(",");
+        let merges = vec!["\"a b\""; super::super::limited::MAX_ITEMS + 1].join(",");
         let model = MODEL.replace("\"a b\"", &merges);
         assert!(parse(&format!("{{{BYTES}, {model}}}")).unwrap_err().contains("more than 400000"));
     }

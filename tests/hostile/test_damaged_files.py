@@ -32,6 +32,7 @@ from torch_files import (
 from bart_fast import presets
 
 CHILD = Path(__file__).with_name("reading_child.py")
+SENTENCEPIECE = Path(__file__).parents[1] / "golden" / "sentencepiece.npz"
 SECONDS, MEBIBYTES = 5, 256
 
 # Six processes that load the package and read a few hundred files, on a busy machine.
@@ -69,6 +70,15 @@ def transformers(directory: Path, file: str) -> Path:
     return directory / file
 
 
+def sentencepiece(directory: Path, file: str) -> Path:
+    writable_copy(GOLDEN / "hf_tiny", directory)
+    (directory / "vocab.json").unlink()
+    with np.load(SENTENCEPIECE) as arrays:
+        case = json.loads(str(arrays["cases"]))["xlmr"]
+    (directory / file).write_text(case["tokenizer.json"])
+    return directory / file
+
+
 @pytest.mark.parametrize(
     ("write", "file", "times", "refused"),
     [
@@ -82,6 +92,7 @@ def transformers(directory: Path, file: str) -> Path:
         (transformers, "model.pt", 150, 5),
         (transformers, "config.json", 150, 30),
         (transformers, "tokenizer.json", 150, 30),
+        (sentencepiece, "tokenizer.json", 150, 30),
     ],
 )
 def test_random_damage_is_found_or_harmless(tmp_path, write, file, times, refused):
@@ -122,6 +133,10 @@ def tokenizer_json(vocabulary: str, merges: str) -> str:
     )
 
 
+def unigram_json(vocabulary: str, parts: str = "") -> str:
+    return f'{{{parts}"model": {{"type": "Unigram", "unk_id": 0, "vocab": [{vocabulary}]}}}}'
+
+
 def config_with(text: str) -> str:
     whole = (GOLDEN / "hf_tiny" / "config.json").read_text()
     return whole.rstrip().removesuffix("}") + f', "a": {text}}}'
@@ -139,6 +154,10 @@ def bombs(folder: Path):
     lists = "[" + "[]," * 690_000 + "0]"
     index = ",".join(f'"{i:x}":"a{i:x}"' for i in range(100_000))
     stop = b"\x80\x02"
+    normalizers = '{"type": "Sequence", "normalizers": ['
+    # It says that it has four gigabytes.
+    charsmap = '{"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="}'
+    added = '{"id": 1, "content": "%x", "special": true}'
     cases = [
         ("config.json", config_with(lists), ""),
         ("config.json", config_with("[" * 500_000), "not valid JSON"),
@@ -150,6 +169,20 @@ def bombs(folder: Path):
         ("tokenizer.json", tokenizer_json("", '"a b",' * 4_000_000 + "0"), "more than 400000"),
         ("tokenizer.json", tokenizer_json('"a":0', "[" * 1_000_000), "no description"),
         ("tokenizer.json", " " * 26 * mega, "longer than"),
+        ("tokenizer.json", unigram_json('["a",0],' * 2_000_000 + "0"), "more than 400000"),
+        ("tokenizer.json", unigram_json(numbered('["%x",0]', 399_000)), ""),
+        ("tokenizer.json", unigram_json('["' + "a" * 20 * mega + '",0]'), "1024 bytes"),
+        (
+            "tokenizer.json",
+            unigram_json("", '"normalizer": ' + normalizers * 200),
+            "no description",
+        ),
+        ("tokenizer.json", unigram_json('["a",0]', f'"normalizer": {charsmap},'), "points outside"),
+        (
+            "tokenizer.json",
+            unigram_json('["a",0]', f'"added_tokens": [{numbered(added, 300_000)}],'),
+            "more than 1048576 bytes",
+        ),
         ("model.safetensors", (1 << 62).to_bytes(8, "little") + bytes(mega), "header of"),
         ("model.safetensors", len(header).to_bytes(8, "little") + header, "missing"),
         ("model.safetensors", b"\0\0\0\1\0\0\0\0{" + bytes(17 * mega), "header of"),

@@ -15,6 +15,7 @@ from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
 from bart_fast.models.text_classifier import TextClassifier
 from bart_fast.models.text_classifier_preprocessor import TextClassifierPreprocessor
 from bart_fast.models.tokenizer import Tokenizer
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 
 __all__ = [
     "Backbone",
@@ -32,4 +33,5 @@ __all__ = [
     "TextClassifier",
     "TextClassifierPreprocessor",
     "Tokenizer",
+    "UnigramTokenizer",
 ]

@@ -18,6 +18,7 @@ from bart_fast._validation import (
 )
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 
 ENCODER_TEXT, DECODER_TEXT = "encoder_text", "decoder_text"
 
@@ -38,7 +39,8 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     an open prompt without `</s>`; `generate_postprocess()` is the way back.
 
     Args:
-        tokenizer: a `BartTokenizer`.
+        tokenizer: a `BartTokenizer`, or a `UnigramTokenizer`, whose template says how texts are
+            marked instead.
         encoder_sequence_length: int, at least 2. Length of the sources. Can be set later. Defaults
             to 1024.
         decoder_sequence_length: int, at least 2. Length of the targets. Can be set later; also as
@@ -238,7 +240,7 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         name = ENCODER_TEXT if isinstance(x, Mapping) else "x"
         sources, prompts, batched = _text_pairs(texts, targets_required=False, source_name=name)
         ids = self._ragged_ids(sources)
-        _warn_of_cuts(ids, source_width - 2)
+        _warn_of_cuts(ids, source_width - sum(map(len, self.tokenizer._source_affixes)))
         return (
             self._closed_rows(ids, source_width),
             self._target_rows(prompts, target_width, closed=False),
@@ -284,16 +286,25 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         return self.tokenizer._ragged_ids(texts)
 
     def _closed_rows(self, ids: Rows, width: int) -> Rows:
-        start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
-        return [[start, *row[: width - 2], end] for row in ids]
+        before, after = self.tokenizer._source_affixes
+        room = width - len(before) - len(after)
+        return [[*before, *row[:room], *after] for row in ids]
 
     def _target_rows(self, texts: list[str], width: int, closed: bool) -> Rows:
         """`</s> <s> text </s>`, the last only if `closed`; as in the training of BART, `</s>` is
         the decoder's first input."""
-        start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
-        last = [end] if closed else []
-        room = width - 2 - len(last)
-        return [[end, start, *row[:room], *last] for row in self._ragged_ids(texts)]
+        tokenizer = self.tokenizer
+        opening, last = tokenizer._opening, []
+        if closed:
+            before, last = tokenizer._target_affixes
+            opening = tokenizer._shifted(before, last)
+        room = width - len(opening) - len(last)
+        return [[*opening, *row[:room], *last] for row in self._ragged_ids(texts)]
+
+    @property
+    def _opening_length(self) -> int:
+        """How many tokens prompts start with before their text."""
+        return len(self.tokenizer._opening)
 
     def _rectangle(self, rows: Rows, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows padded to `width`, int32, and which positions are theirs, bool."""
@@ -348,7 +359,10 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         """A preprocessor from what `get_config()` returned; `tokenizer` may also be an object."""
         config = dict(config)
         if isinstance(config.get("tokenizer"), Mapping):
-            config["tokenizer"] = BartTokenizer.from_config(config["tokenizer"]["config"])
+            saved = config["tokenizer"]
+            unigram = saved.get("class_name") == UnigramTokenizer.__name__
+            kind = UnigramTokenizer if unigram else BartTokenizer
+            config["tokenizer"] = kind.from_config(saved["config"])
         return cls(**config)
 
     def __repr__(self) -> str:

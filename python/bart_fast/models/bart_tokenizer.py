@@ -95,7 +95,7 @@ class BartTokenizer(Tokenizer):
             self.sequence_length = check_positive_int("sequence_length", sequence_length)
         self.add_prefix_space = bool(add_prefix_space)
         self.unsplittable_tokens = _check_tokens(unsplittable_tokens, self.special_tokens)
-        self.dtype = _check_dtype(dtype)
+        self.dtype = check_dtype(dtype)
         self.name = name
         self.trainable = bool(trainable)
         self.config_file = config_file
@@ -289,6 +289,27 @@ class BartTokenizer(Tokenizer):
         """Id of `<pad>`, or `None` without a vocabulary."""
         return self._special_id(self.pad_token)
 
+    @property
+    def _source_affixes(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a source."""
+        return [self.start_token_id], [self.end_token_id]
+
+    @property
+    def _target_affixes(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a target, as the decoder should say it."""
+        return [self.start_token_id], [self.end_token_id]
+
+    @property
+    def _opening(self) -> list[int]:
+        """What answers start with before their text."""
+        return self._shifted(*self._target_affixes)
+
+    def _shifted(self, before: list[int], after: list[int]) -> list[int]:
+        """What the decoder reads before a target's text: the target's last token, as in the
+        training of BART and its relatives, and those before the text."""
+        last = after or before or [self.end_token_id]
+        return [last[-1], *before]
+
     def _special_id(self, token: str) -> int | None:
         return None if self.vocabulary is None else self.vocabulary[token]
 
@@ -349,7 +370,7 @@ def _check_tokens(tokens: Iterable[str] | None, default: list[str]) -> list[str]
     return tokens
 
 
-def _check_dtype(dtype: Any) -> str:
+def check_dtype(dtype: Any) -> str:
     """The name of a dtype, also from the dict that Keras writes into its configs."""
     name = dtype
     if isinstance(dtype, Mapping):

@@ -23,6 +23,7 @@ from bart_fast.models.generation_method import Settings, speculation
 from bart_fast.models.generation_output import Generated, flat
 from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 from bart_fast.samplers.preset_sampler import PresetSampler
 from bart_fast.samplers.sampler import core_options
 from bart_fast.samplers.seeded_sampler import SeededSampler
@@ -244,8 +245,10 @@ class GenerationMixin:
             special = generation.SpecialTokens((start,), special.end_ids, special.pad_id)
         limit = call.settings.values.get("max_length")
         arrays = inputs if texts is None else self._preprocess(texts, self._widest(call))
-        if texts is not None and (start := call.start_of_texts(special)) is not None:
-            arrays = _starting_with(arrays, start, special.pad_id)
+        tokenizer = getattr(self.preprocessor, "tokenizer", None)
+        if texts is not None and (start := call.start_of_texts(special, tokenizer)) is not None:
+            opening = getattr(self.preprocessor, "_opening_length", _START_TOKENS)
+            arrays = _starting_with(arrays, start, opening, special.pad_id)
         request = generation.request_from_arrays(arrays, limit, self.backbone, special)
         generation.check_lengths(request, call.settings.values, call.settings.said)
         return request
@@ -409,12 +412,25 @@ class Call:
         runs_compiled = not self.settings.names_method
         return runs_compiled and bool(getattr(self.sampler, "return_all_beams", False))
 
-    def start_of_texts(self, special: generation.SpecialTokens) -> int | None:
-        """The one token that answers to strings start with, if it is not `</s> <s>`."""
+    def start_of_texts(self, special: generation.SpecialTokens, tokenizer: Any) -> int | None:
+        """The one token that answers to strings start with, if it is not what the preprocessor
+        opens them with, such as `</s> <s>`."""
         start = self.settings.values.get("decoder_start_token_id")
+        if isinstance(tokenizer, UnigramTokenizer) and not self._says("decoder_start_token_id"):
+            # As in transformers, unless a language is set in another way.
+            language = tokenizer.target_language
+            if language is not None and not self._says("forced_bos_token_id"):
+                names = ("forced_bos_token_id", "decoder_start_token_id")
+                if tokenizer.vocabulary[language] not in map(self.settings.values.get, names):
+                    return None
+            return next(iter(special.start_ids), None)
         if start is None and isinstance(self.sampler, PresetSampler):
             return special.start_ids[0] if len(special.start_ids) == 1 else None
         return start
+
+    def _says(self, name: str) -> bool:
+        """Whether the caller said it, and not the checkpoint."""
+        return name in self.settings.said
 
     def draw_seed(self) -> int | None:
         """The seed of this call, if its method draws."""
@@ -426,12 +442,14 @@ class Call:
         return None
 
 
-def _starting_with(arrays: dict[str, Any], start: int, pad_id: int | None) -> dict[str, Any]:
-    """Prompts that start with `start` in place of `</s> <s>`, or of `</s>` before a prompt's text:
-    what transformers starts from."""
+def _starting_with(
+    arrays: dict[str, Any], start: int, opening: int, pad_id: int | None
+) -> dict[str, Any]:
+    """Prompts that start with `start` in place of an opening of so many tokens, as `</s> <s>`;
+    before a prompt's text in place of the first of them: what transformers starts from."""
     ids, mask = np.array(arrays[DECODER_IDS]), np.array(arrays[DECODER_MASK], dtype=bool)
     ids[:, 0] = start
-    empty = mask.sum(axis=1) == _START_TOKENS
+    empty = mask.sum(axis=1) == opening
     ids[empty, 1:], mask[empty, 1:] = pad_id, False
     return {**arrays, DECODER_IDS: ids, DECODER_MASK: mask}
 

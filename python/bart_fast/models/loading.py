@@ -19,6 +19,7 @@ from bart_fast.models.task import Task
 from bart_fast.models.text_classifier import TextClassifier
 from bart_fast.models.text_classifier_preprocessor import TextClassifierPreprocessor
 from bart_fast.models.tokenizer import Tokenizer
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 from bart_fast.models.vocabulary import check_special_ids
 from bart_fast.samplers import Sampler, TopKSampler, get, serialize
 
@@ -95,7 +96,20 @@ def _new_backbone(
 def load_tokenizer(cls: type[Tokenizer], preset: presets.Preset, **kwargs: Any) -> BartTokenizer:
     """`Tokenizer.from_preset()`."""
     cls = _STANDS_FOR.get(cls, cls)
+    if preset.unigram_json is not None and cls in (BartTokenizer, UnigramTokenizer):
+        return _load_unigram(preset, **kwargs)
     return cls(preset.vocabulary, preset.merges, **{**preset.tokenizer_config, **kwargs})
+
+
+def _load_unigram(preset: presets.Preset, **kwargs: Any) -> UnigramTokenizer:
+    names = ("sequence_length", "dtype")
+    saved = {name: preset.tokenizer_config[name] for name in names}
+    saved["tokenizer_config"] = preset._tokenizer_fields
+    tokenizer = UnigramTokenizer(preset.tokenizer_file, **{**saved, **kwargs})
+    if kwargs.get("target_language") is None:
+        start = {"decoder_start_token_id": next(iter(preset.decoder_start_token_ids or ()), None)}
+        tokenizer.adopt_settings({**preset.generation_config, **start})
+    return tokenizer
 
 
 def load_preprocessor(cls: type[Any], preset: presets.Preset, **kwargs: Any) -> Any:

@@ -140,6 +140,11 @@ def _pieces(
 
 
 def _one_text(model: Any, inputs: Any) -> Texts:
+    if model.preprocessor is None:
+        raise ValueError(
+            "`stream()` is of text, and the model has no preprocessor.\n"
+            "hint: attach one, `model.preprocessor = ...`; `generate()` answers token arrays"
+        )
     if is_token_arrays(inputs):
         raise argument_error("inputs", f"{_ONE_TEXT}, not token arrays", list(inputs), _WAY_OUT)
     # An array without axes is one text too.

@@ -285,6 +285,9 @@ def _values(source, *names: str) -> dict | None:
 def _tokenizer_values(tokenizer) -> dict | None:
     if tokenizer is None:
         return None
+    if hasattr(tokenizer, "transformers_json"):
+        values = _values(tokenizer, "sequence_length", "dtype")
+        return {**values, "tokenizer_json": tokenizer.transformers_json()}
     values = _values(
         tokenizer, "sequence_length", "add_prefix_space", "unsplittable_tokens", "dtype"
     )

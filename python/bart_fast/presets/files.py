@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 # A configuration has a few kilobytes, a vocabulary a few megabytes. Python takes up to sixty times
@@ -131,6 +133,27 @@ def read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[str], list[str
     except ValueError as error:
         hint = "hint: BART's own tokenizers are byte-level BPE; see docs/formats.md"
         raise ValueError(f"{error}\n{hint}") from error
+
+
+def read_tokenizer_kind(path: Path) -> tuple[str, str]:
+    """The kind of the model of a `tokenizer.json`, `"BPE"` or `"Unigram"`, and the file's text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or too large.
+    """
+    from bart_fast import _core
+
+    return _core.read_tokenizer_kind(str(path))
+
+
+@contextlib.contextmanager
+def naming(source: str | Path) -> Iterator[None]:
+    """Around what reads a text: a ValueError gets the name of its file, or of the argument."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"`{source}`: {error}") from error
 
 
 def write_json(path: Path, value: dict, *, indent: int | None = 4) -> None:

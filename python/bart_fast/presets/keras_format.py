@@ -180,6 +180,11 @@ def save(
         sizes = dimensions(config)
         parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype, generation)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
+    if tokenizer is not None and "tokenizer_json" in tokenizer:
+        raise ValueError(
+            "a Keras preset of BART cannot hold a sentencepiece tokenizer.\n"
+            "hint: save it with `export_to_transformers(directory)`."
+        )
     if tokenizer is not None:
         parts["tokenizer.json"] = _tokenizer_json(tokenizer, names["tokenizer"])
     if preprocessor is not None:

@@ -12,7 +12,14 @@ from bart_fast import _core
 
 from . import keras_weights
 from .atomic import unfinished
-from .files import read_merges, read_tokenizer_json, read_vocabulary, shards
+from .files import (
+    naming,
+    read_merges,
+    read_tokenizer_json,
+    read_tokenizer_kind,
+    read_vocabulary,
+    shards,
+)
 
 SAFETENSORS_FILE = "model.safetensors"
 # Where a Hugging Face directory keeps its weights, in the order in which transformers looks; an
@@ -77,6 +84,10 @@ class Preset:
     vocabulary_file: Path | None = None
     merges_file: Path | None = None
     tokenizer_file: Path | None = None
+    # Sentencepiece's own file, where nothing else describes the tokenizer.
+    sentencepiece_file: Path | None = None
+    # Fields of Hugging Face's `tokenizer_config.json`.
+    _tokenizer_fields: dict = field(default_factory=dict)
     classifier: dict | None = None
     packing: dict = field(default_factory=dict)
     # Tokens that were added to the vocabulary in the file.
@@ -101,7 +112,26 @@ class Preset:
     def mentions_tokenizer(self) -> bool:
         """Is there at least one file of a tokenizer?"""
         files = (self.vocabulary_file, self.merges_file, self.tokenizer_file)
-        return any(file is not None for file in files)
+        return any(file is not None for file in (*files, self.sentencepiece_file))
+
+    @cached_property
+    def unigram_json(self) -> str | None:
+        """The text of a `tokenizer.json` whose model is sentencepiece's; `None` for another.
+
+        Raises:
+            ValueError: there is a sentencepiece file alone, or the file is damaged.
+        """
+        if self.sentencepiece_file is not None:
+            raise ValueError(
+                f"`{self.sentencepiece_file}`: a sentencepiece model is read from a "
+                "`tokenizer.json`, and there is none beside it.\n"
+                "hint: transformers writes one: `AutoTokenizer.from_pretrained(directory)"
+                ".save_pretrained(directory)`; or load the model with `preprocessor=None`"
+            )
+        if self.tokenizer_file is None:
+            return None
+        kind, text = read_tokenizer_kind(self.tokenizer_file)
+        return text if kind == "Unigram" else None
 
     @property
     def backbone_config(self) -> dict:
@@ -144,6 +174,9 @@ class Preset:
     @cached_property
     def vocabulary(self) -> dict[str, int]:
         """The vocabulary, from token to id. FileNotFoundError where the preset has none."""
+        if self.unigram_json is not None:
+            with naming(self.tokenizer_file):
+                return dict(_core.SentencePiece(self.unigram_json).vocabulary())
         if self.tokenizer_file is not None:
             return self._tokenizer_json[0]
         if self.vocabulary_file is None:
@@ -152,7 +185,10 @@ class Preset:
 
     @cached_property
     def merges(self) -> list[str]:
-        """The merge rules, best first. FileNotFoundError where the preset has none."""
+        """The merge rules, best first; sentencepiece has none. FileNotFoundError where the preset
+        has none either way."""
+        if self.unigram_json is not None:
+            return []
         if self.tokenizer_file is not None:
             return self._tokenizer_json[1]
         if self.merges_file is None:
@@ -165,7 +201,7 @@ class Preset:
         of str, or None where the preset does not say) and `dtype`. Errors as for `vocabulary`."""
         config = dict(self._tokenizer_options)
         added, space = list(self._added_tokens), False
-        if self.tokenizer_file is not None:
+        if self.tokenizer_file is not None and self.unigram_json is None:
             _, _, added, space = self._tokenizer_json
         if config["add_prefix_space"] is None:
             config["add_prefix_space"] = space

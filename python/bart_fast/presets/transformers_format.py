@@ -91,10 +91,13 @@ _STALE_WEIGHTS = (
     "pytorch_model-*-of-*.bin",
     "model.pt",
 )
+# Sentencepiece's own files, which are not read; for the error that says so.
+_SENTENCEPIECE = ("sentencepiece*.model", "spiece.model", "*.spm")
 _STALE_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 # Where we keep what Hugging Face has no field for.
 _OWN_ENTRY = "bart_fast"
 _TOKENIZER_DEFAULTS = {"sequence_length": None, "unsplittable_tokens": None, "dtype": "int32"}
+_UNIGRAM_DEFAULTS = {"sequence_length": None, "dtype": "int32"}
 
 
 def read(directory: Path) -> Preset:
@@ -162,7 +165,8 @@ def save(
     Args:
         tokenizer: `vocabulary`, `merges`, `sequence_length`, `add_prefix_space`,
             `unsplittable_tokens`, `dtype`, and the ids `start_token_id`, `end_token_id` and
-            `pad_token_id`.
+            `pad_token_id`; or of sentencepiece `tokenizer_json`, the text of that file and the
+            fields of `tokenizer_config.json`, `sequence_length`, `dtype` and the ids.
         lengths: `encoder_sequence_length` and `decoder_sequence_length`.
         generation: generation settings and special ids, as in `Preset.generation_config`.
         classification: a classifier, see `classifier.py`, whose weights `core_head` holds; its
@@ -178,7 +182,10 @@ def save(
         if classification is not None:
             config |= classifier.to_transformers(classification)
         stale += _STALE_WEIGHTS
-    if tokenizer is not None:
+    is_unigram = tokenizer is not None and "tokenizer_json" in tokenizer
+    if is_unigram:
+        stale += ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+    elif tokenizer is not None:
         stale += _STALE_TOKENIZER
     with staged_directory(directory, marker="config.json", stale=stale) as folder:
         if config is not None:
@@ -186,7 +193,9 @@ def save(
             write_json(folder / "generation_config.json", generation, indent=2)
             head = () if core_head is None else (core_head,)
             core_model.save_safetensors(str(folder / SAFETENSORS_FILE), dtype, *head)
-        if tokenizer is not None:
+        if is_unigram:
+            _write_unigram(folder, tokenizer)
+        elif tokenizer is not None:
             write_json(folder / "vocab.json", tokenizer["vocabulary"], indent=None)
             header = "#version: 0.2\n"
             write_merges(folder / "merges.txt", tokenizer["merges"], header=header)
@@ -201,6 +210,13 @@ def _own_values(lengths: dict | None, classification: dict | None, defaults: dic
     values = {**defaults, "encoder_sequence_length": length}
     values |= {name: classification[name] for name in classifier.OWN_DEFAULTS}
     return _own_entry(values, {**defaults, **classifier.OWN_DEFAULTS})
+
+
+def _write_unigram(folder: Path, tokenizer: dict) -> None:
+    text, fields = tokenizer["tokenizer_json"]
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    fields = {key: value for key, value in fields.items() if key != _OWN_ENTRY}
+    write_json(folder / "tokenizer_config.json", fields | _own_entry(tokenizer, _UNIGRAM_DEFAULTS))
 
 
 def _own_entry(values: dict | None, defaults: dict) -> dict:
@@ -274,15 +290,19 @@ def _tokenizer(directory: Path) -> dict:
     files = {"vocabulary_file": vocabulary, "merges_file": merges}
     if whole is not None and (vocabulary is None or merges is None):
         files = {"tokenizer_file": whole}
+    elif vocabulary is None and merges is None:
+        spm = (path for name in _SENTENCEPIECE for path in directory.glob(name))
+        files["sentencepiece_file"] = next(spm, None)
     added = directory / "added_tokens.json"
     if "tokenizer_file" not in files and added.is_file():
         files["_added_tokens"] = read_vocabulary(added)
-    return {**files, "_tokenizer_options": _tokenizer_options(directory)}
-
-
-def _tokenizer_options(directory: Path) -> dict:
     path = directory / "tokenizer_config.json"
     fields = read_json(path) if path.is_file() else {}
+    options = _tokenizer_options(fields, path)
+    return {**files, "_tokenizer_options": options, "_tokenizer_fields": fields}
+
+
+def _tokenizer_options(fields: dict, path: Path) -> dict:
     space = fields.get("add_prefix_space")
     if space is not None and not isinstance(space, bool):
         raise ValueError(

@@ -2,5 +2,6 @@
 
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.tokenizer import Tokenizer
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 
-__all__ = ["BartTokenizer", "Tokenizer"]
+__all__ = ["BartTokenizer", "Tokenizer", "UnigramTokenizer"]
