@@ -12,6 +12,7 @@ from torch_files import save_safetensors
 
 from bart_fast.models import (
     BartSeq2SeqLM,
+    BartTextClassifier,
     BartSeq2SeqLMPreprocessor,
     BartTokenizer,
     Tokenizer,
@@ -199,3 +200,16 @@ def test_what_is_no_tokenizer_json_of_sentencepiece(directory, tmp_path):
         with pytest.raises(ValueError, match=r"sentencepiece\.bpe\.model.*\n.*save_pretrained"):
             load(directory)
     assert BartSeq2SeqLM.from_preset(directory, preprocessor=None).preprocessor is None
+
+
+@pytest.mark.parametrize("directory", ["xlmr"], indirect=True)
+def test_attention_is_shown_without_spans(directory):
+    model = BartSeq2SeqLM.from_preset(directory)
+    call = {"max_length": 6, "num_beams": 1, "return_dict_in_generate": True}
+    output = model.generate("the cat", output_attentions=True, **call)
+    assert output.source_offsets is None
+    assert output.alignments.shape == output.sequences.shape
+    with pytest.raises(ValueError, match=r"`offsets\(\)` of a `UnigramTokenizer`"):
+        model.preprocessor.tokenizer.offsets("the cat")
+    with pytest.raises(ValueError, match="`tokenizer` must be a `BartTokenizer`"):
+        BartTextClassifier.from_preset(directory, num_classes=2)

@@ -122,7 +122,7 @@ def moved_left(weights: np.ndarray, shifts: Iterable[int], width: int) -> np.nda
 
 def source_offsets(preprocessor: Any, texts: list[str], lengths: np.ndarray, width: int) -> Any:
     """Spans of characters int32 [b, width, 2] of the source tokens of `texts`; (0, 0) for markers
-    and padding. `None` where a preprocessor of the user's made other tokens.
+    and padding. `None` where a preprocessor of the user's made other tokens, and for sentencepiece.
 
     Args:
         preprocessor: of the model.
@@ -131,7 +131,7 @@ def source_offsets(preprocessor: Any, texts: list[str], lengths: np.ndarray, wid
         width: of the sources as arrays.
     """
     tokenizer = getattr(preprocessor, "tokenizer", None)
-    if not hasattr(tokenizer, "offsets"):
+    if not hasattr(getattr(tokenizer, "_core", None), "encode_with_spans"):
         return None
     spans = np.zeros((len(texts), width, 2), dtype=np.int32)
     for row, found in enumerate(tokenizer.offsets(texts)):
