@@ -122,7 +122,7 @@ def moved_left(weights: np.ndarray, shifts: Iterable[int], width: int) -> np.nda
 
 def source_offsets(preprocessor: Any, texts: list[str], lengths: np.ndarray, width: int) -> Any:
     """Spans of characters int32 [b, width, 2] of the source tokens of `texts`; (0, 0) for markers
-    and padding. `None` where a preprocessor of the user's made other tokens, and for sentencepiece.
+    and padding. `None` where a preprocessor of the user's made other tokens.
 
     Args:
         preprocessor: of the model.
@@ -131,12 +131,13 @@ def source_offsets(preprocessor: Any, texts: list[str], lengths: np.ndarray, wid
         width: of the sources as arrays.
     """
     tokenizer = getattr(preprocessor, "tokenizer", None)
-    if not hasattr(getattr(tokenizer, "_core", None), "encode_with_spans"):
+    if not hasattr(tokenizer, "offsets"):
         return None
+    before, after = map(len, tokenizer._source_affixes)
     spans = np.zeros((len(texts), width, 2), dtype=np.int32)
     for row, found in enumerate(tokenizer.offsets(texts)):
-        inside = int(lengths[row]) - 2  # without `<s>` and `</s>`
+        inside = int(lengths[row]) - before - after
         if not 0 <= inside <= len(found):
             return None
-        spans[row, 1 : inside + 1] = found[:inside]
+        spans[row, before : before + inside] = found[:inside]
     return spans

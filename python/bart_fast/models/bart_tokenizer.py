@@ -185,15 +185,10 @@ class BartTokenizer(Tokenizer):
             tokenizers do. For many a list of such arrays.
 
         Raises:
-            ValueError: as `tokenize()`; or the vocabulary is one of sentencepiece.
+            ValueError: as `tokenize()`.
         """
-        core = self._checked_core()
-        if not hasattr(core, "encode_with_spans"):
-            raise ValueError(
-                f"`offsets()` of a `{type(self).__name__}` is not implemented: it is there for "
-                "byte-level BPE."
-            )
         texts, batched = as_texts("inputs", inputs)
+        core = self._checked_core()
         rows = [[span for _, span in core.encode_with_spans(text)] for text in texts]
         arrays = [np.array(row, dtype=np.int32).reshape(-1, 2) for row in rows]
         return arrays if batched else arrays[0]

@@ -37,8 +37,8 @@ class GenerateOutput:
         source_offsets: int32 array [rows, source length, 2]: for strings, where in the source
             string each source token begins and ends, in characters, as tokenizers of Hugging Face
             say it; (0, 0) for `<s>`, `</s>` and padding. So what to highlight for token t is
-            `start, end = source_offsets[r, alignments[r, t]]`. `None` for token arrays, for models
-            with a vocabulary of sentencepiece, and without `output_attentions`.
+            `start, end = source_offsets[r, alignments[r, t]]`. `None` for token arrays and without
+            `output_attentions`.
     """
 
     sequences: np.ndarray
