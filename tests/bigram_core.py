@@ -29,6 +29,9 @@ class BigramCore:
     def set_parameters(self, values):
         self.table = np.array(values[TABLE], np.float32)
 
+    def check_trainable(self):
+        pass
+
     def train_step(self, optimizer, *arrays, learning_rate, seed, normalizer):
         self.calls.append({"learning_rate": learning_rate, "seed": seed})
         result, gradient = self._pass(*arrays, normalizer=normalizer)

@@ -47,6 +47,8 @@ MERGES = ["a b", "Ġ ab"]
 class ArrayModel:
     """Stands for the core model: parameters by their canonical names, as numpy arrays."""
 
+    dtype = "float32"
+
     def __init__(self, config: dict, seed: int | None = None):
         self.config = json.dumps(config)
         random = np.random.default_rng(seed)

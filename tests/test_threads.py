@@ -1,5 +1,6 @@
 """Threads: how many, several callers at once, Ctrl-C, and results that depend on none of it."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import bart_fast
+from bart_fast._dtypes import PRECISIONS
 
 THREADS = (1, 2, 4)
 STOPS = list(range(3, 101, 6))
@@ -156,14 +158,30 @@ def test_hidden_states_do_not_depend_on_batch_and_threads(model):
     assert not same_bits(expected[0][1], expected[1][1]), "the rows are all alike"
 
 
-def test_logits_do_not_depend_on_batch_and_threads(model):
+def logits_of(model):
     def compute(part):
         logits = model(part)
         ends = [last_real(mask) for mask in part["decoder_padding_mask"]]
         return [[logits[row, :end]] for row, end in enumerate(ends)]
 
-    expected = assert_same_everywhere(ragged(9), compute)
+    return compute
+
+
+def test_logits_do_not_depend_on_batch_and_threads(model):
+    expected = assert_same_everywhere(ragged(9), logits_of(model))
     assert expected[0][0].std() > 0.1
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS[1:])
+def test_logits_of_other_precisions_do_not_depend_on_batch_and_threads(small_model, dtype):
+    backbone = copy.copy(small_model.backbone)
+    backbone._model = backbone._model.to_dtype(dtype)
+    model = bart_fast.BartSeq2SeqLM(backbone)
+    batch = ragged(5)
+    expected = assert_same_everywhere(batch, logits_of(model))
+    exact = logits_of(small_model)(batch)
+    assert not same_bits(expected[0][0], exact[0][0]), "the precision changes nothing"
+    np.testing.assert_allclose(expected[0][0], exact[0][0], atol=0.5)
 
 
 @pytest.mark.parametrize("sampler", ["greedy", "beam"])

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use super::gemm_blocks::{DEPTH_BLOCK, Layout, Left, Part, Product, Right};
+use super::half_float::HalfFormat;
 use super::isa;
 use super::pack::{PANEL, packed_len};
 use super::team::{self, SharedMut};
@@ -28,22 +29,66 @@ pub enum Epilogue {
     Gelu,
 }
 
+/// The panels of a weight, as they are stored and as they are multiplied.
+#[derive(Clone, Copy)]
+pub enum Panels<'a> {
+    /// Floats.
+    Float(&'a [f32]),
+    /// 16 bits, widened block by block.
+    Half(HalfFormat, &'a [u16]),
+    /// Floats, rounded to 16 bits block by block.
+    Rounded(HalfFormat, &'a [f32]),
+}
+
+impl Panels<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Panels::Float(panels) | Panels::Rounded(_, panels) => panels.len(),
+            Panels::Half(_, panels) => panels.len(),
+        }
+    }
+
+    /// The floats that `range` stands for: these themselves, or what is made of them in `room`.
+    pub(super) fn block<'a>(&'a self, range: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Panels::Float(panels) => &panels[range],
+            Panels::Half(format, panels) => {
+                let room = &mut room[..range.len()];
+                format.widen(&panels[range], room);
+                room
+            }
+            Panels::Rounded(format, panels) => {
+                let room = &mut room[..range.len()];
+                format.round(&panels[range], room);
+                room
+            }
+        }
+    }
+}
+
+impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Panels<'a> {
+    fn from(panels: &'a T) -> Self {
+        Panels::Float(panels.as_ref())
+    }
+}
+
 /// A linear layer: `out = epilogue(x W^T + bias)`; `x [m, k]`, `w` packed `[n, k]`, `bias [n]`,
 /// `out [m, n]`.
 ///
 /// # Panics
 /// If a slice does not have the length that `m`, `k` and `n` say (so do all functions here).
 #[allow(clippy::too_many_arguments)] // Three sizes, three operands, two options: all different.
-pub fn linear(
+pub fn linear<'w>(
     x: &[f32],
     m: usize,
     k: usize,
-    w: &[f32],
+    w: impl Into<Panels<'w>>,
     n: usize,
     bias: Option<&[f32]>,
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
+    let w = w.into();
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
     assert_eq!(out.len(), m * n, "`out` is not [m, n]");
@@ -155,7 +200,7 @@ struct Grid {
 impl Grid {
     fn new(product: &Product<'_>, threads: usize) -> Self {
         let panels = product.columns.div_ceil(PANEL);
-        let packed = matches!(product.right, Right::Panels(_));
+        let packed = matches!(product.right, Right::Panels(Panels::Float(_)));
         let most_rows = if packed { ROWS_OF_A_PART } else { ROWS_WHERE_PACKING };
         let row_parts = product.rows.div_ceil(most_rows);
         let work = product.rows * panels * PANEL * product.depth;

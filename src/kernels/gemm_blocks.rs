@@ -1,14 +1,14 @@
 //! One part of a product: a range of rows times a range of panels, in blocks that fit the caches.
 //!
 //! For each block of the depth, at most [`DEPTH_BLOCK`], the left rows are packed into tiles
-//! `[depth][rows]`; for each panel, its block is packed unless it is already, and all tiles pass over
-//! it. Tiles and panel stay in the second-level cache meanwhile. Sums go on from one block to the
+//! `[depth][rows]`; for each panel, its block is packed unless it is already (or widened, where it is
+//! stored in 16 bits), and all tiles pass over it. Tiles and panel stay in the second-level cache meanwhile. Sums go on from one block to the
 //! next through the output, so that each remains a single chain.
 
 use std::ops::Range;
 
 use super::gelu;
-use super::gemm::Epilogue;
+use super::gemm::{Epilogue, Panels};
 use super::gemm_microkernel::{MOST_ROWS, Tile, multiply};
 use super::isa::{Kernel, Simd};
 use super::memory::{Slot, scratch};
@@ -35,7 +35,7 @@ pub(super) enum Left<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Right<'a> {
     /// A packed weight with `columns` outputs and `depth` inputs.
-    Panels(&'a [f32]),
+    Panels(Panels<'a>),
     /// Stored `[depth, columns]`.
     Rows(&'a [f32]),
     /// A packed weight with `depth` outputs and `columns` inputs.
@@ -81,7 +81,7 @@ impl Kernel for Part<'_> {
         let block = self.depth_block.min(total);
         // Packing writes whole vectors: the last tile needs room behind it.
         let mut left = scratch(Slot::Left, self.rows.len() * block + 2 * MOST_ROWS);
-        let packs_right = !matches!(self.product.right, Right::Panels(_));
+        let packs_right = !matches!(self.product.right, Right::Panels(Panels::Float(_)));
         let mut right = scratch(Slot::Right, if packs_right { block * PANEL } else { 0 });
         let mut first = 0;
         loop {
@@ -173,9 +173,13 @@ impl Part<'_> {
         if width < PANEL {
             right.fill(0.0);
         }
+        if let Right::Panels(w) = self.product.right {
+            let start = (panel * depth + depths.start) * PANEL;
+            return w.block(start..start + depths.len() * PANEL, right).as_ptr();
+        }
         let to = right.as_mut_ptr();
         match self.product.right {
-            Right::Panels(w) => return w[(panel * depth + depths.start) * PANEL..].as_ptr(),
+            Right::Panels(_) => {}
             // SAFETY: the source is [depth, columns] and `width` columns are left; `right` holds
             // `depths.len()` rows of a panel.
             Right::Rows(x) => unsafe {
@@ -217,7 +221,7 @@ impl Part<'_> {
         // What to have ready: rows of this panel a little ahead, and, while the last of several tiles
         // passes over it, the next panel. A panel packed just now is near already.
         let (soon, next) = match self.product.right {
-            Right::Panels(_) => {
+            Right::Panels(Panels::Float(_)) => {
                 (b.wrapping_add(ROWS_AHEAD * PANEL), b.wrapping_add(self.product.depth * PANEL))
             }
             _ => (b, b),

@@ -242,3 +242,28 @@ fn column_sums_ascend() {
 fn lengths_are_checked() {
     linear(&[0.0; 5], 2, 3, &[0.0; 96], 1, None, Epilogue::None, &mut [0.0; 2]);
 }
+
+#[test]
+fn weights_of_sixteen_bits_give_what_their_floats_give() {
+    on_every_isa(|isa| {
+        for format in [HalfFormat::Float16, HalfFormat::Bfloat16] {
+            for (m, n, k) in [(1, 33, 70), (13, 47, 769), (30, 64, 1), (3, 5, 0)] {
+                let case = Case::new(m, n, k);
+                let mut rounded = case.packed.clone();
+                format.round(&case.packed, &mut rounded);
+                let mut narrow = vec![0; rounded.len()];
+                format.narrow(&case.packed, &mut narrow);
+                let product = |panels: Panels<'_>| {
+                    let mut out = vec![f32::NAN; m * n];
+                    linear(&case.x, m, k, panels, n, None, Epilogue::Gelu, &mut out);
+                    out
+                };
+                let expected = product(Panels::Float(&rounded));
+                let what = format!("{} {format:?} [{m}, {n}, {k}]", isa.name());
+                assert_same_bits(&product(Panels::Half(format, &narrow)), &expected, &what);
+                let masters = Panels::Rounded(format, &case.packed);
+                assert_same_bits(&product(masters), &expected, &what);
+            }
+        }
+    });
+}

@@ -6,7 +6,8 @@
 //! - [`arch`] gives the vector primitives of each processor, [`isa`] the trait over them, the choice
 //!   among them and the elementary functions built on them.
 //! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space.
-//! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it.
+//! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it;
+//!   [`half_float`] stores them in 16 bits, [`int8`] in 8, with its own products.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
 //!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`],
 //!   [`optimizer`], and [`attention`] with its cached form, [`kv_cache`].
@@ -25,6 +26,8 @@ pub mod gelu;
 pub mod gemm;
 mod gemm_blocks;
 mod gemm_microkernel;
+pub mod half_float;
+pub mod int8;
 pub mod isa;
 pub mod kv_cache;
 mod lanes;

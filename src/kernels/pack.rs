@@ -152,7 +152,7 @@ pub fn scatter_add_rows(
 
 /// Panels that are packed at a time: 768 wide a run is 0.8 MB, which stays in the cache between
 /// reading and packing.
-const PANELS_PER_RUN: usize = 8;
+pub(super) const PANELS_PER_RUN: usize = 8;
 /// Rows of an embedding that one part looks up.
 const ROWS_PER_PART: usize = 16;
 /// Inputs of a gradient row that one part adds.

@@ -11,6 +11,7 @@ use super::embedding::TokenTables;
 use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
+use super::precision::Precision;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -19,6 +20,7 @@ use crate::ops;
 #[derive(Debug)]
 pub struct BartModel {
     config: BartConfig,
+    precision: Precision,
     tokens: TokenTables,
     encoder: Encoder,
     decoder: Decoder,
@@ -28,18 +30,31 @@ pub struct BartModel {
 }
 
 impl BartModel {
+    /// A model of the given sizes in float32.
+    ///
+    /// # Errors
+    /// As for [`Self::with_precision`].
+    pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
+        Self::with_precision(config, initialisation, Precision::Float32)
+    }
+
     /// A model of the given sizes.
     ///
     /// # Errors
-    /// `Config` if the sizes cannot be a model, `Memory` if there is no room for it.
-    pub fn new(config: BartConfig, initialisation: Initialisation) -> Result<Self> {
+    /// `Config` if the sizes cannot be a model, `Argument` if they cannot have the precision,
+    /// `Memory` if there is no room for it.
+    pub fn with_precision(
+        config: BartConfig,
+        initialisation: Initialisation,
+        precision: Precision,
+    ) -> Result<Self> {
         config.validate()?;
         Error::check_room("a model of these sizes", config.parameter_count())?;
-        Self::of(config, Parameters::new(initialisation))
+        Self::of(config, Parameters::new(initialisation, precision))
     }
 
-    /// The model with another number of token ids. All parameters whose shape does not depend on it
-    /// are the same ones, in both models; the others are zero.
+    /// The model with another number of token ids, in the same precision. All parameters whose shape
+    /// does not depend on it are the same ones, in both models; the others are zero.
     ///
     /// # Errors
     /// As for [`Self::new`].
@@ -49,10 +64,11 @@ impl BartModel {
         let without = BartConfig { vocab_size: 0, ..config.clone() };
         let tables = config.parameter_count() - without.parameter_count();
         Error::check_room("token tables of this size", tables)?;
-        Self::of(config, Parameters::taking_over(&self.parameters))
+        Self::of(config, Parameters::taking_over(&self.parameters, self.precision))
     }
 
     fn of(config: BartConfig, mut parameters: Parameters) -> Result<Self> {
+        let precision = parameters.precision();
         let tokens = TokenTables::new(&mut parameters, &config)?;
         let encoder = Encoder::new(&mut parameters, &config, &tokens.encoder)?;
         let decoder = Decoder::new(&mut parameters, &config, &tokens.decoder)?;
@@ -63,6 +79,7 @@ impl BartModel {
         let parameters = parameters.into_list();
         Ok(BartModel {
             config,
+            precision,
             tokens,
             encoder,
             decoder,
@@ -70,6 +87,28 @@ impl BartModel {
             parameters,
             training: Mutex::new(()),
         })
+    }
+
+    /// A copy in another precision. One matrix at a time is held in float32 beside both.
+    ///
+    /// # Errors
+    /// As for [`Self::with_precision`], and `Weights` if the precision cannot hold a value.
+    pub fn to_precision(&self, precision: Precision) -> Result<Self> {
+        let other = Self::with_precision(self.config.clone(), Initialisation::Zeros, precision)?;
+        for (from, to) in self.parameters.iter().zip(&other.parameters) {
+            match from.int8_values()? {
+                Some((values, scales)) if precision == self.precision => {
+                    to.assign_int8(&values, &scales)?;
+                }
+                _ => to.assign(&from.values()?)?,
+            }
+        }
+        Ok(other)
+    }
+
+    /// In which numbers its weights are kept and multiplied.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Its sizes and switches.

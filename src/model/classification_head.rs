@@ -11,13 +11,14 @@ use super::batch::Batch;
 use super::layers::Linear;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
+use super::precision::Precision;
 use crate::config::Activation;
 use crate::error::{Error, Result};
 
 /// Largest size of the head: far above any number of classes.
 const MAX_SIZE: usize = 1 << 24;
 
-/// `W2 tanh(W1 x)`, with dropout before each product.
+/// `W2 tanh(W1 x)`, with dropout before each product; float32, whatever the model is.
 #[derive(Debug)]
 pub struct ClassificationHead {
     dense: Linear,
@@ -46,7 +47,7 @@ impl ClassificationHead {
         }
         let count = (width as u64 + 1) * inner as u64 + (inner as u64 + 1) * classes as u64;
         Error::check_room("a head of these sizes", count)?;
-        let mut parameters = Parameters::new(initialisation);
+        let mut parameters = Parameters::new(initialisation, Precision::Float32);
         let dense = Linear::new(&mut parameters, "classification_head.dense", width, inner)?;
         let out_proj =
             Linear::new(&mut parameters, "classification_head.out_proj", inner, classes)?;

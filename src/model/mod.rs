@@ -16,9 +16,11 @@ pub mod encoder;
 pub mod layers;
 pub mod parameter;
 pub mod pass;
+pub mod precision;
 
 pub use backbone::BartModel;
 pub use batch::Batch;
 pub use cache::DecoderCache;
 pub use parameter::{Initialisation, Parameter};
 pub use pass::{Pass, StopCheck};
+pub use precision::Precision;

@@ -3,8 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::gradient::GradientBuffer;
-use super::weight::Weight;
-use super::{floats, tensor, use_kernels, with_floats};
+use super::weight::{Weight, panels};
+use super::{floats, int8, tensor, use_kernels, with_floats};
+use crate::kernels::gemm::Panels;
 use crate::kernels::pack;
 
 /// `scale * table[token] + positions[position]` for each row; `table` is a [`Weight`]
@@ -18,7 +19,13 @@ pub fn embed(
     positions: &Tensor,
     places: &[u32],
 ) -> Result<Tensor> {
-    if use_kernels(table.stored()) && table.is_packed() {
+    if use_kernels(positions) && table.is_packed() {
+        if let Some(scales) = table.scales() {
+            let mut out = int8::gather(table, scales, tokens)?;
+            out.iter_mut().for_each(|x| *x *= scale);
+            with_floats([positions], |[positions]| add_rows(positions, places, &mut out))?;
+            return tensor(out, (tokens.len(), table.columns()));
+        }
         let op = Embed {
             rows: table.rows(),
             tokens: tokens.to_vec(),
@@ -31,8 +38,20 @@ pub fn embed(
     let device = positions.device();
     let tokens = Tensor::new(tokens, device)?;
     let places = Tensor::new(places, device)?;
-    let embedded = (table.dense()?.index_select(&tokens, 0)? * f64::from(scale))?;
-    embedded + positions.index_select(&places, 0)?
+    let mut embedded = table.dense()?.index_select(&tokens, 0)?;
+    if let Some(scales) = table.scales() {
+        embedded = embedded.broadcast_div(&scales.index_select(&tokens, 0)?.unsqueeze(1)?)?;
+    }
+    (embedded * f64::from(scale))? + positions.index_select(&places, 0)?
+}
+
+/// Adds row `places[i]` of `table` to row `i` of `out`.
+fn add_rows(table: &[f32], places: &[u32], out: &mut [f32]) {
+    let width = out.len() / places.len().max(1);
+    for (row, &place) in out.chunks_exact_mut(width.max(1)).zip(places) {
+        let from = &table[place as usize * width..][..width];
+        row.iter_mut().zip(from).for_each(|(x, p)| *x += p);
+    }
 }
 
 struct Embed {
@@ -56,14 +75,18 @@ impl CustomOp2 for Embed {
         positions_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let width = positions_layout.shape().dims2()?.1;
-        let table = floats(table, table_layout)?;
         let positions = floats(positions, positions_layout)?;
-        let mut out = vec![0.0; self.tokens.len() * width];
-        pack::gather_rows(table, self.rows, width, &self.tokens, self.scale, &mut out);
-        for (row, &place) in out.chunks_exact_mut(width).zip(&self.places) {
-            let position = &positions[place as usize * width..][..width];
-            row.iter_mut().zip(position).for_each(|(x, p)| *x += p);
+        let (tokens, mut out) = (&self.tokens, vec![0.0; self.tokens.len() * width]);
+        match panels(table, table_layout, None)? {
+            Panels::Half(format, table) => {
+                format.gather_rows(table, self.rows, width, tokens, &mut out);
+                out.iter_mut().for_each(|x| *x *= self.scale);
+            }
+            Panels::Float(table) | Panels::Rounded(_, table) => {
+                pack::gather_rows(table, self.rows, width, tokens, self.scale, &mut out);
+            }
         }
+        add_rows(positions, &self.places, &mut out);
         Ok((CpuStorage::F32(out), Shape::from((self.tokens.len(), width))))
     }
 

@@ -1,14 +1,19 @@
 //! `y = x W^T + b`, and the same with GELU behind it.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
 use super::gradient::GradientBuffer;
-use super::weight::Weight;
-use super::{floats, gelu, tensor, use_kernels, wants_gradient, with_floats};
+use super::weight::{HalfFormat, Weight, panels};
+use super::{floats, gelu, int8, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::gemm::{self, Epilogue};
 
-/// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+/// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`. The weight says in which
+/// numbers; sums and result are float32.
 pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    if let Some(scales) = weight.scales() {
+        return int8::linear(x, weight, scales, bias, Epilogue::None);
+    }
+    let x = &inputs(x, weight)?;
     if use_kernels(x) && weight.is_packed() {
         let x = x.contiguous()?;
         let op = Linear::new(weight, Epilogue::None);
@@ -17,7 +22,7 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
             None => x.apply_op2(weight.stored(), op),
         };
     }
-    let y = x.matmul(&weight.dense()?.t()?)?;
+    let y = x.matmul(&weight.dense_for_products()?.t()?)?;
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
@@ -28,22 +33,39 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
 pub fn linear_gelu(x: &Tensor, weight: &Weight, bias: &Tensor) -> Result<Tensor> {
     let fused =
         use_kernels(x) && weight.is_packed() && !wants_gradient(&[x, weight.stored(), bias]);
-    if fused {
-        let op = Linear::new(weight, Epilogue::Gelu);
-        return x.contiguous()?.apply_op3_no_bwd(weight.stored(), bias, &op);
+    if !fused {
+        return gelu::gelu(&linear(x, weight, Some(bias))?);
     }
-    gelu::gelu(&linear(x, weight, Some(bias))?)
+    if let Some(scales) = weight.scales() {
+        return int8::linear(x, weight, scales, Some(bias), Epilogue::Gelu);
+    }
+    let op = Linear::new(weight, Epilogue::Gelu);
+    inputs(x, weight)?.contiguous()?.apply_op3_no_bwd(weight.stored(), bias, &op)
+}
+
+/// `x` as a product with `weight` takes it.
+fn inputs(x: &Tensor, weight: &Weight) -> Result<Tensor> {
+    if weight.rounds_inputs() {
+        return x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+    }
+    Ok(x.clone())
 }
 
 struct Linear {
     out_features: usize,
+    rounded: Option<HalfFormat>,
     epilogue: Epilogue,
     gradient: Option<GradientBuffer>,
 }
 
 impl Linear {
     fn new(weight: &Weight, epilogue: Epilogue) -> Self {
-        Linear { out_features: weight.rows(), epilogue, gradient: weight.gradient().cloned() }
+        Linear {
+            out_features: weight.rows(),
+            rounded: weight.rounded(),
+            epilogue,
+            gradient: weight.gradient().cloned(),
+        }
     }
 
     fn forward(
@@ -59,7 +81,7 @@ impl Linear {
             floats(x, x_layout)?,
             rows,
             inputs,
-            floats(weight, weight_layout)?,
+            panels(weight, weight_layout, self.rounded)?,
             self.out_features,
             bias,
             self.epilogue,

@@ -11,6 +11,7 @@ pub mod dropout;
 pub mod embed;
 pub mod gelu;
 pub mod gradient;
+pub mod int8;
 pub mod kv_store;
 pub mod linear;
 pub mod weight;
@@ -92,7 +93,11 @@ pub(crate) fn use_kernels(x: &Tensor) -> bool {
 
 /// The floats of a contiguous CPU operand.
 pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let all: &[f32] = storage.as_slice()?;
+    slice(storage.as_slice()?, layout)
+}
+
+/// What `layout`, which must be contiguous, means of a whole storage.
+fn slice<'a, T>(all: &'a [T], layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&all[start..end]),
         None => candle_core::bail!("a kernel was given a tensor that is not contiguous"),
@@ -107,12 +112,17 @@ pub(crate) fn with_floats<const N: usize, R>(
     let guards = tensors.map(|tensor| tensor.storage_and_layout());
     let mut slices: [&[f32]; N] = [&[]; N];
     for (slot, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**storage else {
-            candle_core::bail!("a CPU kernel was given a tensor of another device");
-        };
-        *slot = floats(storage, layout)?;
+        *slot = floats(on_cpu(storage)?, layout)?;
     }
     Ok(work(slices))
+}
+
+/// The storage of a CPU tensor.
+fn on_cpu(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => candle_core::bail!("a CPU kernel was given a tensor of another device"),
+    }
 }
 
 /// Whether a backward pass will come through here.

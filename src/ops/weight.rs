@@ -1,36 +1,56 @@
-//! The matrix of a linear layer or an embedding table, in the one layout it is stored in.
+//! The matrix of a linear layer or an embedding table, as it is stored.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use half::slice::HalfFloatSliceExt;
 
 use super::gradient::GradientBuffer;
+use super::{floats, on_cpu, slice};
+use crate::kernels::gemm::Panels;
+use crate::kernels::int8;
 use crate::kernels::pack::{self, PANEL};
+
+pub use crate::kernels::half_float::HalfFormat;
 
 /// A matrix `[rows, columns]` (`[out, in]` of a linear layer, `[vocabulary, width]` of a table).
 ///
-/// On the CPU it is stored as panels `[ceil(rows / 32), columns, 32]`, the order in which products
-/// read it (see [`crate::kernels::pack`]); elsewhere as it is. Gradients and optimizer state have
-/// the layout of the weight, so that nothing is ever held twice.
+/// On the CPU floats of 32 and 16 bits are stored as panels `[ceil(rows / 32), columns, 32]`, the order
+/// in which products read them (see [`crate::kernels::pack`]); elsewhere as they are. Gradients and optimizer
+/// state have the layout of the weight, so that nothing is ever held twice. Weights in int8 are bytes
+/// `[rows, columns]` with a scale for each row (see [`crate::kernels::int8`]).
 #[derive(Debug, Clone)]
 pub struct Weight {
     stored: Tensor,
     rows: usize,
     columns: usize,
+    scales: Option<Tensor>,
+    rounded: Option<HalfFormat>,
     gradient: Option<GradientBuffer>,
 }
 
 impl Weight {
-    /// Wraps a stored tensor: `[rows, columns]`, or its panels.
+    /// Wraps a stored tensor of floats: `[rows, columns]`, or its panels.
     pub fn new(stored: Tensor, rows: usize, columns: usize) -> Self {
         debug_assert!(
             stored.dims() == [rows, columns]
                 || stored.dims() == [rows.div_ceil(PANEL), columns, PANEL]
         );
-        Weight { stored, rows, columns, gradient: None }
+        Weight { stored, rows, columns, scales: None, rounded: None, gradient: None }
+    }
+
+    /// Wraps bytes `[rows, columns]` of int8 weights and their scales `[rows]`.
+    pub fn int8(stored: Tensor, scales: Tensor, rows: usize, columns: usize) -> Self {
+        debug_assert!(stored.dtype() == DType::U8 && scales.dims() == [rows]);
+        Weight { scales: Some(scales), ..Weight::new(stored, rows, columns) }
     }
 
     /// The same weight, whose gradient gathers in `buffer` where our kernels compute it.
     pub fn gathering_in(self, buffer: GradientBuffer) -> Self {
         Weight { gradient: Some(buffer), ..self }
+    }
+
+    /// The same weight of float32, which products round to 16 bits.
+    pub fn rounded_to(self, format: HalfFormat) -> Self {
+        Weight { rounded: Some(format), ..self }
     }
 
     /// Where the gradient gathers; `None`: in candle's store.
@@ -55,6 +75,16 @@ impl Weight {
         &self.stored
     }
 
+    /// The scales of a weight in int8.
+    pub fn scales(&self) -> Option<&Tensor> {
+        self.scales.as_ref()
+    }
+
+    /// What products round this weight to, if it is stored in float32.
+    pub fn rounded(&self) -> Option<HalfFormat> {
+        self.rounded
+    }
+
     /// Number of rows (outputs, or entries of a table).
     pub fn rows(&self) -> usize {
         self.rows
@@ -65,17 +95,116 @@ impl Weight {
         self.columns
     }
 
-    /// Whether the matrix is stored as panels.
+    /// Whether the matrix is stored as our kernels read it.
     pub fn is_packed(&self) -> bool {
-        self.stored.rank() == 3
+        self.stored.rank() == 3 || self.scales.is_some()
     }
 
-    /// The matrix as `[rows, columns]`, by candle's own operations (gradients flow through).
+    /// Whether a product rounds its inputs to bfloat16, as processors with such products do.
+    pub fn rounds_inputs(&self) -> bool {
+        self.stored.dtype() == DType::BF16 || self.rounded == Some(HalfFormat::Bfloat16)
+    }
+
+    /// The matrix in float32 as `[rows, columns]`, by candle's own operations (gradients flow
+    /// through). In int8 it is not divided by its scales yet.
     pub fn dense(&self) -> Result<Tensor> {
-        if !self.is_packed() {
-            return Ok(self.stored.clone());
+        if self.scales.is_some() {
+            return self.stored.to_dtype(DType::F32)? - f64::from(int8::OFFSET);
         }
-        let (panels, columns, width) = self.stored.dims3()?;
-        self.stored.transpose(1, 2)?.reshape((panels * width, columns))?.narrow(0, 0, self.rows)
+        let stored = self.stored.to_dtype(DType::F32)?;
+        if !self.is_packed() {
+            return Ok(stored);
+        }
+        let (panels, columns, width) = stored.dims3()?;
+        stored.transpose(1, 2)?.reshape((panels * width, columns))?.narrow(0, 0, self.rows)
+    }
+
+    /// [`Self::dense`] as a product takes it: rounded where it is to be.
+    pub fn dense_for_products(&self) -> Result<Tensor> {
+        let dense = self.dense()?;
+        match self.rounded {
+            None => Ok(dense),
+            Some(HalfFormat::Float16) => dense.to_dtype(DType::F16)?.to_dtype(DType::F32),
+            Some(HalfFormat::Bfloat16) => dense.to_dtype(DType::BF16)?.to_dtype(DType::F32),
+        }
+    }
+
+    /// Calls `work` with the bytes and scales of a CPU weight in int8.
+    pub fn with_int8<R>(
+        &self,
+        scales: &Tensor,
+        work: impl FnOnce(int8::Weight<'_>) -> R,
+    ) -> Result<R> {
+        let (stored, layout) = self.stored.storage_and_layout();
+        let (scales, scales_layout) = scales.storage_and_layout();
+        let packed = slice(on_cpu(&stored)?.as_slice()?, layout)?;
+        let scales = floats(on_cpu(&scales)?, scales_layout)?;
+        Ok(work(int8::Weight { packed, scales }))
     }
 }
+
+/// The panels of a CPU weight as products read them.
+pub(super) fn panels<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+    rounded: Option<HalfFormat>,
+) -> Result<Panels<'a>> {
+    Ok(match (storage, rounded) {
+        (CpuStorage::F16(values), _) => {
+            Panels::Half(HalfFormat::Float16, slice(values, layout)?.reinterpret_cast())
+        }
+        (CpuStorage::BF16(values), _) => {
+            Panels::Half(HalfFormat::Bfloat16, slice(values, layout)?.reinterpret_cast())
+        }
+        (_, Some(format)) => Panels::Rounded(format, floats(storage, layout)?),
+        (_, None) => Panels::Float(floats(storage, layout)?),
+    })
+}
+
+/// The type of a tensor of this format.
+pub fn dtype(format: HalfFormat) -> DType {
+    match format {
+        HalfFormat::Float16 => DType::F16,
+        HalfFormat::Bfloat16 => DType::BF16,
+    }
+}
+
+/// The values `[rows, columns]` of a CPU tensor of panels, row-major.
+pub fn rows(stored: &Tensor, rows: usize, columns: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; rows * columns];
+    let (storage, layout) = stored.storage_and_layout();
+    match panels(on_cpu(&storage)?, layout, None)? {
+        Panels::Half(format, panels) => format.to_rows(panels, rows, columns, &mut values),
+        Panels::Float(panels) | Panels::Rounded(_, panels) => {
+            pack::to_rows(panels, rows, columns, &mut values);
+        }
+    }
+    Ok(values)
+}
+
+/// Packs a row-major `[rows, columns]` that `read` hands out in runs of whole rows, in the type of
+/// the panels `stored`.
+///
+/// # Errors
+/// What `read` returns; the rest of `stored` is as it was.
+pub fn from_row_runs<E>(
+    stored: &mut CpuStorage,
+    rows: usize,
+    columns: usize,
+    read: impl FnMut(&mut [f32]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    match stored {
+        CpuStorage::F16(stored) => {
+            HalfFormat::Float16.from_row_runs(rows, columns, stored.reinterpret_cast_mut(), read)
+        }
+        CpuStorage::BF16(stored) => {
+            HalfFormat::Bfloat16.from_row_runs(rows, columns, stored.reinterpret_cast_mut(), read)
+        }
+        CpuStorage::F32(stored) => pack::from_row_runs(rows, columns, stored, read),
+        _ => unreachable!("panels are floats"),
+    }
+}
+
+#[cfg(test)]
+#[path = "weight_tests.rs"]
+mod tests;

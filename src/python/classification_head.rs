@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyKeyError, PyValueError};
+use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::enter::{compute, compute_interruptible};
 use super::model::{PyModel, step_dict, tokens};
 use super::optimizer::PyOptimizer;
-use crate::error::Error;
+use super::parameters;
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{Batch, Initialisation, Parameter, Pass};
 use crate::ops::with_floats;
@@ -58,28 +57,12 @@ impl PyClassificationHead {
 
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        let parameter = self.parameter(name)?;
-        let values = compute(py, || parameter.values())?;
-        values.into_pyarray(py).reshape(parameter.shape().to_vec())
+        parameters::get(py, self.head.parameters(), name)
     }
 
-    /// Replaces parameters by arrays of float32 of their shapes.
+    /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.
     fn set_parameters(&self, py: Python<'_>, values: &Bound<'_, PyDict>) -> PyResult<()> {
-        for (name, array) in values.iter() {
-            let name: String = name.extract()?;
-            let parameter = self.parameter(&name)?;
-            let array: PyReadonlyArrayDyn<'_, f32> = array.extract().map_err(|_| {
-                PyValueError::new_err(format!("`{name}` must be an array of float32"))
-            })?;
-            if array.shape() != parameter.shape() {
-                let (want, got) = (parameter.shape(), array.shape());
-                let message = format!("`{name}` has shape {want:?}, received {got:?}");
-                return Err(Error::Weights(message).into());
-            }
-            let values: Vec<f32> = array.as_array().iter().copied().collect();
-            compute(py, || parameter.assign(&values))?;
-        }
-        Ok(())
+        parameters::set(py, self.head.parameters(), values)
     }
 
     /// Scores `[rows, classes]` of texts as ragged ids (with their positions, if masks had holes);
@@ -170,12 +153,6 @@ fn labelled(rows: Rows, labels: Vec<u32>, weights: Vec<f32>, normalizer: f64) ->
 }
 
 impl PyClassificationHead {
-    fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
-        let found = self.head.parameters().iter().find(|parameter| parameter.name() == name);
-        let missing = || PyKeyError::new_err(format!("the head has no parameter `{name}`"));
-        found.cloned().ok_or_else(missing)
-    }
-
     /// The head itself.
     pub(super) fn core(&self) -> &ClassificationHead {
         &self.head

@@ -11,6 +11,7 @@ mod errors;
 mod generation;
 mod model;
 mod optimizer;
+mod parameters;
 mod runtime;
 mod sentencepiece;
 mod tokenizer;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -14,12 +13,13 @@ use super::classification_head::PyClassificationHead;
 use super::enter::{compute, compute_interruptible};
 use super::generation::Request;
 use super::optimizer::PyOptimizer;
+use super::parameters::{self, Int8};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::generation;
 use crate::model::batch::Rows;
 use crate::model::cross_attention::{CrossAttention, Tokens};
-use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass};
+use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass, Precision};
 use crate::ops::with_floats;
 use crate::training::step::{self, Examples, Padded, StepResult};
 use crate::weights::checkpoint;
@@ -42,15 +42,17 @@ pub struct PyModel {
 impl PyModel {
     /// A model of the sizes in `config` (JSON), weights drawn from `seed`, or zero without one.
     #[new]
-    #[pyo3(signature = (config, seed = None))]
-    fn new(py: Python<'_>, config: &str, seed: Option<u64>) -> PyResult<Self> {
+    #[pyo3(signature = (config, seed = None, dtype = "float32"))]
+    fn new(py: Python<'_>, config: &str, seed: Option<u64>, dtype: &str) -> PyResult<Self> {
+        let precision = Precision::from_name(dtype)?;
         let config = BartConfig::from_json(config)?;
         let initialisation = match seed {
             Some(seed) => Initialisation::Random { seed, deviation: config.init_std },
             None => Initialisation::Zeros,
         };
         compute(py, move || {
-            Ok(PyModel { model: Arc::new(BartModel::new(config, initialisation)?) })
+            let model = BartModel::with_precision(config, initialisation, precision)?;
+            Ok(PyModel { model: Arc::new(model) })
         })
     }
 
@@ -73,30 +75,50 @@ impl PyModel {
 
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        let parameter = self.parameter(name)?;
-        let values = compute(py, || parameter.values())?;
-        values.into_pyarray(py).reshape(parameter.shape().to_vec())
+        parameters::get(py, self.model.parameters(), name)
     }
 
     /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.
     fn set_parameters(&self, py: Python<'_>, values: &Bound<'_, PyDict>) -> PyResult<()> {
-        let mut plan = Vec::new();
-        for (name, array) in values.iter() {
-            let name: String = name.extract()?;
-            let array: PyReadonlyArrayDyn<'_, f32> = array.extract().map_err(|_| {
-                PyValueError::new_err(format!("`{name}` must be an array of float32"))
-            })?;
-            let parameter = self.parameter(&name)?;
-            if array.shape() != parameter.shape() {
-                let (want, got) = (parameter.shape(), array.shape());
-                return Err(Error::Weights(format!(
-                    "`{name}` has shape {want:?}, received {got:?}"
-                ))
-                .into());
-            }
-            plan.push((parameter, array.as_array().iter().copied().collect::<Vec<f32>>()));
-        }
-        compute(py, || plan.iter().try_for_each(|(parameter, values)| parameter.assign(values)))
+        parameters::set(py, self.model.parameters(), values)
+    }
+
+    /// Values and scales of a matrix in int8; `None` for another parameter.
+    fn get_int8<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Int8<'py>>> {
+        parameters::get_int8(py, self.model.parameters(), name)
+    }
+
+    /// Replaces a matrix in int8 by values of its shape and the scales of its rows, which divide.
+    fn set_int8(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        values: PyReadonlyArrayDyn<'_, i8>,
+        scales: PyReadonlyArrayDyn<'_, f32>,
+    ) -> PyResult<()> {
+        parameters::set_int8(py, self.model.parameters(), name, values, scales)
+    }
+
+    /// In which numbers weights are kept and multiplied: a name of Keras, such as "bfloat16".
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.model.precision().name()
+    }
+
+    /// Refuses a precision that cannot be trained, before any work is done.
+    fn check_trainable(&self) -> PyResult<()> {
+        Ok(self.model.precision().check_trainable()?)
+    }
+
+    /// Bytes that the trained values take in a file of the model's precision.
+    fn count_bytes(&self) -> usize {
+        self.model.trainable().map(|parameter| parameter.bytes()).sum()
+    }
+
+    /// A copy of the model in another precision.
+    fn to_dtype(&self, py: Python<'_>, dtype: &str) -> PyResult<Self> {
+        let precision = Precision::from_name(dtype)?;
+        compute(py, || Ok(PyModel { model: Arc::new(self.model.to_precision(precision)?) }))
     }
 
     /// The model with another number of token ids: it shares every parameter that does not depend on
@@ -350,13 +372,6 @@ impl PyModel {
     /// The model, for what outlives a call.
     pub(super) fn shared(&self) -> Arc<BartModel> {
         self.model.clone()
-    }
-
-    fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
-        let found = self.model.parameters().iter().find(|parameter| parameter.name() == name);
-        found
-            .cloned()
-            .ok_or_else(|| PyKeyError::new_err(format!("the model has no parameter `{name}`")))
     }
 
     fn rectangle(

@@ -63,7 +63,7 @@ pub fn evaluate(
 /// [`StepResult::applied`].
 ///
 /// # Errors
-/// As [`evaluate`], and what the optimizer or the tensor library reports.
+/// As [`evaluate`], `Argument` for a model in 16 or 8 bits, and what the optimizer or the tensor library reports.
 pub fn train(
     model: &BartModel,
     head: &ClassificationHead,
@@ -72,6 +72,7 @@ pub fn train(
     learning_rate: f64,
     seed: u64,
 ) -> Result<StepResult> {
+    model.precision().check_trainable()?;
     let _alone = model.lock_for_training();
     let (loss, result) = texts.loss(model, head, &Pass::training(seed))?;
     // A language-model head of its own takes no part.

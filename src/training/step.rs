@@ -208,7 +208,7 @@ pub fn evaluate(model: &BartModel, examples: &Examples) -> Result<StepResult> {
 /// [`StepResult::applied`].
 ///
 /// # Errors
-/// What the optimizer or the tensor library reports.
+/// `Argument` for a model in 16 or 8 bits, else what the optimizer or the tensor library reports.
 pub fn train(
     model: &BartModel,
     optimizer: &mut Optimizer,
@@ -216,6 +216,7 @@ pub fn train(
     learning_rate: f64,
     seed: u64,
 ) -> Result<StepResult> {
+    model.precision().check_trainable()?;
     let _alone = model.lock_for_training();
     let (loss, result) = examples.loss(model, &Pass::training(seed))?;
     let parameters: Vec<&Parameter> = model.trainable().map(Arc::as_ref).collect();

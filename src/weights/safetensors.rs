@@ -105,7 +105,7 @@ pub fn read(path: &Path, file: &mut (impl Read + Seek)) -> Result<Vec<(String, S
 }
 
 /// Writes the model under Hugging Face's names, or with a `head` the classifier, which has no
-/// language-model head. The file appears whole or not at all.
+/// language-model head. The head keeps its float32. The file appears whole or not at all.
 ///
 /// # Errors
 /// `Io` if it cannot be written.
@@ -121,7 +121,9 @@ pub fn save(
         .parameters()
         .iter()
         .filter(|parameter| head.is_none() || !of_language_model.contains(&parameter.name()));
-    let tensors = kept.chain(of_head).flat_map(|parameter| {
+    let of_head = of_head.iter().map(|parameter| (parameter, FloatFormat::Float32));
+    let kept = kept.map(|parameter| (parameter, format));
+    let tensors = kept.chain(of_head).flat_map(|(parameter, format)| {
         let copies = tables::stored_copies(parameter.name(), model.config());
         [parameter.name()].into_iter().chain(copies.iter().copied()).map(move |name| {
             let shape = names::stored_shape(parameter.name(), parameter.shape());

@@ -209,7 +209,7 @@ def test_a_sampler_that_is_none(saved):
 @pytest.mark.parametrize(
     ("policy", "name"),
     [
-        ({"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}}, "int8"),
+        ({"class_name": "QuantizedDTypePolicy", "config": {"mode": "gptq/4/8"}}, "gptq/4/8"),
         ({"config": {"policy_map": {"a": {"config": {"mode": "int4/128"}}}}}, "int4/128"),
         ("float8", "float8"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bart_fast import _core
+from bart_fast._dtypes import check_dtype
 from bart_fast._random import draw_seed
 from bart_fast._validation import (
     DECODER_IDS,
@@ -54,7 +55,9 @@ class BartBackbone(Backbone):
         dropout: float from 0 to below 1. Used when training. Defaults to 0.1.
         max_sequence_length: int. Size of the position tables: the longest sequence, in tokens,
             that encoder and decoder take. Defaults to 1024.
-        dtype: `None` or `"float32"`. Defaults to `None`.
+        dtype: the precision: "float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16" or
+            "int8", or a dtype policy of Keras; `docs/numerics.md` says what each means. Defaults to
+            `None`: float32.
         name: str. Shown by `summary()`. Defaults to `"bart_backbone"`.
         trainable: bool. Kept for Keras' configs. Defaults to `True`.
         core_config: dict or `None`. What the arguments above cannot say, such as a decoder of
@@ -103,7 +106,7 @@ class BartBackbone(Backbone):
         intermediate_dim: int,
         dropout: float = 0.1,
         max_sequence_length: int = 1024,
-        dtype: str | None = None,
+        dtype: Any = None,
         *,
         name: str = "bart_backbone",
         trainable: bool = True,
@@ -126,14 +129,14 @@ class BartBackbone(Backbone):
                 raise argument_error(
                     argument, f"must be at most {_LARGEST_SIZE}", getattr(self, argument)
                 )
-        self.dtype = _check_dtype(dtype)
+        precision = check_dtype(dtype) or "float32"
         self.name = name
         self.trainable = bool(trainable)
         implied = self._implied_config()
         self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
-        self._model = _core.Model(json.dumps(self._core_config), seed)
+        self._model = _core.Model(json.dumps(self._core_config), seed, precision)
         # What the preset names, if the backbone comes from one: see `loading.py`.
         self._special_tokens = SpecialTokens()
         self._generation_config: dict[str, Any] = {}
@@ -193,6 +196,11 @@ class BartBackbone(Backbone):
         return {"encoder_sequence_output": encoder, "decoder_sequence_output": decoder}
 
     @property
+    def dtype(self) -> str:
+        """The precision: `"float32"`, `"mixed_bfloat16"`, `"int8"`, ..."""
+        return self._model.dtype
+
+    @property
     def token_embedding(self) -> "TokenEmbedding":
         """The table of token embeddings: a function of ids, or of hidden states in reverse."""
         return TokenEmbedding(self)
@@ -237,11 +245,13 @@ class BartBackbone(Backbone):
         return self.token_embedding
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain values."""
+        """The constructor's arguments, as plain values; `dtype` as Keras serialises policies."""
+        from bart_fast.presets.keras_format import dtype_policy
+
         config = {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": self.dtype,
+            "dtype": dtype_policy(self.dtype, json.loads(self._model.config)),
             "vocabulary_size": self.vocabulary_size,
             "num_layers": self.num_layers,
             "num_heads": self.num_heads,
@@ -350,18 +360,3 @@ def _check_dropout(dropout: Any) -> float:
     if not 0.0 <= number < 1.0:
         raise argument_error("dropout", "must be from 0 to below 1", dropout)
     return number
-
-
-def _check_dtype(dtype: Any) -> str:
-    """`"float32"` from a name or from the dict that Keras writes into its configs."""
-    name = dtype
-    if isinstance(dtype, Mapping):
-        name = (dtype.get("config") or {}).get("name")
-    if name not in (None, "float32"):
-        raise argument_error(
-            "dtype",
-            'must be `None` or "float32"; other precisions are not implemented',
-            dtype,
-            "leave `dtype` out",
-        )
-    return "float32"

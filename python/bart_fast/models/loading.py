@@ -76,6 +76,9 @@ def _new_backbone(
     or with `zeros` where those of the preset come next."""
     _check_device(device)
     cls = _STANDS_FOR.get(cls, cls)
+    # Also where another precision is asked for: weights that cannot be read are refused first.
+    own = preset.precision
+    dtype = own if dtype is None else dtype
     backbone = cls._from_core_config(preset.backbone_config, _zeros=zeros, dtype=dtype, **kwargs)
     end = preset.end_token_id
     # Hugging Face allows several, of which the first ends targets and all end answers.

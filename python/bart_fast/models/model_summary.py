@@ -2,9 +2,6 @@
 
 from typing import Any
 
-# Bytes a weight takes in memory.
-_BYTES = 4
-
 
 def summary_text(model: Any, line_length: int) -> str:
     """Tables of the tokenizer and of the layers, then the totals.
@@ -22,15 +19,18 @@ def summary_text(model: Any, line_length: int) -> str:
         blocks.append(_table(("Layer (type)", "Config"), rows, (0.6, 0.4), line_length))
     backbone = model.backbone
     total = model.count_params()
+    # The head of a classifier is float32 in every precision.
+    size = backbone._model.count_bytes() + 4 * (total - backbone.count_params())
     rows = model._summary_rows(_title(backbone))
-    trainable = total if backbone.trainable else 0
+    changing = (total, size) if backbone.trainable else (0, 0)
+    fixed = (total - changing[0], size - changing[1])
     blocks.append(f'Model: "{model.name}"')
     blocks.append(
         _table(("Layer (type)", "Output Shape", "Param #"), rows, (0.5, 0.3, 0.2), line_length)
     )
-    blocks.append(f" Total params: {_amount(total)}")
-    blocks.append(f" Trainable params: {_amount(trainable)}")
-    blocks.append(f" Non-trainable params: {_amount(total - trainable)}")
+    blocks.append(f" Total params: {_amount(total, size)}")
+    blocks.append(f" Trainable params: {_amount(*changing)}")
+    blocks.append(f" Non-trainable params: {_amount(*fixed)}")
     return "\n".join(blocks)
 
 
@@ -42,9 +42,9 @@ def _title(layer: Any) -> str:
     return f"{_name(layer)} ({type(layer).__name__})"
 
 
-def _amount(count: int) -> str:
+def _amount(count: int, size: float) -> str:
     """`139,420,416 (531.85 MB)`."""
-    size, unit = float(count * _BYTES), "B"
+    unit = "B"
     for larger in ("KB", "MB", "GB", "TB"):
         if size < 1024:
             break

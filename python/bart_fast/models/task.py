@@ -85,7 +85,10 @@ class Task:
                 written by keras-hub, Hugging Face or us. `docs/formats.md` has all that it may be.
             load_weights: bool. `False` draws them anew, as `set_random_seed` says, and fetches
                 none. Defaults to `True`.
-            dtype: `None` or `"float32"`, what weights are computed in. Defaults to `None`.
+            dtype: the precision to compute in: "float32", "float16", "bfloat16", "mixed_float16",
+                "mixed_bfloat16" or "int8", or a dtype policy of Keras. Defaults to `None`: float32,
+                but a preset that was saved in int8 stays in it. `docs/numerics.md` says what each
+                means.
             device: `None` or `"cpu"`. Defaults to `None`.
             **kwargs: constructor arguments, such as `preprocessor=None`; others, such as
                 `dropout`, override those of the backbone.
@@ -128,6 +131,31 @@ class Task:
         from bart_fast.models.loading import export_task
 
         export_task(self, path)
+
+    def quantize(
+        self,
+        mode: str | None = None,
+        config: Any = None,
+        filters: Any = None,
+        *,
+        type_check: bool = True,
+    ) -> None:
+        """Changes the weights to int8, in place: see `BartBackbone.quantize()`.
+
+        Args:
+            mode: str. `"int8"`.
+            config: `None`. Other quantizers than Keras' own for int8 are not implemented.
+            filters: `None`. All layers are quantised that can be.
+            type_check: bool. For Keras' signature; changes nothing.
+
+        Raises:
+            ValueError: another mode, a `config` or `filters` that is not `None`, or the model is
+                quantised already.
+
+        Reference:
+            `keras.quantizers.AbsMaxQuantizer` and `keras.Model.quantize`, Keras 3.15.
+        """
+        self.backbone.quantize(mode, config, filters, type_check=type_check)
 
     def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
         """Writes the weights alone, whole or not at all. The optimizer's state is not in them.

@@ -43,7 +43,18 @@ def resized(core: _core.Model, size: int, mean_resizing: bool, deviation: float)
         else:
             rows = random.normal(0.0, deviation, (more, shape[1])).astype(np.float32)
         model.set_parameters({name: np.concatenate([values, rows])})
+        _keep_int8(core, model, name)
     return model
+
+
+def _keep_int8(core: _core.Model, model: _core.Model, name: str) -> None:
+    """Gives rows that both models have the very values in int8, and not those of their floats."""
+    if (quantised := core.get_int8(name)) is None:
+        return
+    values, scales = model.get_int8(name)
+    kept = min(len(scales), len(quantised[1]))
+    values[:kept], scales[:kept] = quantised[0][:kept], quantised[1][:kept]
+    model.set_int8(name, values, scales)
 
 
 def _around_mean(values: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from bart_fast._dtypes import stored_dtype
+
 from .preset import Preset, missing_file
 from .resolve import built_in_presets, resolve
 
@@ -76,7 +78,7 @@ def _load_tokenizer(directory) -> Preset:
 
 
 def load_weights(preset: Preset, core_model, core_head=None) -> bool:
-    """Set every parameter of a model from a preset. 16-bit weights are widened to float32.
+    """Set every parameter of a model from a preset, in the precision of the model.
 
     Args:
         preset: Preset. What `load_preset` returned.
@@ -88,9 +90,9 @@ def load_weights(preset: Preset, core_model, core_head=None) -> bool:
 
     Raises:
         FileNotFoundError: the preset has no weights.
-        ValueError: the weight file is truncated or damaged, is quantised, or has missing, extra
-            or misshapen tensors, all of which are listed. If the damage shows only when the
-            values are read, some parameters are set already: throw the model away.
+        ValueError: the weight file is truncated or damaged, is quantised to less than 8 bits, or
+            has missing, extra or misshapen tensors, all of which are listed. If the damage shows
+            only when the values are read, some parameters are set already: throw the model away.
     """
     from . import keras_format, transformers_format
 
@@ -109,7 +111,7 @@ def save_keras_preset(
     core_head=None,
     sampler: str | dict | None = None,
     max_shard_size: float | None = 10,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> None:
     """Write a Keras preset, or a part of one, that keras-hub and this package can load.
 
@@ -131,7 +133,8 @@ def save_keras_preset(
         sampler: str or dict. Name or serialised form of the sampler that `task.json` names; kept
             where keras-hub ignores it.
         max_shard_size: int or float. Weights larger than this many GB are split. None: never.
-        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
+        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored. Defaults to
+            `None`: as the model keeps them, int8 too.
 
     Raises:
         ValueError: Keras cannot describe the model (encoder and decoder of different depth, heads
@@ -185,7 +188,7 @@ def export_transformers(
     generation: dict | None = None,
     classification: dict | None = None,
     core_head=None,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> None:
     """Write a directory that Hugging Face's BartForConditionalGeneration (of a classifier
     BartForSequenceClassification) and BartTokenizer load, or the part of one that is given; in a
@@ -202,7 +205,8 @@ def export_transformers(
             preset, else from the tokenizer; without any they are written as null.
         classification: dict. That of a classifier, see `classifier.py`; None for others.
         core_head: bart_fast._core.ClassificationHead. Its weights are written too.
-        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored.
+        dtype: str. "float32", "float16" or "bfloat16": how the weights are stored. Defaults to
+            `None`: in the 16 bits that the model keeps, else float32.
 
     Raises:
         ValueError: an argument is not allowed.
@@ -227,7 +231,7 @@ def export_transformers(
         generation={**_generation_ids(special), **(generation or {})},
         classification=classification,
         core_head=core_head,
-        dtype=dtype,
+        dtype=dtype or stored_dtype(getattr(_core_of(backbone), "dtype", "float32")),
     )
 
 
@@ -300,6 +304,6 @@ def _tokenizer_values(tokenizer) -> dict | None:
     }
 
 
-def _check_dtype(dtype: str) -> None:
-    if dtype not in _DTYPES:
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(_DTYPES)}. Received: {dtype!r}.")

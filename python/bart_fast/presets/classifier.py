@@ -94,11 +94,12 @@ def to_keras(classifier: dict) -> tuple[dict, dict]:
 def head_groups(width: int, hidden_dim: int, classes: int, folder: str = "") -> list[Group]:
     """The layers of the head in Keras' file of a task's own weights, with the names that
     keras-hub's RoBERTa classifier gives them."""
+    head = "classification_head"
 
     def dense(path: str, name: str, ours: str, inputs: int, outputs: int) -> Group:
         variables = (
-            Variable(f"classification_head.{ours}.weight", (inputs, outputs), kernel=True),
-            Variable(f"classification_head.{ours}.bias", (outputs,)),
+            Variable(f"{head}.{ours}.weight", (inputs, outputs), kernel=True, kind="float32"),
+            Variable(f"{head}.{ours}.bias", (outputs,), kind="float32"),
         )
         return Group(f"{folder}layers/{path}", name, variables)
 

@@ -13,10 +13,12 @@ import json
 import tempfile
 from pathlib import Path
 
+from bart_fast import _dtypes
+
 from . import classifier, keras_weights
 from .atomic import staged_directory
 from .files import read_json, write_json, write_merges
-from .keras_names import Dimensions, Group, count_parameters, groups
+from .keras_names import Dimensions, Group, count_parameters, groups, int8_layers
 from .preset import Preset, default_lengths, missing_file
 from .transformers_format import DEFAULT_IDS, special_ids
 
@@ -51,7 +53,6 @@ _SWITCHES = (
     "separate_embeddings",
 )
 _UNKNOWN_IDS = dict.fromkeys(DEFAULT_IDS)
-_FLOATS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
 
 def read(directory: Path) -> Preset:
@@ -98,11 +99,7 @@ def read(directory: Path) -> Preset:
 
 def load_weights(preset: Preset, core_model, core_head=None) -> bool:
     """Set the parameters of `core_model` from the preset. See `presets.load_weights`."""
-    if preset.dtype not in _FLOATS:
-        raise ValueError(
-            f"`{preset.path}` holds weights quantised to {preset.dtype}, which cannot be read yet; "
-            f"allowed: {', '.join(_FLOATS)}.\nhint: save it from keras-hub before `quantize()`."
-        )
+    quantized = preset.precision == "int8"
     files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, keras_weights.WEIGHTS_FILE, "keras")
@@ -112,7 +109,8 @@ def load_weights(preset: Preset, core_model, core_head=None) -> bool:
             raise missing_file(preset.path, classifier.WEIGHTS_FILE, "keras")
         keras_weights.load([file], classifier.groups_of(core_head), core_head)
     # The sizes of the model and not of the preset: they differ where `from_preset` was given some.
-    keras_weights.load(files, groups(dimensions(json.loads(core_model.config))), core_model)
+    sizes = dimensions(json.loads(core_model.config))
+    keras_weights.load(files, groups(sizes, quantized=quantized), core_model)
     return core_head is None and preset.classifier is not None
 
 
@@ -155,7 +153,7 @@ def save(
     sampler: str | dict | None = None,
     generation: dict | None = None,
     max_shard_size: float | None = 10,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> None:
     """Write a preset from plain values; `presets.save_keras_preset` takes them from objects.
 
@@ -169,6 +167,7 @@ def save(
         classification: that of a classifier, see `classifier.py`, whose weights `core_head` holds.
         generation: settings and special ids, as in `Preset.generation_config`, where they are not
             those of any Keras model.
+        dtype: how floats are stored; `None`: all as the model keeps it.
     """
     parts: dict[str, dict] = {}
     stale: tuple[str, ...] = ()
@@ -178,7 +177,10 @@ def save(
         if config.get("final_logits_bias"):
             config["final_logits_bias"] = bool(core_model.get_parameter("final_logits_bias").any())
         sizes = dimensions(config)
-        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], dtype, generation)
+        precision = dtype or core_model.dtype
+        table = groups(sizes, quantized=precision == "int8")
+        policy = dtype_policy(precision, config)
+        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], policy, generation)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
     if tokenizer is not None and "tokenizer_json" in tokenizer:
         raise ValueError(
@@ -201,13 +203,13 @@ def save(
             write_json(folder / ASSETS / "vocabulary.json", tokenizer["vocabulary"], indent=None)
             write_merges(folder / ASSETS / "merges.txt", tokenizer["merges"])
         if core_model is not None:
-            write_json(folder / "metadata.json", _metadata(sizes, classification))
+            write_json(folder / "metadata.json", _metadata(table, classification))
             keras_weights.save(
                 folder,
-                groups(sizes),
+                table,
                 core_model,
                 name=names["backbone"],
-                dtype=dtype,
+                dtype=_dtypes.stored_dtype(precision),
                 max_shard_size=max_shard_size,
             )
         if core_head is not None:
@@ -286,17 +288,11 @@ def _own_entry(saved: dict, path: Path) -> dict:
 
 def _dtype(saved, path: Path) -> str:
     """The name of a dtype policy: "float32", "mixed_bfloat16", "int8", ..."""
-    if saved is None or isinstance(saved, str):
-        return saved or "float32"
-    config = saved.get("config") if isinstance(saved, dict) else None
-    if isinstance(config, dict):
-        if isinstance(config.get("policy_map"), dict):
-            # A map from layer to policy is how a quantised model is described.
-            modes = sorted({_dtype(policy, path) for policy in config["policy_map"].values()})
-            return "/".join(mode for mode in modes if mode not in _FLOATS) or "float32"
-        name = config.get("mode") or config.get("name")
-        if isinstance(name, str):
-            return name
+    if saved is None:
+        return "float32"
+    name = _dtypes.policy_name(saved) if isinstance(saved, (str, dict)) else None
+    if name is not None:
+        return name
     raise ValueError(f"`{path}`: `dtype` must be a name or a dtype policy. Received: {saved!r}.")
 
 
@@ -392,12 +388,20 @@ def _sampler(task: dict | None, path: Path) -> str | dict | None:
 # Writing: the JSON files.
 
 
-def _serialised(module: str, class_name: str, name: str, config: dict, dtype: str | None) -> dict:
+def dtype_policy(precision: str, config: dict) -> dict:
+    """What Keras writes for the dtype of a backbone of this core configuration."""
+    if precision != "int8":
+        return _dtypes.policy(precision)
+    return _dtypes.int8_policy_map(int8_layers(config["encoder_layers"], config["decoder_layers"]))
+
+
+def _serialised(
+    module: str, class_name: str, name: str, config: dict, dtype: str | dict | None
+) -> dict:
     """An object in the form of `keras.saving.serialize_keras_object`."""
     head = {"name": name, "trainable": True}
     if dtype is not None:
-        policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": dtype}}
-        head["dtype"] = {**policy, "registered_name": None}
+        head["dtype"] = _dtypes.policy(dtype) if isinstance(dtype, str) else dtype
     return {
         "module": f"keras_hub.src.models.bart.{module}",
         "class_name": class_name,
@@ -407,7 +411,7 @@ def _serialised(module: str, class_name: str, name: str, config: dict, dtype: st
 
 
 def _backbone_json(
-    config: dict, sizes: Dimensions, name: str, dtype: str, generation: dict | None
+    config: dict, sizes: Dimensions, name: str, dtype: dict, generation: dict | None
 ) -> dict:
     fields = {
         "vocabulary_size": sizes.vocabulary_size,
@@ -467,13 +471,13 @@ def _task_json(
     return saved if sampler is None else {**saved, "sampler": sampler}
 
 
-def _metadata(sizes: Dimensions, classification: dict | None) -> dict:
+def _metadata(table: list[Group], classification: dict | None) -> dict:
     from bart_fast import __version__
 
     return {
         "keras_version": KERAS_VERSION,
         "keras_hub_version": KERAS_HUB_VERSION,
-        "parameter_count": count_parameters(sizes),
+        "parameter_count": count_parameters(table),
         "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
         "tasks": ["Seq2SeqLM" if classification is None else "TextClassifier"],
         "bart_fast_version": __version__,

@@ -7,7 +7,8 @@ attention; our parameters are [out, in], as in Hugging Face. Everything else is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -20,11 +21,14 @@ class Variable:
         parameter: our name of it.
         shape: the shape Keras gives it.
         kernel: True where our array is its transpose.
+        kind: "float", in the precision of the model; "float32", in any; or of a quantised
+            parameter "int8", its values, or "scale", by which each row of ours is divided.
     """
 
     parameter: str
     shape: tuple[int, ...]
     kernel: bool = False
+    kind: Literal["float", "float32", "int8", "scale"] = "float"
 
     def to_parameter(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Our array, of the given shape, from Keras' array."""
@@ -73,8 +77,42 @@ class Dimensions:
     max_sequence_length: int
 
 
-def groups(sizes: Dimensions) -> list[Group]:
-    """Every group of the file in the order Keras writes them."""
+def groups(sizes: Dimensions, *, quantized: bool = False) -> list[Group]:
+    """Every group of the file in the order Keras writes them; `quantized`: of a model in int8."""
+    found = _groups(sizes)
+    return [_in_int8(group) for group in found] if quantized else found
+
+
+def _in_int8(group: Group) -> Group:
+    """The group with its matrix in int8, and the scales of that behind."""
+    if not any(v.kernel or v.parameter == "shared.weight" for v in group.variables):
+        return group
+    matrix, *bias = group.variables
+    shape = bias[0].shape if bias else matrix.shape[:1]
+    # Keras' einsum layers keep the axes over which they sum.
+    axes = (1, 1) if len(matrix.shape) == 3 else ()
+    scale = Variable(matrix.parameter, (*axes, *shape), kind="scale")
+    return replace(group, variables=(replace(matrix, kind="int8"), *bias, scale))
+
+
+def int8_layers(encoder_layers: int, decoder_layers: int) -> list[str]:
+    """The layers that Keras quantises, by the paths and in the order of its policy map."""
+    dense = ("feedforward_output_dense", "feedforward_intermediate_dense")
+    parts = ("attention_output", "value", "key", "query")
+    stacks = (
+        ("encoder", encoder_layers, ("self_attention_layer",)),
+        ("decoder", decoder_layers, ("cross_attention", "self_attention")),
+    )
+    paths = ["token_embedding"]
+    for stack, count, attentions in stacks:
+        for layer in range(count):
+            path = f"transformer_{stack}_layer_{layer}"
+            paths += [f"{path}/{name}" for name in dense]
+            paths += [f"{path}/{name}/{part}" for name in attentions for part in parts]
+    return paths
+
+
+def _groups(sizes: Dimensions) -> list[Group]:
     vocabulary, hidden = sizes.vocabulary_size, sizes.hidden_dim
     positions = (sizes.max_sequence_length, hidden)
     found = [
@@ -110,9 +148,9 @@ def groups(sizes: Dimensions) -> list[Group]:
     return found
 
 
-def count_parameters(sizes: Dimensions) -> int:
-    """How many numbers the file holds."""
-    return sum(math.prod(v.shape) for group in groups(sizes) for v in group.variables)
+def count_parameters(table: list[Group]) -> int:
+    """How many numbers a file of these groups holds."""
+    return sum(math.prod(v.shape) for group in table for v in group.variables)
 
 
 def _numbered(name: str, index: int) -> str:

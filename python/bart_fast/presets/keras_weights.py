@@ -54,7 +54,8 @@ def load(
     Datasets below one of the paths `passed_over` may be there and are not read.
 
     All names, shapes and kinds are checked before the first parameter changes; 16-bit values are
-    widened to float32. One layer at a time is in memory beside the model.
+    widened to float32, and all values take the precision of the model. One layer at a time is in
+    memory beside the model.
 
     Raises:
         ValueError: a file is truncated or damaged, or datasets are missing, left over or
@@ -65,12 +66,42 @@ def load(
         found = _check(opened, groups, passed_over)
         shapes = dict(core_model.parameters())
         for group in groups:
-            values = {}
-            for variable, dataset in zip(group.variables, found[group.path], strict=True):
-                shape = tuple(shapes[variable.parameter])
-                values[variable.parameter] = variable.to_parameter(_read(dataset), shape)
-            if values:
-                core_model.set_parameters(values)
+            _fill(core_model, group, found[group.path], shapes)
+
+
+def _fill(core_model, group: Group, datasets: list, shapes: dict) -> None:
+    """Set the parameters of a group, in the precision of the model, whatever that of the file."""
+    floats = {}
+    scales = next(
+        (
+            _read_scales(d)
+            for v, d in zip(group.variables, datasets, strict=True)
+            if v.kind == "scale"
+        ),
+        None,
+    )
+    for variable, dataset in zip(group.variables, datasets, strict=True):
+        name = variable.parameter
+        if variable.kind == "scale":
+            continue
+        values = variable.to_parameter(_read(dataset), tuple(shapes[name]))
+        if variable.kind != "int8":
+            floats[name] = values
+        elif core_model.dtype == "int8":
+            core_model.set_int8(name, values, scales)
+        else:
+            floats[name] = values.astype(np.float32) / scales[:, np.newaxis]
+    if floats:
+        core_model.set_parameters(floats)
+
+
+def holds_int8(file: Path, groups: list[Group]) -> bool:
+    """Whether a file holds the token table in int8: then it is of a quantised model."""
+    table = next(g for g in groups if any(v.parameter == "shared.weight" for v in g.variables))
+    with _open(file) as opened:
+        dataset = _find(opened, f"{table.vars_path}/0")
+        with _damage(file):
+            return getattr(dataset, "dtype", None) == np.int8
 
 
 def save(
@@ -83,13 +114,13 @@ def save(
     max_shard_size: float | None = 10,
 ) -> None:
     """Write the parameters of `core_model` into `directory`, in shards where they are larger
-    than `max_shard_size` gibibytes.
+    than `max_shard_size` gibibytes. `dtype` is that of floats; the groups say what is in int8.
 
     Raises:
         ValueError: one array is larger than a shard may be, or float16 cannot hold a value.
     """
-    width = 4 if dtype == "float32" else 2
-    sizes = [math.prod(v.shape) * width for group in groups for v in group.variables]
+    widths = {"int8": 1, "scale": 4, "float32": 4, "float": 4 if dtype == "float32" else 2}
+    sizes = [math.prod(v.shape) * widths[v.kind] for group in groups for v in group.variables]
     limit = math.inf if max_shard_size is None else max_shard_size * 1024**3
     if max(sizes) > limit:
         raise ValueError(
@@ -102,8 +133,7 @@ def save(
         for group in groups:
             writer.group(group, name if not group.path else group.name)
             for index, variable in enumerate(group.variables):
-                values = variable.from_parameter(core_model.get_parameter(variable.parameter))
-                writer.dataset(group, str(index), _encode(values, dtype, variable))
+                writer.dataset(group, str(index), _stored(core_model, variable, dtype))
     if sharded:
         config = {"metadata": {"total_size": float(sum(sizes))}, "weight_map": writer.weight_map}
         (directory / SHARDS_FILE).write_text(json.dumps(config, indent=4), encoding="utf-8")
@@ -154,6 +184,17 @@ class _Writer:
         names = self.weight_map[path]
         names = names if isinstance(names, list) else [names]
         self.weight_map[path] = names if self.name in names else [*names, self.name]
+
+
+def _stored(core_model, variable: Variable, dtype: str) -> np.ndarray:
+    """A dataset of the file."""
+    if variable.kind in ("float", "float32"):
+        values = variable.from_parameter(core_model.get_parameter(variable.parameter))
+        return values if variable.kind == "float32" else _encode(values, dtype, variable)
+    values, scales = core_model.get_int8(variable.parameter)
+    if variable.kind == "scale":
+        return scales.reshape(variable.shape)
+    return variable.from_parameter(values)
 
 
 def _encode(values: np.ndarray, dtype: str, variable: Variable) -> np.ndarray:
@@ -277,9 +318,12 @@ def _difference(dataset, name: str, variable: Variable) -> str | None:
         return f"misshapen: {name} is {shape}, expected {list(variable.shape)}"
     if dataset.external or dataset.is_virtual:
         return f"not allowed: {name} keeps its values in another file"
-    if not (_is_bfloat16(dataset) or dataset.dtype in (np.float16, np.float32, np.float64)):
-        return f"not supported: {name} has dtype {dataset.dtype}, expected {', '.join(DTYPES)}"
-    return None
+    if variable.kind == "int8":
+        fits, expected = dataset.dtype == np.int8, "int8"
+    else:
+        floats = (np.float16, np.float32, np.float64)
+        fits, expected = _is_bfloat16(dataset) or dataset.dtype in floats, ", ".join(DTYPES)
+    return None if fits else f"not supported: {name} has dtype {dataset.dtype}, expected {expected}"
 
 
 def _is_bfloat16(dataset) -> bool:
@@ -303,9 +347,27 @@ def _all_datasets(file) -> set[str]:
 
 
 def _read(dataset) -> np.ndarray:
-    """The values of a dataset as float32."""
+    """The values of a dataset as float32, or as the int8 they are."""
     with _damage(dataset.file.filename):
         values = dataset[()]
+    if dataset.dtype == np.int8:
+        if values.size and values.min() < -127:
+            raise ValueError(
+                f"`{dataset.file.filename}`: {dataset.name} holds -128; quantised values are from "
+                "-127 to 127."
+            )
+        return values
     if _is_bfloat16(dataset):
         return from_bfloat16(values.view(np.uint16))
     return np.asarray(values, dtype=np.float32)
+
+
+def _read_scales(dataset) -> np.ndarray:
+    """The scales of a quantised parameter, one a row of ours."""
+    scales = np.ascontiguousarray(_read(dataset).reshape(-1))
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise ValueError(
+            f"`{dataset.file.filename}`: {dataset.name} holds scales that are not above 0 and "
+            "finite; it is damaged.\nhint: save or download it again."
+        )
+    return scales

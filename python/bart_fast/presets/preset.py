@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from bart_fast import _core
+from bart_fast import _core, _dtypes
 
 from . import keras_weights
 from .atomic import unfinished
@@ -151,6 +151,21 @@ class Preset:
             separate = _core.has_separate_embeddings([str(file) for file in files])
             config = {**config, "separate_embeddings": separate}
         return config
+
+    @property
+    def precision(self) -> str:
+        """What a model is loaded in where nobody says: float32, as in keras-hub, but a quantised
+        preset stays so. ValueError for a quantisation that we do not have."""
+        if self.format == "transformers":
+            # Its floats may have any width; quantised checkpoints are refused with their config.
+            return "float32"
+        if self.dtype not in (*_dtypes.PRECISIONS, "float64"):
+            raise ValueError(
+                f"`{self.path}` holds weights quantised to {self.dtype}, which cannot be read yet; "
+                f"allowed: {', '.join(_dtypes.PRECISIONS)}.\n"
+                'hint: save it from keras-hub before `quantize()`, or after `quantize("int8")`.'
+            )
+        return "int8" if self.dtype == "int8" else "float32"
 
     def weight_files(self) -> list[Path]:
         """The files with the weights; empty where there are none."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bart_fast import _dtypes
+
 from . import classifier, keras_weights
 from .atomic import staged_file
 from .keras_format import dimensions
@@ -59,17 +61,22 @@ def save(
     ending = _ending(path)
     if not overwrite and Path(path).expanduser().exists():
         raise FileExistsError(f"`filepath` exists, and `overwrite` is False: {os.fspath(path)}.")
+    dtype = _dtypes.stored_dtype(core_model.dtype)
     if ending == _SAFETENSORS:
+        _check_floats(core_model)
         with staged_file(path) as file:
-            core_model.save_safetensors(str(file), "float32", *_given(core_head))
+            core_model.save_safetensors(str(file), dtype, *_given(core_head))
         return
-    table = _keras_groups(_keras_sizes(core_model), task_name, backbone_name)
+    quantized = core_model.dtype == "int8"
+    table = _keras_groups(_keras_sizes(core_model), quantized, task_name, backbone_name)
     if core_head is not None:
         table += classifier.groups_of(core_head)
         core_model = _Joined(core_model, core_head)
     with staged_file(path) as file, tempfile.TemporaryDirectory(dir=file.parent) as folder:
         root = task_name or backbone_name
-        keras_weights.save(Path(folder), table, core_model, name=root, max_shard_size=None)
+        keras_weights.save(
+            Path(folder), table, core_model, name=root, dtype=dtype, max_shard_size=None
+        )
         (Path(folder) / keras_weights.WEIGHTS_FILE).rename(file)
 
 
@@ -89,9 +96,14 @@ def load(path: str | os.PathLike, core_model, core_head=None) -> None:
         return
     config = json.loads(core_model.config)
     # Keras' layout has no bias of the logits: that means zeros.
-    table = groups(dimensions({**config, "final_logits_bias": False}))
-    if keras_weights.has_group(file, _BACKBONE):
-        table = [_moved(group, _BACKBONE) for group in table]
+    sizes = dimensions({**config, "final_logits_bias": False})
+    inside = keras_weights.has_group(file, _BACKBONE)
+
+    def place(group: Group) -> Group:
+        return _moved(group, _BACKBONE) if inside else group
+
+    quantized = keras_weights.holds_int8(file, [place(group) for group in groups(sizes)])
+    table = [place(group) for group in groups(sizes, quantized=quantized)]
     joined = core_model
     if core_head is not None:
         table += classifier.groups_of(core_head)
@@ -107,6 +119,9 @@ class _Joined:
 
     def __init__(self, core_model, core_head):
         self._parts = (core_model, core_head)
+        # Only the model can be quantised.
+        self.dtype = core_model.dtype
+        self.get_int8, self.set_int8 = core_model.get_int8, core_model.set_int8
 
     def parameters(self) -> list:
         return [each for part in self._parts for each in part.parameters()]
@@ -150,9 +165,19 @@ def _keras_sizes(core_model):
         ) from None
 
 
-def _keras_groups(sizes, task_name: str | None, backbone_name: str) -> list[Group]:
+def _check_floats(core_model) -> None:
+    """Refuse to write int8 where it would not come back as it is."""
+    if core_model.dtype == "int8":
+        raise ValueError(
+            f"`filepath` must end in `{_KERAS}` for a model in int8: `{_SAFETENSORS}` has Hugging "
+            "Face's names, which know no scales.\nhint: `export_to_transformers(directory)` writes "
+            "the weights as float32."
+        )
+
+
+def _keras_groups(sizes, quantized: bool, task_name: str | None, backbone_name: str) -> list[Group]:
     """What the file has, in Keras' order."""
-    table = groups(sizes)
+    table = groups(sizes, quantized=quantized)
     if task_name is None:
         return table
     inner = [group for group in table if "input_layer" not in group.path]

@@ -157,6 +157,7 @@ class TrainingMixin:
         ```
         """
         self._check_compiled("fit")
+        self._core.check_trainable()
         check_no_class_weight(class_weight)
         check_int("epochs", epochs, 0)
         check_int("initial_epoch", initial_epoch, 0)
@@ -278,6 +279,7 @@ class TrainingMixin:
             NonFiniteLossError: the loss or its gradient is NaN or infinite; nothing was changed.
         """
         self._check_compiled("train_on_batch")
+        self._core.check_trainable()
         check_no_class_weight(class_weight)
         self.reset_metrics()
         failure = self._train_batch(self._batch_maker()(*unpack_batch((x, y, sample_weight))))

@@ -1,0 +1,168 @@
+//! Floats of 16 bits: conversion of slices, and weights stored in them.
+//!
+//! A matrix of 16-bit floats has the layout of [`pack`](super::pack), two bytes an element. Products
+//! widen it a block of a panel at a time ([`gemm`](super::gemm)), so that nothing of the size of the
+//! matrix is made beside it.
+
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
+
+use super::pack::{self, PANEL};
+use super::team;
+
+/// A format of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HalfFormat {
+    /// IEEE 754 binary16: 5 bits of exponent, 10 of fraction; at most 65504.
+    Float16,
+    /// The upper half of a float32: 8 bits of exponent, 7 of fraction.
+    Bfloat16,
+}
+
+impl HalfFormat {
+    /// `to[i]` is `from[i]` rounded to nearest, ties to even; both of one length.
+    pub fn narrow(self, from: &[f32], to: &mut [u16]) {
+        match self {
+            Self::Float16 => to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from),
+            Self::Bfloat16 => to.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(from),
+        }
+    }
+
+    /// `to[i]` is `from[i]`, exactly; both of one length.
+    pub fn widen(self, from: &[u16], to: &mut [f32]) {
+        match self {
+            Self::Float16 => from.reinterpret_cast::<f16>().convert_to_f32_slice(to),
+            Self::Bfloat16 => from.reinterpret_cast::<bf16>().convert_to_f32_slice(to),
+        }
+    }
+
+    /// `to[i]` is `from[i]` after a round trip through the format; both of one length.
+    pub fn round(self, from: &[f32], to: &mut [f32]) {
+        let mut narrow = [0; 256];
+        for (from, to) in from.chunks(narrow.len()).zip(to.chunks_mut(narrow.len())) {
+            let narrow = &mut narrow[..from.len()];
+            self.narrow(from, narrow);
+            self.widen(narrow, to);
+        }
+    }
+
+    /// Whether `value` is finite and would be no longer.
+    pub fn overflows(self, value: f32) -> bool {
+        let rounded = match self {
+            Self::Float16 => f16::from_f32(value).to_f32(),
+            Self::Bfloat16 => bf16::from_f32(value).to_f32(),
+        };
+        value.is_finite() && !rounded.is_finite()
+    }
+
+    /// Packs a row-major `[n, k]` that `read` hands out in runs of whole rows, as
+    /// [`pack::from_row_runs`] does.
+    ///
+    /// # Errors
+    /// What `read` returns; the rest of `packed` is as it was.
+    pub fn from_row_runs<E>(
+        self,
+        n: usize,
+        k: usize,
+        packed: &mut [u16],
+        mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert_eq!(packed.len(), pack::packed_len(n, k), "the packed weight does not fit n and k");
+        let mut run = vec![0.0; pack::PANELS_PER_RUN * PANEL * k];
+        let mut panels = run.clone();
+        for (i, packed) in packed.chunks_mut(run.len().max(1)).enumerate() {
+            let rows = (n - i * pack::PANELS_PER_RUN * PANEL).min(pack::PANELS_PER_RUN * PANEL);
+            let (run, panels) = (&mut run[..rows * k], &mut panels[..packed.len()]);
+            read(run)?;
+            pack::from_rows(run, rows, k, panels);
+            self.narrow(panels, packed);
+        }
+        Ok(())
+    }
+
+    /// Unpacks to `rows [n, k]`, row-major.
+    pub fn to_rows(self, packed: &[u16], n: usize, k: usize, rows: &mut [f32]) {
+        assert_eq!(packed.len(), pack::packed_len(n, k), "the packed weight does not fit n and k");
+        assert_eq!(rows.len(), n * k, "`rows` is not [n, k]");
+        if k == 0 {
+            return;
+        }
+        team::run_chunks(rows, PANEL * k, &|p, chunk| {
+            let mut panel = vec![0.0; PANEL * k];
+            self.widen(&packed[p * PANEL * k..][..PANEL * k], &mut panel);
+            for (r, row) in chunk.chunks_exact_mut(k).enumerate() {
+                row.iter_mut().zip(panel[r..].iter().step_by(PANEL)).for_each(|(to, x)| *to = *x);
+            }
+        });
+    }
+
+    /// Rows `ids` of the weight: `out[t] = W[ids[t]]`, `out [t, k]`.
+    ///
+    /// # Panics
+    /// If an id is not below `n`, or a length does not fit.
+    pub fn gather_rows(self, packed: &[u16], n: usize, k: usize, ids: &[u32], out: &mut [f32]) {
+        assert_eq!(packed.len(), pack::packed_len(n, k), "the packed weight does not fit n and k");
+        assert_eq!(out.len(), ids.len() * k, "`out` is not [ids, k]");
+        assert!(ids.iter().all(|id| (*id as usize) < n), "an id is not below {n}");
+        let mut column = vec![0; k];
+        for (row, id) in out.chunks_exact_mut(k.max(1)).zip(ids) {
+            let from = packed[pack::index(*id as usize, 0, k)..].iter().step_by(PANEL);
+            column.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            self.widen(&column, row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::noise;
+
+    const BOTH: [HalfFormat; 2] = [HalfFormat::Float16, HalfFormat::Bfloat16];
+
+    #[test]
+    fn rounding_goes_to_the_nearest_and_ties_to_even() {
+        let ulp = [2.0_f32.powi(-10), 2.0_f32.powi(-7)];
+        for (format, ulp) in BOTH.into_iter().zip(ulp) {
+            let values = [1.0 + ulp / 2.0, 1.0 + 1.5 * ulp, 1.0 + 0.51 * ulp, -0.0, f32::INFINITY];
+            let mut rounded = [0.0; 5];
+            format.round(&values, &mut rounded);
+            assert_eq!(rounded, [1.0, 1.0 + 2.0 * ulp, 1.0 + ulp, 0.0, f32::INFINITY]);
+            assert!(rounded[3].is_sign_negative());
+            let mut nan = [0.0];
+            format.round(&[f32::NAN], &mut nan);
+            assert!(nan[0].is_nan());
+        }
+        assert!(HalfFormat::Float16.overflows(65520.0) && !HalfFormat::Float16.overflows(65519.0));
+        assert!(
+            !HalfFormat::Bfloat16.overflows(65520.0) && HalfFormat::Bfloat16.overflows(f32::MAX)
+        );
+        assert!(!HalfFormat::Float16.overflows(f32::NAN));
+    }
+
+    #[test]
+    fn matrices_go_in_and_come_out_rounded() {
+        for format in BOTH {
+            for (n, k) in [(1, 1), (31, 7), (33, 9), (64, 16), (300, 3), (0, 4), (4, 0)] {
+                let rows = noise(n * k, 5);
+                let mut expected = vec![0.0; n * k];
+                format.round(&rows, &mut expected);
+                let (mut packed, mut rest) = (vec![0; pack::packed_len(n, k)], rows.as_slice());
+                let read = |run: &mut [f32]| -> Result<(), ()> {
+                    run.copy_from_slice(rest.split_off(..run.len()).unwrap());
+                    Ok(())
+                };
+                format.from_row_runs(n, k, &mut packed, read).unwrap();
+                let mut unpacked = vec![f32::NAN; n * k];
+                format.to_rows(&packed, n, k, &mut unpacked);
+                assert_eq!(unpacked, expected, "{format:?} [{n}, {k}]");
+                let ids: Vec<u32> = (0..20 * n.min(1)).map(|t| (t * t * 7 % n) as u32).collect();
+                let mut out = vec![f32::NAN; ids.len() * k];
+                format.gather_rows(&packed, n, k, &ids, &mut out);
+                for (row, id) in out.chunks_exact(k.max(1)).zip(&ids) {
+                    assert_eq!(row, &expected[*id as usize * k..][..k]);
+                }
+            }
+        }
+    }
+}
