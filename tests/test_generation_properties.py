@@ -304,6 +304,18 @@ def test_streams_say_what_generate_says(model, texts, keywords):
     assert all(pieces)
 
 
+@examples(100)
+@given(models(), token_arrays(), settings(most=3))
+def test_guesses_change_no_bit(model, arrays, keywords):
+    keywords = {**keywords, "return_dict_in_generate": True, "output_scores": True}
+    assume("seed" in keywords or not is_drawn(model, keywords))
+    with bounded():
+        plain = answered(lambda: model.generate(arrays, speculative=None, **keywords))
+        guided = model.generate(arrays, speculative="source", **keywords)
+    assert_same(plain, guided)
+    assert plain.token_logprobs.tobytes() == guided.token_logprobs.tobytes()
+
+
 @examples(60)
 @given(models(), TEXTS, TEXTS)
 def test_scores_and_states_are_finite(model, texts, targets):

@@ -4,6 +4,7 @@ Both hubs are imitated on 127.0.0.1; a child process uses the hub's own package.
 """
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,17 @@ def test_needed_files_are_fetched_once(hf, tmp_path, expected):
     assert answers(names[1:], tmp_path)[0] == [expected]
     assert answers(names[:1], tmp_path, hf.url, HF_HUB_OFFLINE="1")[0] == [expected]
     assert hf.asked == []
+
+
+def test_sentencepiece_alone_is_named(hf, transformers_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(transformers_folder, folder)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    (folder / "sentencepiece.bpe.model").write_bytes(b"not read")
+    hf.repositories["someone/some-bart", "main"] = folder
+    (failure,), _ = answers(["someone/some-bart"], tmp_path, hf.url)
+    assert "sentencepiece.bpe.model`: a sentencepiece model is read from a `tok" in failure
 
 
 def test_a_tokenizer_and_random_weights_need_no_weights(hf, tmp_path):

@@ -171,7 +171,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         (lambda: optimizers.AdamW(weight_decay=None), "hint: use Adam"),
         (lambda: optimizers.get("lion"), "unknown name 'lion'; known names: 'adam', 'adamw'"),
         (lambda: optimizers.get(3), r"an instance of `bart_fast\.optimizers\.Optimizer`"),
-        (lambda: schedules.CosineDecay(0.1, 0), "`decay_steps` must be above 0; received: 0"),
+        (lambda: schedules.CosineDecay(0.1, 0), "`decay_steps` must be a finite number above 0"),
         (lambda: schedules.PiecewiseConstantDecay([2], [1.0]), "one element more"),
     ],
 )

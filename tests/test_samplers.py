@@ -434,12 +434,12 @@ def test_only_unchanged_samplers_run_in_the_core():
         (lambda: samplers.ContrastiveSampler(k=0), "`k` must be"),
         (lambda: samplers.ContrastiveSampler(alpha=1.5), "`alpha` must be a number from 0 to 1"),
         (
-            lambda: samplers.ContrastiveSampler()(next=None, prompt=np.zeros((1, 3), int)),
+            lambda: samplers.ContrastiveSampler()(next=print, prompt=np.zeros((1, 3), int)),
             "`hidden_states` must be the hidden states of the prompt",
         ),
         (
             lambda: samplers.ContrastiveSampler()(
-                next=None, prompt=np.zeros((1, 3), int), hidden_states=np.zeros((1, 2, 4))
+                next=print, prompt=np.zeros((1, 3), int), hidden_states=np.zeros((1, 2, 4))
             ),
             "`hidden_states` must have the shape",
         ),

@@ -65,6 +65,16 @@ def test_held_out_sentences_are_repaired_alike(tidy, shared):
             assert plain.texts == guided.texts
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "int8"])
+def test_every_precision_has_the_same_bits(dtype):
+    model = BartSeq2SeqLM.from_preset("bart_tidy_en", dtype=dtype)
+    model.compile(sampler="greedy")
+    texts = ["i has two apple", "the man who live next door are a doctor", "She walked home."]
+    for part in (texts, *([text] for text in texts)):
+        plain = model.generate(part, speculative=None, **WITH_SCORES)
+        assert same_bits(plain, model.generate(part, **WITH_SCORES))
+
+
 def test_a_text_that_is_copied_takes_few_passes(tidy):
     text = "The man who lives next door is a doctor, and he helps many people every day."
     ids = [0, *tidy.preprocessor.tokenizer(text).tolist(), 2]

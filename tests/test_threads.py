@@ -30,7 +30,9 @@ def keep_number_of_threads():
 # A model, and sources of every kind ---------------------------------------------------------------
 
 
-def random_model(width: int, heads: int, layers: int, inner: int) -> bart_fast.BartSeq2SeqLM:
+def random_model(
+    width: int, heads: int, layers: int, inner: int, **core_config
+) -> bart_fast.BartSeq2SeqLM:
     """A model whose answers vary, though it has learnt nothing.
 
     With the usual small weights a random model repeats its last token, whose embedding passes
@@ -44,7 +46,7 @@ def random_model(width: int, heads: int, layers: int, inner: int) -> bart_fast.B
         hidden_dim=width,
         intermediate_dim=inner,
         max_sequence_length=64,
-        core_config={"init_std": 0.9 / width**0.5, "final_logits_bias": True},
+        core_config={"init_std": 0.9 / width**0.5, "final_logits_bias": True, **core_config},
     )
     random = np.random.default_rng(width)
     scales = {
@@ -62,9 +64,17 @@ def random_model(width: int, heads: int, layers: int, inner: int) -> bart_fast.B
     return bart_fast.BartSeq2SeqLM(backbone)
 
 
-@pytest.fixture(scope="module", params=[(64, 4, 2, 160), (768, 12, 2, 1536)], ids=["64", "768"])
+MBART = {"model_type": "mbart", "normalize_before": True, "add_final_layer_norm": True}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(64, 4, 2, 160, {}), (64, 4, 2, 160, MBART), (768, 12, 2, 1536, {})],
+    ids=["64", "mbart", "768"],
+)
 def model(request) -> bart_fast.BartSeq2SeqLM:
-    return random_model(*request.param)
+    *sizes, core_config = request.param
+    return random_model(*sizes, **core_config)
 
 
 @pytest.fixture(scope="module")

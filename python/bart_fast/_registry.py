@@ -33,6 +33,11 @@ class Registry:
 
     def serialize(self, instance):
         """dict. `class_name` and `config` of an object, as Keras writes them."""
+        if not isinstance(instance, self.base):
+            raise ValueError(
+                f"`{self.kind}` must be an instance of `{self.base.__name__}`; "
+                f"received: {instance!r}"
+            )
         return {
             "module": self.module,
             "class_name": type(instance).__name__,
@@ -44,7 +49,7 @@ class Registry:
         """The object that `serialize` described."""
         if not isinstance(config, dict) or "class_name" not in config:
             raise ValueError(
-                f"the configuration of a {self.kind} must be a dict with `class_name` and "
+                f"`config` of a {self.kind} must be a dict with `class_name` and "
                 f"`config`; received: {config!r}"
             )
         return self._class(config["class_name"]).from_config(config.get("config") or {})

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -78,6 +79,54 @@ def _float(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def check_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise argument_error(name, "must be `True` or `False`", value)
+    return bool(value)
+
+
+def check_verbosity(value: Any) -> int:
+    """How much a callback prints: a flag or a small number."""
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    return check_int("verbose", value, 0)
+
+
+def check_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise argument_error(name, "must be a string", value)
+    return value
+
+
+def check_path(name: str, value: Any) -> Any:
+    if not isinstance(value, str | os.PathLike):
+        raise argument_error(name, "must be a path: a string or an `os.PathLike`", value)
+    return value
+
+
+def check_function(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise argument_error(name, "must be a function", value)
+    return value
+
+
+def check_config(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise argument_error(name, "must be a dict, as `get_config()` returns it", value)
+    return dict(value)
+
+
+def check_numbers(name: str, value: Any) -> np.ndarray:
+    """`value` as a float32 array."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise argument_error(name, "must be numbers, in an array or list", value) from None
+    return array.astype(np.float32)
 
 
 def check_token_ids(name: str, value: Any, vocabulary_size: int) -> np.ndarray:

@@ -23,7 +23,7 @@ fn check(bytes: &[u8]) -> Option<()> {
     let texts = std::str::from_utf8(texts).ok()?;
     let (units, []) = trie.as_chunks::<4>() else { return None };
     let units: Vec<usize> = units.iter().map(|unit| u32::from_le_bytes(*unit) as usize).collect();
-    if units.is_empty() || units.len() % BLOCK != 0 {
+    if units.is_empty() || !units.len().is_multiple_of(BLOCK) {
         return None;
     }
     for (place, unit) in units.iter().enumerate() {
@@ -50,7 +50,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
         b'/' => Some(63),
         _ => None,
     };
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let digits = text.strip_suffix("==").or(text.strip_suffix('=')).unwrap_or(text);

@@ -1,7 +1,9 @@
 //! Reads a `tokenizer.json` of a sentencepiece vocabulary, as XLM-R, mBART and their like have it. Its
 //! parts are those that `tokenizers` makes of sentencepiece's models; others are refused by name.
 
+use regex::Regex;
 use serde::Deserialize;
+use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{NFC, NFD, NFKC, NFKD, Nmt, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
@@ -106,9 +108,6 @@ enum Pattern {
     Regex(String),
 }
 
-/// The one expression that is made for sentencepiece: others could take for ever.
-const SPACES: &str = " {2,}";
-
 fn normalizer(part: Part) -> Outcome<NormalizerWrapper> {
     let missing = |field: &str| format!("`normalizer`: {field} is missing");
     Ok(match part.kind.as_str() {
@@ -128,18 +127,17 @@ fn normalizer(part: Part) -> Outcome<NormalizerWrapper> {
         }
         "Replace" => {
             let content = part.content.ok_or_else(|| missing("content"))?;
-            let replace = match part.pattern.ok_or_else(|| missing("pattern"))? {
-                Pattern::String(text) => Replace::new(text, content),
-                Pattern::Regex(text) if text == SPACES => Replace::new(
-                    tokenizers::normalizers::replace::ReplacePattern::Regex(text),
-                    content,
-                ),
+            let pattern = match part.pattern.ok_or_else(|| missing("pattern"))? {
+                Pattern::String(text) => ReplacePattern::String(text),
                 Pattern::Regex(text) => {
-                    return Err(format!(
-                        "`normalizer`: the expression {text:?} is not supported, only {SPACES:?} is"
-                    ));
+                    // What this engine knows takes no longer than the text; others can hang.
+                    Regex::new(&text).map_err(|_| {
+                        format!("`normalizer`: the expression {text:?} is not supported")
+                    })?;
+                    ReplacePattern::Regex(text)
                 }
             };
+            let replace = Replace::new(pattern, content);
             NormalizerWrapper::Replace(replace.map_err(|error| error.to_string())?)
         }
         "NFC" => NormalizerWrapper::NFC(NFC),

@@ -1,5 +1,6 @@
 """An end when nothing improves any more."""
 
+from bart_fast._validation import check_flag, check_int, check_verbosity
 from bart_fast.callbacks.monitor_callback import MonitorCallback
 
 
@@ -28,12 +29,12 @@ class EarlyStopping(MonitorCallback):
         restore_best_weights=False,
         start_from_epoch=0,
     ):
-        super().__init__(monitor, mode, min_delta=min_delta)
-        self.patience = patience
-        self.verbose = verbose
-        self.baseline = baseline
-        self.restore_best_weights = restore_best_weights
-        self.start_from_epoch = start_from_epoch
+        super().__init__(monitor, mode, baseline, min_delta)
+        self.patience = check_int("patience", patience, 0)
+        self.verbose = check_verbosity(verbose)
+        self.baseline = self.best
+        self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
+        self.start_from_epoch = check_int("start_from_epoch", start_from_epoch, 0)
         self._reset()
 
     def _reset(self):

@@ -1,5 +1,6 @@
 """A callback from functions."""
 
+from bart_fast._validation import check_function
 from bart_fast.callbacks.callback import Callback
 
 
@@ -49,4 +50,4 @@ class LambdaCallback(Callback):
             if not name.startswith("on_") or not hasattr(Callback, name):
                 raise TypeError(f"LambdaCallback: unknown argument `{name}`")
             if function is not None:
-                setattr(self, name, function)
+                setattr(self, name, check_function(name, function))

@@ -2,6 +2,7 @@
 
 import inspect
 
+from bart_fast._validation import check_function, check_verbosity
 from bart_fast.callbacks.callback import Callback
 
 
@@ -15,8 +16,8 @@ class LearningRateScheduler(Callback):
 
     def __init__(self, schedule, verbose=0):
         super().__init__()
-        self.schedule = schedule
-        self.verbose = verbose
+        self.schedule = check_function("schedule", schedule)
+        self.verbose = check_verbosity(verbose)
 
     def on_epoch_begin(self, epoch, logs=None):
         optimizer = self.model.optimizer

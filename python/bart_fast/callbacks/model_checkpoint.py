@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bart_fast._validation import check_finite_float, check_flag, check_path, check_verbosity
 from bart_fast.callbacks.monitor_callback import MonitorCallback
 
 
@@ -32,7 +33,10 @@ class ModelCheckpoint(MonitorCallback):
         save_freq="epoch",
         initial_value_threshold=None,
     ):
+        if initial_value_threshold is not None:
+            check_finite_float("initial_value_threshold", initial_value_threshold)
         super().__init__(monitor, mode, baseline=initial_value_threshold)
+        check_path("filepath", filepath)
         if save_weights_only and not str(filepath).endswith((".weights.h5", ".safetensors")):
             raise ValueError(
                 "`filepath` must end in `.weights.h5` or `.safetensors` when "
@@ -44,9 +48,9 @@ class ModelCheckpoint(MonitorCallback):
                 f"`save_freq` must be 'epoch' or a positive int; received: {save_freq!r}"
             )
         self.filepath = str(filepath)
-        self.verbose = verbose
-        self.save_best_only = save_best_only
-        self.save_weights_only = bool(save_weights_only)
+        self.verbose = check_verbosity(verbose)
+        self.save_best_only = check_flag("save_best_only", save_best_only)
+        self.save_weights_only = check_flag("save_weights_only", save_weights_only)
         self.save_freq = save_freq
         self._epoch = 0
         self._unsaved_batches = 0

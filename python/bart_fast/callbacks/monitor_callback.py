@@ -2,6 +2,7 @@
 
 import warnings
 
+from bart_fast._validation import check_finite_float, check_text
 from bart_fast.callbacks.callback import Callback
 
 
@@ -19,10 +20,10 @@ class MonitorCallback(Callback):
         super().__init__()
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"`mode` must be 'auto', 'min' or 'max'; received: {mode!r}")
-        self.monitor = monitor
+        self.monitor = check_text("monitor", monitor)
         self.mode = mode
-        self.best = baseline
-        self.min_delta = abs(min_delta)
+        self.best = baseline if baseline is None else check_finite_float("baseline", baseline)
+        self.min_delta = abs(check_finite_float("min_delta", min_delta))
 
     def _smaller_is_better(self):
         if self.mode != "auto":

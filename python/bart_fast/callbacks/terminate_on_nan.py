@@ -2,6 +2,7 @@
 
 import math
 
+from bart_fast._validation import check_flag
 from bart_fast.callbacks.callback import Callback
 
 
@@ -14,7 +15,7 @@ class TerminateOnNaN(Callback):
 
     def __init__(self, raise_error=False):
         super().__init__()
-        self.raise_error = raise_error
+        self.raise_error = check_flag("raise_error", raise_error)
 
     def on_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss")

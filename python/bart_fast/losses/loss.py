@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from bart_fast._validation import argument_error, check_numbers, check_text
+
 REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
 
 
@@ -16,6 +18,7 @@ class Loss:
     """
 
     def __init__(self, name, reduction="sum_over_batch_size"):
+        check_text("name", name)
         if reduction not in REDUCTIONS:
             raise ValueError(
                 f"`reduction` must be one of {', '.join(map(repr, REDUCTIONS))}; "
@@ -35,7 +38,7 @@ class Loss:
         Returns:
             float.
         """
-        values = self.call(np.asarray(y_true), np.asarray(y_pred, np.float32))
+        values = self.call(*check_predictions(y_true, y_pred))
         weights = broadcast_weights(sample_weight, values.shape)
         divisor = self.normalizer(values.size, float(weights.sum()))
         total = float((values * weights).sum())
@@ -83,7 +86,29 @@ def broadcast_weights(sample_weight, shape):
     """
     if sample_weight is None:
         return np.ones(shape, np.float32)
-    weights = np.asarray(sample_weight, np.float32)
+    weights = check_numbers("sample_weight", sample_weight)
     if weights.ndim < len(shape):
         weights = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
-    return np.broadcast_to(weights, shape)
+    try:
+        return np.broadcast_to(weights, shape)
+    except ValueError:
+        rule = f"must have the shape {shape}, or one weight a row"
+        raise argument_error("sample_weight", rule, f"shape {weights.shape}") from None
+
+
+def check_predictions(y_true, y_pred):
+    """Targets [batch, ...] of integers, and predictions float32 [batch, ..., vocabulary].
+
+    Raises:
+        ValueError: they are of another kind, or do not fit together.
+    """
+    targets, predictions = np.asarray(y_true), check_numbers("y_pred", y_pred)
+    if targets.dtype.kind not in "iu":
+        raise argument_error("y_true", "must be integers", y_true)
+    if predictions.ndim == 0 or predictions.shape[:-1] != targets.shape:
+        rule = f"must have the shape {targets.shape} of `y_true`, and one axis more"
+        raise argument_error("y_pred", rule, f"shape {predictions.shape}")
+    classes = predictions.shape[-1]
+    if targets.size and not (targets.min() >= 0 and targets.max() < classes):
+        raise argument_error("y_true", f"must be ids from 0 to {classes - 1}", targets)
+    return targets, predictions

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bart_fast._validation import check_flag
 from bart_fast.losses.loss import Loss
 
 
@@ -46,7 +47,7 @@ class SparseCategoricalCrossentropy(Loss):
             raise ValueError(f"`axis` must be -1; received: {axis!r}")
         if dtype not in (None, "float32"):
             raise ValueError(f"`dtype` must be None or 'float32'; received: {dtype!r}")
-        self.from_logits = from_logits
+        self.from_logits = check_flag("from_logits", from_logits)
 
     def call(self, y_true, y_pred):
         if self.from_logits:

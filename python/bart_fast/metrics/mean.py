@@ -1,7 +1,6 @@
 """The mean of values."""
 
-import numpy as np
-
+from bart_fast._validation import check_numbers
 from bart_fast.losses.loss import broadcast_weights
 from bart_fast.metrics.metric import Metric
 
@@ -35,7 +34,7 @@ class Mean(Metric):
             values: number, or float array [batch, ...].
             sample_weight: number, or float array [batch] or of the shape of `values`.
         """
-        values = np.asarray(values, np.float32)
+        values = check_numbers("values", values)
         weights = broadcast_weights(sample_weight, values.shape)
         inner = max(values.size // (len(values) or 1), 1) if values.ndim > 1 else 1
         self.add(float((values * weights).sum()) / inner, float(weights.sum()) / inner)

@@ -1,5 +1,7 @@
 """What all metrics share."""
 
+from bart_fast._validation import check_text
+
 
 class Metric:
     """A number gathered over batches.
@@ -15,7 +17,7 @@ class Metric:
     def __init__(self, name, dtype=None):
         if dtype not in (None, "float32"):
             raise ValueError(f"`dtype` must be None or 'float32'; received: {dtype!r}")
-        self.name = name
+        self.name = check_text("name", name)
 
     def update_state(self, *args, **kwargs):
         """Adds a batch."""

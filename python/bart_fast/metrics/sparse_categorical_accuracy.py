@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bart_fast.losses.loss import check_predictions
 from bart_fast.metrics.mean import Mean
 
 
@@ -34,4 +35,5 @@ class SparseCategoricalAccuracy(Mean):
             y_pred: float array [batch, length, vocabulary]: logits or probabilities.
             sample_weight: float array [batch, length] or [batch].
         """
-        super().update_state(np.argmax(y_pred, axis=-1) == np.asarray(y_true), sample_weight)
+        targets, predictions = check_predictions(y_true, y_pred)
+        super().update_state(np.argmax(predictions, axis=-1) == targets, sample_weight)

@@ -133,10 +133,10 @@ def source_offsets(preprocessor: Any, texts: list[str], lengths: np.ndarray, wid
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if not hasattr(tokenizer, "offsets"):
         return None
-    before, after = map(len, tokenizer._source_affixes)
     spans = np.zeros((len(texts), width, 2), dtype=np.int32)
+    before, after = map(len, tokenizer._source_affixes)
     for row, found in enumerate(tokenizer.offsets(texts)):
-        inside = int(lengths[row]) - before - after
+        inside = int(lengths[row]) - before - after  # without `<s>` and `</s>`, say
         if not 0 <= inside <= len(found):
             return None
         spans[row, before : before + inside] = found[:inside]

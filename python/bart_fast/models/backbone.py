@@ -6,7 +6,7 @@ from typing import Any
 
 from bart_fast import _core
 from bart_fast._dtypes import check_quantization_mode
-from bart_fast._validation import argument_error
+from bart_fast._validation import argument_error, check_config, check_flag, check_path
 from bart_fast.models.bart_presets import presets_property
 
 
@@ -30,7 +30,7 @@ class Backbone:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Backbone":
         """A backbone, with random weights, from what `get_config()` returned."""
-        return cls(**config)
+        return cls(**check_config("config", config))
 
     @classmethod
     def from_preset(
@@ -65,7 +65,7 @@ class Backbone:
         from bart_fast.models.loading import load_backbone
         from bart_fast.presets import load_preset
 
-        read = load_preset(preset, weights=load_weights)
+        read = load_preset(preset, weights=check_flag("load_weights", load_weights))
         return load_backbone(cls, read, load_weights, dtype, device, **kwargs)
 
     def save_to_preset(
@@ -83,6 +83,7 @@ class Backbone:
         """
         from bart_fast.presets import save_keras_preset
 
+        check_path("preset_dir", preset_dir)
         save_keras_preset(preset_dir, backbone=self, max_shard_size=max_shard_size)
 
     def export_to_transformers(self, path: str | os.PathLike) -> None:
@@ -93,6 +94,7 @@ class Backbone:
         """
         from bart_fast.presets import export_transformers
 
+        check_path("path", path)
         export_transformers(path, backbone=self, generation=self._generation_config)
 
     def quantize(
@@ -144,6 +146,8 @@ class Backbone:
         """
         from bart_fast.presets.weights_file import save
 
+        check_path("filepath", filepath)
+        check_flag("overwrite", overwrite)
         save(filepath, self._model, backbone_name=self.name, overwrite=overwrite)
 
     def load_weights(self, filepath: str | os.PathLike) -> None:
@@ -160,7 +164,7 @@ class Backbone:
         """
         from bart_fast.presets.weights_file import load
 
-        load(filepath, self._model)
+        load(check_path("filepath", filepath), self._model)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key != "_model"}

@@ -16,7 +16,9 @@ from bart_fast._validation import (
     ENCODER_MASK,
     argument_error,
     check_finite_float,
+    check_flag,
     check_positive_int,
+    check_text,
     check_token_arrays,
     check_token_ids,
 )
@@ -43,7 +45,8 @@ _LARGEST_SIZE = 1 << 24
 class BartBackbone(Backbone):
     """BART encoder-decoder network: token ids in, hidden states out.
 
-    Post-norm transformer with learned positions and exact GELU. A new backbone has random weights;
+    Post-norm transformer with learned positions and exact GELU; mBART and PLBART, loaded from their
+    checkpoints, are backbones of this class too. A new backbone has random weights;
     `from_preset()` gives trained ones.
 
     Args:
@@ -130,8 +133,8 @@ class BartBackbone(Backbone):
                     argument, f"must be at most {_LARGEST_SIZE}", getattr(self, argument)
                 )
         precision = check_dtype(dtype) or "float32"
-        self.name = name
-        self.trainable = bool(trainable)
+        self.name = check_text("name", name)
+        self.trainable = check_flag("trainable", trainable)
         implied = self._implied_config()
         self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
@@ -233,6 +236,7 @@ class BartBackbone(Backbone):
             `PreTrainedModel.resize_token_embeddings` of transformers; Hewitt, 2021, "Initializing
             New Word Embeddings for Pretrained Language Models".
         """
+        check_flag("mean_resizing", mean_resizing)
         size = new_size(self.vocabulary_size, new_num_tokens, pad_to_multiple_of)
         if size > _LARGEST_SIZE:
             raise argument_error("new_num_tokens", f"must be at most {_LARGEST_SIZE}", size)
@@ -240,7 +244,7 @@ class BartBackbone(Backbone):
         check_special_ids("`new_num_tokens`", self._special_tokens.settings(), size, hint)
         if size != self.vocabulary_size:
             deviation = self._core_config["init_std"]
-            self._model = resized(self._model, size, bool(mean_resizing), deviation)
+            self._model = resized(self._model, size, mean_resizing, deviation)
             self.vocabulary_size = self._core_config["vocab_size"] = size
         return self.token_embedding
 

@@ -14,7 +14,10 @@ from bart_fast._validation import (
     ENCODER_MASK,
     argument_error,
     caller_level,
+    check_config,
+    check_flag,
     check_int,
+    check_text,
 )
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.seq_2_seq_lm_preprocessor import Seq2SeqLMPreprocessor
@@ -99,10 +102,10 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         self.tokenizer = tokenizer
         self.encoder_sequence_length = encoder_sequence_length
         self.decoder_sequence_length = decoder_sequence_length
-        self.name = name
-        self.trainable = bool(trainable)
+        self.name = check_text("name", name)
+        self.trainable = check_flag("trainable", trainable)
         self.dtype = dtype
-        self.config_file = config_file
+        self.config_file = check_text("config_file", config_file)
 
     @property
     def encoder_sequence_length(self) -> int:
@@ -324,6 +327,8 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
             if decoder is None and alias is not None
             else "decoder_sequence_length"
         )
+        if alias is not None:
+            check_int("sequence_length", alias, _SHORTEST)
         decoder = alias if decoder is None else decoder
         if encoder is None:
             encoder = self.encoder_sequence_length
@@ -357,7 +362,7 @@ class BartSeq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "BartSeq2SeqLMPreprocessor":
         """A preprocessor from what `get_config()` returned; `tokenizer` may also be an object."""
-        config = dict(config)
+        config = check_config("config", config)
         if isinstance(config.get("tokenizer"), Mapping):
             saved = config["tokenizer"]
             unigram = saved.get("class_name") == UnigramTokenizer.__name__

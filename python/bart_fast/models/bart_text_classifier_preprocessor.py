@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bart_fast._texts import as_texts
-from bart_fast._validation import argument_error, check_int
+from bart_fast._validation import argument_error, check_config, check_flag, check_int, check_text
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.text_classifier_preprocessor import TextClassifierPreprocessor
 from bart_fast.models.unigram_tokenizer import UnigramTokenizer
@@ -114,10 +114,10 @@ class BartTextClassifierPreprocessor(TextClassifierPreprocessor):
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
         self.truncate = truncate
-        self.name = name
-        self.trainable = bool(trainable)
+        self.name = check_text("name", name)
+        self.trainable = check_flag("trainable", trainable)
         self.dtype = dtype
-        self.config_file = config_file
+        self.config_file = check_text("config_file", config_file)
 
     @property
     def sequence_length(self) -> int:
@@ -211,7 +211,7 @@ class BartTextClassifierPreprocessor(TextClassifierPreprocessor):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "BartTextClassifierPreprocessor":
         """A preprocessor from what `get_config()` returned; `tokenizer` may also be an object."""
-        parts = dict(config)
+        parts = check_config("config", config)
         if isinstance(parts.get("tokenizer"), Mapping):
             parts["tokenizer"] = BartTokenizer.from_config(parts["tokenizer"]["config"])
         return cls(**parts)

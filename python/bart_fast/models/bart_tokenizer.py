@@ -10,7 +10,14 @@ import numpy as np
 
 from bart_fast import _core
 from bart_fast._texts import as_texts
-from bart_fast._validation import argument_error, check_int, check_positive_int
+from bart_fast._validation import (
+    argument_error,
+    check_flag,
+    check_int,
+    check_path,
+    check_positive_int,
+    check_text,
+)
 from bart_fast.models.tokenizer import Tokenizer
 from bart_fast.presets.files import read_merges, read_vocabulary
 
@@ -93,12 +100,12 @@ class BartTokenizer(Tokenizer):
         self.sequence_length = sequence_length
         if sequence_length is not None:
             self.sequence_length = check_positive_int("sequence_length", sequence_length)
-        self.add_prefix_space = bool(add_prefix_space)
+        self.add_prefix_space = check_flag("add_prefix_space", add_prefix_space)
         self.unsplittable_tokens = _check_tokens(unsplittable_tokens, self.special_tokens)
         self.dtype = check_dtype(dtype)
-        self.name = name
-        self.trainable = bool(trainable)
-        self.config_file = config_file
+        self.name = check_text("name", name)
+        self.trainable = check_flag("trainable", trainable)
+        self.config_file = check_text("config_file", config_file)
         self.set_vocabulary_and_merges(vocabulary, merges)
 
     def set_vocabulary_and_merges(
@@ -338,14 +345,14 @@ class BartTokenizer(Tokenizer):
     def save_assets(self, dir_path: str | os.PathLike) -> None:
         """Writes `vocabulary.json` and `merges.txt` into a directory that exists."""
         self._checked_core()
-        folder = Path(dir_path)
+        folder = Path(check_path("dir_path", dir_path))
         (folder / VOCABULARY_FILE).write_text(json.dumps(self.vocabulary), encoding="utf-8")
         merges = "".join(f"{merge}\n" for merge in self.merges)
         (folder / MERGES_FILE).write_bytes(merges.encode("utf-8"))
 
     def load_assets(self, dir_path: str | os.PathLike) -> None:
         """Takes vocabulary and merges from a directory that `save_assets()` wrote."""
-        folder = Path(dir_path)
+        folder = Path(check_path("dir_path", dir_path))
         self.set_vocabulary_and_merges(folder / VOCABULARY_FILE, folder / MERGES_FILE)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -364,9 +371,12 @@ class BartTokenizer(Tokenizer):
 def _check_tokens(tokens: Iterable[str] | None, default: list[str]) -> list[str]:
     if tokens is None:
         return default
+    rule = "must be a list of strings"
+    if not isinstance(tokens, Iterable):
+        raise argument_error("unsplittable_tokens", rule, tokens)
     tokens = [tokens] if isinstance(tokens, str) else list(tokens)
     if not all(isinstance(token, str) and token for token in tokens):
-        raise argument_error("unsplittable_tokens", "must be a list of strings", tokens)
+        raise argument_error("unsplittable_tokens", rule, tokens)
     return tokens
 
 

@@ -12,6 +12,7 @@ from bart_fast._validation import (
     DECODER_MASK,
     ENCODER_IDS,
     argument_error,
+    check_flag,
     check_seed,
     check_text_ids,
 )
@@ -47,9 +48,9 @@ class GenerationMixin:
     ) -> Any:
         """Answers to `inputs`, chosen token by token.
 
-        Strings are tokenised by the preprocessor, and answers start with `</s> <s>` and the
-        prompt, if there is one. An empty string is a source of `<s> </s>`, and an empty list gives
-        an empty list.
+        Strings are tokenised by the preprocessor, and answers start with `</s> <s>` (with a
+        `UnigramTokenizer` as its checkpoint or language says) and the prompt, if there is one. An
+        empty string is a source of `<s> </s>`, and an empty list gives an empty list.
 
         Token arrays are taken as they are. Positions of `decoder_token_ids` whose
         `decoder_padding_mask` is `True` are the prompt, and its width is the limit of the answer.
@@ -142,6 +143,7 @@ class GenerationMixin:
         bart_lm.generate("the quick brown fox", num_beams=4, no_repeat_ngram_size=3)
         ```
         """
+        check_flag("strip_prompt", strip_prompt)
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             return []
         settings["speculative"] = speculative

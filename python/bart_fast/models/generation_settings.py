@@ -12,6 +12,7 @@ import numpy as np
 from bart_fast._validation import (
     argument_error,
     check_finite_float,
+    check_flag,
     check_int,
     check_positive_float,
     check_positive_int,
@@ -61,9 +62,7 @@ def _rows(name: str, value: Any, vocabulary: int) -> int:
 
 
 def _flag(name: str, value: Any, vocabulary: int) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise argument_error(name, "must be `True` or `False`", value)
-    return bool(value)
+    return check_flag(name, value)
 
 
 def _early_stopping(name: str, value: Any, vocabulary: int) -> bool | str:

@@ -232,7 +232,7 @@ class ScoringMixin:
         Raises:
             ValueError: an argument is misshapen or out of range.
         """
-        if pooling is not None and pooling not in _POOLINGS:
+        if pooling is not None and not (isinstance(pooling, str) and pooling in _POOLINGS):
             allowed = ", ".join(map(repr, _POOLINGS))
             raise argument_error("pooling", f"must be `None` or one of {allowed}", pooling)
         check_positive_int("batch_size", batch_size)

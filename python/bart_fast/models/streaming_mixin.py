@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import DECODER_IDS, DECODER_MASK, argument_error
+from bart_fast._validation import DECODER_IDS, DECODER_MASK, argument_error, check_flag
 from bart_fast.models import generation
 from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
 from bart_fast.models.generation_in_python import stream_in_python
@@ -70,6 +70,7 @@ class StreamingMixin(GenerationMixin):
             print(piece, end="", flush=True)
         ```
         """
+        check_flag("strip_prompt", strip_prompt)
         settings["speculative"] = speculative
         texts = _one_text(self, inputs)
         call = Call.of(self, max_length, stop_token_ids, settings)

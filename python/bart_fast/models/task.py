@@ -4,7 +4,15 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bart_fast._validation import argument_error, check_int
+from bart_fast._validation import (
+    argument_error,
+    check_config,
+    check_flag,
+    check_function,
+    check_int,
+    check_path,
+    check_text,
+)
 from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.bart_presets import presets_property
 from bart_fast.models.bart_tokenizer import BartTokenizer
@@ -41,8 +49,8 @@ class Task:
             )
         self._backbone = backbone
         self.preprocessor = preprocessor
-        self.name = name
-        if compile:
+        self.name = check_text("name", name)
+        if check_flag("compile", compile):
             self.compile()
 
     @property
@@ -104,6 +112,7 @@ class Task:
         """
         from bart_fast.models.loading import load_task
 
+        check_flag("load_weights", load_weights)
         return load_task(cls, preset, load_weights, dtype, device, **kwargs)
 
     def save_to_preset(
@@ -120,7 +129,7 @@ class Task:
         """
         from bart_fast.models.loading import save_task
 
-        save_task(self, preset_dir, max_shard_size)
+        save_task(self, check_path("preset_dir", preset_dir), max_shard_size)
 
     def export_to_transformers(self, path: str | os.PathLike) -> None:
         """Writes a directory that Hugging Face's transformers reads: config, weights, tokenizer.
@@ -130,7 +139,7 @@ class Task:
         """
         from bart_fast.models.loading import export_task
 
-        export_task(self, path)
+        export_task(self, check_path("path", path))
 
     def quantize(
         self,
@@ -172,12 +181,12 @@ class Task:
         from bart_fast.presets.weights_file import save
 
         save(
-            filepath,
+            check_path("filepath", filepath),
             self.backbone._model,
             backbone_name=self.backbone.name,
             task_name=self.name,
             core_head=self._core_head,
-            overwrite=overwrite,
+            overwrite=check_flag("overwrite", overwrite),
         )
 
     def load_weights(self, filepath: str | os.PathLike) -> None:
@@ -195,7 +204,7 @@ class Task:
         """
         from bart_fast.presets.weights_file import load
 
-        load(filepath, self.backbone._model, self._core_head)
+        load(check_path("filepath", filepath), self.backbone._model, self._core_head)
 
     @property
     def _core_head(self) -> Any:
@@ -219,7 +228,8 @@ class Task:
 
         if line_length is not None:
             check_int("line_length", line_length, 40)
-        (print_fn or print)(summary_text(self, line_length or 108))
+        print_fn = print if print_fn is None else check_function("print_fn", print_fn)
+        print_fn(summary_text(self, line_length or 108))
 
     def get_config(self) -> dict[str, Any]:
         """Configs of backbone and preprocessor, as plain values; weights and vocabulary are not
@@ -239,7 +249,7 @@ class Task:
         """
         from bart_fast import models
 
-        parts = dict(config)
+        parts = check_config("config", config)
         for name, part in (
             ("backbone", BartBackbone),
             ("preprocessor", getattr(models, cls._preprocessor_name)),

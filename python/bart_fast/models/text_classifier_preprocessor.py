@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from bart_fast._validation import check_path
 from bart_fast.models.bart_presets import presets_property
 
 
@@ -48,4 +49,5 @@ class TextClassifierPreprocessor:
         from bart_fast.presets import save_keras_preset
 
         self.tokenizer._checked_core()
+        check_path("preset_dir", preset_dir)
         save_keras_preset(preset_dir, preprocessor=self)

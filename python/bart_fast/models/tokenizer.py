@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from bart_fast._validation import check_config, check_path
 from bart_fast.models.bart_presets import presets_property
 
 
@@ -19,7 +20,7 @@ class Tokenizer:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Tokenizer":
         """A tokenizer, without vocabulary and merges, from what `get_config()` returned."""
-        return cls(**config)
+        return cls(**check_config("config", config))
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike, **kwargs: Any) -> "Tokenizer":
@@ -53,6 +54,7 @@ class Tokenizer:
         from bart_fast.presets import save_keras_preset
 
         self._checked_core()
+        check_path("preset_dir", preset_dir)
         save_keras_preset(preset_dir, tokenizer=self)
 
     def export_to_transformers(self, path: str | os.PathLike) -> None:
@@ -65,4 +67,5 @@ class Tokenizer:
         from bart_fast.presets import export_transformers
 
         self._checked_core()
+        check_path("path", path)
         export_transformers(path, tokenizer=self)

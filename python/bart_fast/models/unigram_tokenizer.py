@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from bart_fast import _core
-from bart_fast._validation import argument_error, check_positive_int
+from bart_fast._validation import (
+    argument_error,
+    check_config,
+    check_flag,
+    check_positive_int,
+    check_text,
+)
 from bart_fast.models.bart_tokenizer import BartTokenizer, check_dtype
 from bart_fast.presets.files import naming
 
@@ -68,10 +74,12 @@ class UnigramTokenizer(BartTokenizer):
         if sequence_length is not None:
             self.sequence_length = check_positive_int("sequence_length", sequence_length)
         self.dtype = check_dtype(dtype)
-        self.name = name
-        self.trainable = bool(trainable)
-        self.config_file = config_file
-        self.tokenizer_config = dict(tokenizer_config or {})
+        self.name = check_text("name", name)
+        self.trainable = check_flag("trainable", trainable)
+        self.config_file = check_text("config_file", config_file)
+        self.tokenizer_config = {}
+        if tokenizer_config is not None:
+            self.tokenizer_config = check_config("tokenizer_config", tokenizer_config)
         # What the base class has, and sentencepiece has not.
         self.merges, self.add_prefix_space, self.unsplittable_tokens = None, False, []
         self._source_language = self._target_language = None

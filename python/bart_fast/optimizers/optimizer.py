@@ -4,14 +4,23 @@ import json
 import math
 import numbers
 import re
+from collections.abc import Iterable
 
 from bart_fast import _core
-from bart_fast._validation import argument_error
+from bart_fast._validation import (
+    argument_error,
+    check_finite_float,
+    check_flag,
+    check_int,
+    check_text,
+)
 from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
 from bart_fast.optimizers.schedules.serialization import deserialize as deserialize_schedule
 from bart_fast.optimizers.schedules.serialization import serialize as serialize_schedule
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+# Constants of the rules that are no numbers.
+_FLAGS = ("nesterov", "amsgrad", "centered")
 
 
 class Optimizer:
@@ -61,9 +70,11 @@ class Optimizer:
     ):
         if kwargs:
             raise ValueError(f"unknown argument(s) of {type(self).__name__}: {sorted(kwargs)}")
-        if use_ema:
+        if check_flag("use_ema", use_ema):
             raise ValueError("`use_ema`: received True; averaged weights are not supported")
-        self.name = name or type(self).__name__.lower()
+        if gradient_accumulation_steps is not None:
+            check_int("gradient_accumulation_steps", gradient_accumulation_steps, 2)
+        self.name = type(self).__name__.lower() if name is None else check_text("name", name)
         self.weight_decay = weight_decay
         self.clipnorm = clipnorm
         self.clipvalue = clipvalue
@@ -82,11 +93,12 @@ class Optimizer:
 
     def _check_constants(self):
         """Lets the core check every value now, where the caller sees which one is wrong."""
-        limits = {name: getattr(self, name) for name in ("weight_decay", *_CLIPPING)}
-        for name, value in {**self._rule_config(), **limits}.items():
-            # What is no number has no JSON to ask the core with.
-            if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
-                raise argument_error(name, "must be a finite number", value)
+        for name, value in self._rule_config().items():
+            check = check_flag if name in _FLAGS else check_finite_float
+            check(name, value)
+        for name in ("weight_decay", *_CLIPPING):
+            if getattr(self, name) is not None:
+                check_finite_float(name, getattr(self, name))
         _core.Optimizer(self._core_config(()))
 
     def _rule_config(self):
@@ -164,8 +176,14 @@ class Optimizer:
             raise ValueError(
                 "`exclude_from_weight_decay()` must be called before the first training step"
             )
-        self._excluded_names = frozenset(var_list or ())
-        self._excluded_pattern = re.compile("|".join(var_names)) if var_names else None
+        names = _check_strings("var_list", var_list)
+        patterns = _check_strings("var_names", var_names)
+        try:
+            pattern = re.compile("|".join(patterns)) if patterns else None
+        except re.error as error:
+            rule = f"must be regular expressions ({error})"
+            raise argument_error("var_names", rule, var_names) from None
+        self._excluded_names, self._excluded_pattern = frozenset(names), pattern
 
     def _is_excluded(self, name):
         if name in self._excluded_names:
@@ -304,3 +322,12 @@ def _check_learning_rate(learning_rate):
             f"received: {learning_rate!r}"
         )
     return float(learning_rate)
+
+
+def _check_strings(name, value):
+    """A list of strings; `None` is empty."""
+    if value is None:
+        return []
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise argument_error(name, "must be a list of strings", value)
+    return [check_text(name, each) for each in value]

@@ -6,6 +6,7 @@ apart by `config.json` and says what either holds in the same words.
 
 from __future__ import annotations
 
+import math
 import os
 
 from bart_fast._dtypes import stored_dtype
@@ -145,7 +146,9 @@ def save_keras_preset(
 
     _check_dtype(dtype)
     if max_shard_size is not None and (
-        isinstance(max_shard_size, bool) or not isinstance(max_shard_size, (int, float))
+        isinstance(max_shard_size, bool)
+        or not isinstance(max_shard_size, (int, float))
+        or math.isnan(max_shard_size)
     ):
         raise ValueError(
             f"`max_shard_size` must be a number of GB or None. Received: {max_shard_size!r}."

@@ -34,6 +34,9 @@ _TRANSFORMERS_WEIGHTS = (
     ("model.pt",),
 )
 
+# Sentencepiece's own files.
+SENTENCEPIECE = ("sentencepiece*.model", "spiece.model", "*.spm")
+
 _PART = r"[A-Za-z0-9_][\w.-]*"
 # A part of a revision begins with a letter or digit, so none of them is `..`.
 _HANDLE = re.compile(rf"({_PART}/{_PART})(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?")
@@ -141,6 +144,9 @@ def _unreachable(repository: Repository, reason: Exception) -> Exception:
 def _needed(names: list[str], weights: bool) -> list[str]:
     """The files of a repository that a preset consists of."""
     text = [name for name in _TEXT_FILES if name in names]
+    if not {"tokenizer.json", "vocab.json"} & set(names):
+        # Not read, but named by the error that says what is missing.
+        text += [n for n in names if any(fnmatchcase(n, spm) for spm in SENTENCEPIECE)]
     return text + (_weight_files(names) if weights else [])
 
 

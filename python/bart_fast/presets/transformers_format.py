@@ -19,6 +19,7 @@ from .files import (
     write_json,
     write_merges,
 )
+from .hugging_face import SENTENCEPIECE
 from .preset import SAFETENSORS_FILE, Preset, default_lengths, missing_file
 
 # What `config.json` of older checkpoints says about generation; newer ones have a file for it.
@@ -91,8 +92,6 @@ _STALE_WEIGHTS = (
     "pytorch_model-*-of-*.bin",
     "model.pt",
 )
-# Sentencepiece's own files, which are not read; for the error that says so.
-_SENTENCEPIECE = ("sentencepiece*.model", "spiece.model", "*.spm")
 _STALE_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 # Where we keep what Hugging Face has no field for.
 _OWN_ENTRY = "bart_fast"
@@ -291,7 +290,7 @@ def _tokenizer(directory: Path) -> dict:
     if whole is not None and (vocabulary is None or merges is None):
         files = {"tokenizer_file": whole}
     elif vocabulary is None and merges is None:
-        spm = (path for name in _SENTENCEPIECE for path in directory.glob(name))
+        spm = (path for name in SENTENCEPIECE for path in directory.glob(name))
         files["sentencepiece_file"] = next(spm, None)
     added = directory / "added_tokens.json"
     if "tokenizer_file" not in files and added.is_file():

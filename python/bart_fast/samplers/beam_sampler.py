@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import argument_error, check_finite_float, check_positive_int
+from bart_fast._validation import argument_error, check_finite_float, check_flag, check_positive_int
 from bart_fast.samplers import beam_search
 from bart_fast.samplers.sampler import Sampler, _prepare
 
@@ -54,7 +54,7 @@ class BeamSampler(Sampler):
     ):
         super().__init__(temperature=temperature)
         self.num_beams = check_positive_int("num_beams", num_beams)
-        self.return_all_beams = bool(return_all_beams)
+        self.return_all_beams = check_flag("return_all_beams", return_all_beams)
         self.length_penalty = check_finite_float("length_penalty", length_penalty)
         if isinstance(early_stopping, np.bool_):
             early_stopping = bool(early_stopping)
@@ -94,7 +94,7 @@ class BeamSampler(Sampler):
             int array [batch, length]; with `return_all_beams` a pair of [batch, num_beams, length]
             and float32 scores [batch, num_beams], best first.
         """
-        prompt, mask = _prepare(prompt, mask)
+        prompt, mask, index, stop_token_ids = _prepare(next, prompt, mask, index, stop_token_ids)
         search = beam_search.keras_search if self.compat else beam_search.transformers_search
         sequences, scores = search(self, next, prompt, cache, int(index), mask, stop_token_ids)
         return (sequences, scores) if self.return_all_beams else sequences[:, 0]

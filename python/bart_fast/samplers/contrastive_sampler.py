@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import check_positive_int, check_probability
+from bart_fast._validation import check_numbers, check_positive_int, check_probability
 from bart_fast.samplers.beam_search import _expand, _take
 from bart_fast.samplers.sampler import Sampler, _prepare
 
@@ -68,7 +68,7 @@ class ContrastiveSampler(Sampler):
         Raises:
             ValueError: `hidden_states` is missing or misshapen.
         """
-        prompt, mask = _prepare(prompt, mask)
+        prompt, mask, index, stop_token_ids = _prepare(next, prompt, mask, index, stop_token_ids)
         history = _checked_states(hidden_states, prompt)  # b l w
         rows, length = prompt.shape
         done = np.zeros(rows, dtype=bool)
@@ -118,7 +118,7 @@ def _checked_states(hidden_states: Any, prompt: np.ndarray) -> np.ndarray:
             "`hidden_states` must be the hidden states of the prompt, [batch, length, width]: they "
             "are what `ContrastiveSampler` compares. Received: None."
         )
-    states = np.array(hidden_states, dtype=np.float32)
+    states = np.array(check_numbers("hidden_states", hidden_states))
     if states.ndim != 3 or states.shape[:2] != prompt.shape:
         raise ValueError(
             "`hidden_states` must have the shape [batch, length, width], the first two being "

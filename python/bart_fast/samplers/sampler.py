@@ -1,11 +1,11 @@
 """The base of all samplers: temperature, softmax, stop tokens and prompt masks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import check_positive_float
+from bart_fast._validation import argument_error, check_function, check_int, check_positive_float
 
 
 class Sampler:
@@ -60,7 +60,7 @@ class Sampler:
         model: Any = None,
     ) -> Any:
         """Fills `prompt` from position `index` on. Returns int array [batch, length]."""
-        prompt, mask = _prepare(prompt, mask)
+        prompt, mask, index, stop_token_ids = _prepare(next, prompt, mask, index, stop_token_ids)
         for _ in self._steps(next, prompt, cache, index, mask, stop_token_ids):
             pass
         return prompt
@@ -145,8 +145,11 @@ def core_options(sampler: Any) -> dict[str, Any] | None:
     return sampler._core_options()
 
 
-def _prepare(prompt: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Copies of `prompt` and `mask` as arrays of one shape [batch, length]."""
+def _prepare(
+    next: Any, prompt: Any, mask: Any, index: Any, stop_token_ids: Any
+) -> tuple[np.ndarray, np.ndarray, int, list[int] | None]:
+    """The arguments of a sampler's call, checked: copies of `prompt` and `mask` as arrays of one
+    shape [batch, length], the index, and the ids that end a row."""
     prompt = np.array(prompt)
     if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
         raise ValueError(
@@ -158,4 +161,9 @@ def _prepare(prompt: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"`mask` must have the shape of `prompt`, {prompt.shape}. Received: {mask.shape}."
         )
-    return prompt, mask
+    check_function("next", next)
+    if stop_token_ids is not None:
+        if isinstance(stop_token_ids, str | bytes) or not isinstance(stop_token_ids, Iterable):
+            raise argument_error("stop_token_ids", "must be ids or `None`", stop_token_ids)
+        stop_token_ids = [check_int("stop_token_ids", each, 0) for each in stop_token_ids]
+    return prompt, mask, check_int("index", index, 0), stop_token_ids

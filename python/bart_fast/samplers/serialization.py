@@ -58,6 +58,8 @@ def deserialize(
     Raises:
         ValueError: the name is unknown, or `config` has no `class_name`.
     """
+    if custom_objects is not None and not isinstance(custom_objects, Mapping):
+        raise argument_error("custom_objects", "must be a dict of classes", custom_objects)
     if isinstance(config, str):
         name, arguments = config, {}
     elif isinstance(config, Mapping) and isinstance(config.get("class_name"), str):

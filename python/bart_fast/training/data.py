@@ -164,7 +164,9 @@ class Batches:
         return next(self._restarted(), None) if batch is None else batch
 
 
-def open_data(x: Any, y: Any = None, sample_weight: Any = None) -> "Examples | Iterable":
+def open_data(
+    x: Any, y: Any = None, sample_weight: Any = None, name: str = "x"
+) -> "Examples | Iterable":
     """What `fit` was given, as `Examples` or as an iterable of batches.
 
     Raises:
@@ -181,15 +183,15 @@ def open_data(x: Any, y: Any = None, sample_weight: Any = None) -> "Examples | I
         )
     if not is_stream:
         raise argument_error(
-            "x",
+            name,
             "must be a dict of texts (`encoder_text`, `decoder_text`), a dict of token arrays, or "
             "an iterable of batches",
             type(x).__name__,
         )
-    for name, value in (("y", y), ("sample_weight", sample_weight)):
+    for other, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise argument_error(
-                name,
+                other,
                 "must be None when `x` is an iterable of batches, which yields "
                 "(x, y, sample_weight)",
                 type(value).__name__,
@@ -208,6 +210,13 @@ def unpack_batch(batch: Any) -> RawBatch:
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 3:
         return (*batch, None, None)[:3]
     raise argument_error("x", "must yield `x`, `(x, y)` or `(x, y, sample_weight)`", batch)
+
+
+def is_packed(data: Any) -> bool:
+    """Whether `data` is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and not a list of batches."""
+    if isinstance(data, list):
+        return not any(isinstance(each, Mapping | tuple) for each in data[1:])
+    return isinstance(data, tuple)
 
 
 def _column(name: str, value: Any) -> Any:

@@ -1,19 +1,26 @@
 """`compile`, `fit`, `evaluate`: the training loop of the models."""
 
 import math
+import numbers
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bart_fast._random import draw_seed
-from bart_fast._validation import argument_error, check_int, check_positive_int
+from bart_fast._validation import (
+    argument_error,
+    check_finite_float,
+    check_flag,
+    check_int,
+    check_positive_int,
+)
 from bart_fast.callbacks import CallbackList, History
 from bart_fast.metrics import Mean, Metric
 from bart_fast.training import compiled
 from bart_fast.training.batch import Batch, BatchMaker
-from bart_fast.training.data import Batches, Examples, open_data, unpack_batch
+from bart_fast.training.data import Batches, Examples, is_packed, open_data, unpack_batch
 from bart_fast.training.errors import NonFiniteLossError
 
 
@@ -161,6 +168,15 @@ class TrainingMixin:
         check_no_class_weight(class_weight)
         check_int("epochs", epochs, 0)
         check_int("initial_epoch", initial_epoch, 0)
+        check_flag("shuffle", shuffle)
+        for name, count in (
+            ("steps_per_epoch", steps_per_epoch),
+            ("validation_steps", validation_steps),
+            ("validation_batch_size", validation_batch_size),
+        ):
+            if count is not None:
+                check_positive_int(name, count)
+        check_validation_freq(validation_freq)
         data = self._open_data(x, y, sample_weight)
         data, validation = split_validation(
             data, validation_split, validation_data, self._open_data
@@ -233,6 +249,7 @@ class TrainingMixin:
             list of float, `[loss, accuracy]`; or dict of str to float.
         """
         self._check_compiled("evaluate")
+        check_flag("return_dict", return_dict)
         data = Batches(self._open_data(x, y, sample_weight), batch_size, steps=steps)
         callbacks = self._callback_list(callbacks, check_verbose(verbose), 1, data.steps)
         try:
@@ -280,6 +297,7 @@ class TrainingMixin:
         """
         self._check_compiled("train_on_batch")
         self._core.check_trainable()
+        check_flag("return_dict", return_dict)
         check_no_class_weight(class_weight)
         self.reset_metrics()
         failure = self._train_batch(self._batch_maker()(*unpack_batch((x, y, sample_weight))))
@@ -292,21 +310,25 @@ class TrainingMixin:
     ) -> Any:
         """Loss and metrics of one batch; see `evaluate`."""
         self._check_compiled("test_on_batch")
+        check_flag("return_dict", return_dict)
         self.reset_metrics()
         self._evaluate_batch(self._batch_maker()(*unpack_batch((x, y, sample_weight))))
         return self._returned(self._logs(), return_dict)
 
     def get_weights(self) -> list[np.ndarray]:
-        """All weights, copied, in the order of the model's parameters."""
+        """All weights, copied as float32, in the order of the model's parameters."""
         return [part.get_parameter(name) for part, name in self._trained()]
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:
-        """Replaces all weights by what `get_weights` returned.
+        """Replaces all weights by what `get_weights` returned, in the precision of the model.
 
         Raises:
             ValueError: too few, too many or misshapen arrays.
         """
-        parameters, weights = self._trained(), list(weights)
+        parameters = self._trained()
+        if not isinstance(weights, Iterable):
+            raise argument_error("weights", f"must be a list of {len(parameters)} arrays", weights)
+        weights = list(weights)
         if len(weights) != len(parameters):
             raise argument_error(
                 "weights", f"must be a list of {len(parameters)} arrays", f"{len(weights)} arrays"
@@ -350,8 +372,8 @@ class TrainingMixin:
     def _evaluate_step(self, batch: Batch, normalizer: float) -> dict[str, Any]:
         return self._core.evaluate_step(*batch.arrays(), normalizer=normalizer)
 
-    def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        return open_data(x, y, sample_weight)
+    def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None, name: str = "x") -> Any:
+        return open_data(x, y, sample_weight, name)
 
     def _trained(self) -> list[tuple[Any, str]]:
         """The object that holds each parameter, and its name."""
@@ -442,28 +464,34 @@ def split_validation(
     """Training data, and validation data or None; `open_` opens the latter."""
     if validation_data is not None:
         if is_packed(validation_data):
-            return data, open_(*unpack_batch(validation_data))
-        return data, open_(validation_data)
-    if not split:
+            x, y, sample_weight = unpack_batch(validation_data)
+            return data, open_(x, y, sample_weight, "validation_data")
+        return data, open_(validation_data, name="validation_data")
+    share = check_finite_float("validation_split", split)
+    if share == 0:
         return data, None
-    if not isinstance(data, Examples) or not 0 < split < 1:
+    if not isinstance(data, Examples) or not 0 < share < 1:
         raise argument_error(
             "validation_split",
             "must be at least 0 and below 1, and 0 when `x` is an iterable of batches",
             split,
         )
-    return data.split(split)
+    return data.split(share)
 
 
-def is_packed(data: Any) -> bool:
-    """Whether `data` is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and not a list of batches."""
-    if isinstance(data, list):
-        return not any(isinstance(each, Mapping | tuple) for each in data[1:])
-    return isinstance(data, tuple)
+def check_validation_freq(frequency: Any) -> None:
+    """A whole number, or a collection of epochs."""
+    rule = "must be a whole number of at least 1, or a list of epochs, from 1"
+    epochs = frequency if isinstance(frequency, Collection) else [frequency]
+    if isinstance(frequency, str | bytes | Mapping):
+        raise argument_error("validation_freq", rule, frequency)
+    for epoch in epochs:
+        if isinstance(epoch, bool) or not isinstance(epoch, numbers.Integral) or epoch < 1:
+            raise argument_error("validation_freq", rule, frequency)
 
 
 def is_validated(epoch: int, frequency: Any) -> bool:
     """Whether an epoch (counted from 0) is followed by a validation."""
-    if isinstance(frequency, int):
-        return (epoch + 1) % check_positive_int("validation_freq", frequency) == 0
+    if isinstance(frequency, numbers.Integral):
+        return (epoch + 1) % frequency == 0
     return epoch + 1 in frequency

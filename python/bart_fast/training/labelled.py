@@ -137,10 +137,10 @@ class LabelledTrainingMixin(TrainingMixin):
 
     # What differs from language models.
 
-    def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None, name: str = "x") -> Any:
         if y is not None and not isinstance(x, Mapping):
             x = _columns(x)
-        return open_data(x, y, sample_weight)
+        return open_data(x, y, sample_weight, name)
 
     def _batch_maker(self) -> Any:
         return self._labelled_batch

@@ -2,10 +2,7 @@
 
 import math
 
-from bart_fast.optimizers.schedules.learning_rate_schedule import (
-    LearningRateSchedule,
-    check_decay_steps,
-)
+from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
 
 
 class CosineDecay(LearningRateSchedule):
@@ -40,13 +37,14 @@ class CosineDecay(LearningRateSchedule):
         warmup_target=None,
         warmup_steps=0,
     ):
-        check_decay_steps(decay_steps)
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
-        self.alpha = alpha
-        self.name = name
-        self.warmup_target = warmup_target
-        self.warmup_steps = warmup_steps
+        self._set(
+            initial_learning_rate=initial_learning_rate,
+            decay_steps=decay_steps,
+            alpha=alpha,
+            name=name,
+            warmup_target=warmup_target,
+            warmup_steps=warmup_steps,
+        )
 
     def __call__(self, step):
         top = self.initial_learning_rate

@@ -2,10 +2,7 @@
 
 import math
 
-from bart_fast.optimizers.schedules.learning_rate_schedule import (
-    LearningRateSchedule,
-    check_decay_steps,
-)
+from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
 
 
 class InverseTimeDecay(LearningRateSchedule):
@@ -27,12 +24,13 @@ class InverseTimeDecay(LearningRateSchedule):
         staircase=False,
         name="InverseTimeDecay",
     ):
-        check_decay_steps(decay_steps)
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
-        self.decay_rate = decay_rate
-        self.staircase = staircase
-        self.name = name
+        self._set(
+            initial_learning_rate=initial_learning_rate,
+            decay_steps=decay_steps,
+            decay_rate=decay_rate,
+            staircase=staircase,
+            name=name,
+        )
 
     def __call__(self, step):
         done = step / self.decay_steps

@@ -1,5 +1,13 @@
 """What all learning rate schedules share."""
 
+from bart_fast._validation import (
+    check_finite_float,
+    check_flag,
+    check_int,
+    check_positive_float,
+    check_text,
+)
+
 
 class LearningRateSchedule:
     """A learning rate that depends on the number of steps made.
@@ -21,8 +29,21 @@ class LearningRateSchedule:
         """Makes the schedule that `get_config` describes."""
         return cls(**config)
 
+    def _set(self, **arguments):
+        """Sets constructor arguments as attributes: numbers, but for names and flags.
 
-def check_decay_steps(decay_steps):
-    """Raises ValueError unless `decay_steps` is positive."""
-    if not decay_steps > 0:
-        raise ValueError(f"`decay_steps` must be above 0; received: {decay_steps}")
+        Raises:
+            ValueError: a value that cannot be used.
+        """
+        for name, value in arguments.items():
+            if name == "name":
+                check_text(name, value)
+            elif name in ("staircase", "cycle"):
+                check_flag(name, value)
+            elif name == "decay_steps":
+                check_positive_float(name, value)
+            elif name == "warmup_steps":
+                check_int(name, value, 0)
+            elif name != "warmup_target" or value is not None:
+                check_finite_float(name, value)
+            setattr(self, name, value)

@@ -2,7 +2,9 @@
 
 import bisect
 import itertools
+from collections.abc import Sequence
 
+from bart_fast._validation import argument_error, check_finite_float, check_text
 from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
 
 
@@ -16,6 +18,11 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     """
 
     def __init__(self, boundaries, values, name="PiecewiseConstant"):
+        for argument, numbers in (("boundaries", boundaries), ("values", values)):
+            if isinstance(numbers, str | bytes) or not isinstance(numbers, Sequence):
+                raise argument_error(argument, "must be a list of numbers", numbers)
+            for number in numbers:
+                check_finite_float(argument, number)
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 "`values` must have one element more than `boundaries`; received "
@@ -25,7 +32,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
             raise ValueError(f"`boundaries` must ascend; received: {boundaries}")
         self.boundaries = boundaries
         self.values = values
-        self.name = name
+        self.name = check_text("name", name)
 
     def __call__(self, step):
         return self.values[bisect.bisect_left(self.boundaries, step)]

@@ -2,10 +2,7 @@
 
 import math
 
-from bart_fast.optimizers.schedules.learning_rate_schedule import (
-    LearningRateSchedule,
-    check_decay_steps,
-)
+from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
 
 
 class PolynomialDecay(LearningRateSchedule):
@@ -30,13 +27,14 @@ class PolynomialDecay(LearningRateSchedule):
         cycle=False,
         name="PolynomialDecay",
     ):
-        check_decay_steps(decay_steps)
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
-        self.end_learning_rate = end_learning_rate
-        self.power = power
-        self.cycle = cycle
-        self.name = name
+        self._set(
+            initial_learning_rate=initial_learning_rate,
+            decay_steps=decay_steps,
+            end_learning_rate=end_learning_rate,
+            power=power,
+            cycle=cycle,
+            name=name,
+        )
 
     def __call__(self, step):
         decay_steps = self.decay_steps
