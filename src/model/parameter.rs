@@ -208,6 +208,11 @@ impl Parameter {
         outcome
     }
 
+    /// Whether it is a matrix in int8.
+    pub fn is_int8(&self) -> bool {
+        matches!(self.layout, StoredLayout::Int8(_))
+    }
+
     /// The values and scales of a matrix in int8, row-major; `None` for another parameter.
     pub fn int8_values(&self) -> Result<Option<(Vec<i8>, Vec<f32>)>> {
         let StoredLayout::Int8(scales) = &self.layout else { return Ok(None) };

@@ -6,7 +6,9 @@ use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::stored::{StoredTensor, Values};
+use ::safetensors::Dtype;
+
+use super::stored::{StoredTensor, Values, no_floats};
 use super::{names, safetensors, tables, torch};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
@@ -33,9 +35,31 @@ pub fn load(
         let mut values = checkpoint.values(&name)?;
         // Only position tables are longer than the parameter: their offset rows come first.
         values.skip(values.remaining() - parameter.count());
-        parameter.assign_from(|run| values.read(run))?;
+        match checkpoint.scales(&parameter, &name)? {
+            None => parameter.assign_from(|run| values.read(run))?,
+            Some(scales) => assign_quantized(&parameter, values, &scales)?,
+        }
     }
     Ok(head.is_none() && checkpoint.names.keys().any(|name| names::is_of_head(name)))
+}
+
+/// Sets a matrix from values in int8 and the scales of its rows.
+fn assign_quantized(parameter: &Parameter, mut values: Values<'_>, scales: &[f32]) -> Result<()> {
+    let mut floats = vec![0.0; parameter.count()];
+    values.read(&mut floats)?;
+    let name = parameter.name();
+    if floats.contains(&-128.0) || !scales.iter().all(|s| s.is_finite() && *s > 0.0) {
+        return Err(Error::Weights(format!(
+            "`{name}` is damaged: quantised values are from -127 to 127, scales finite and above 0"
+        )));
+    }
+    if parameter.is_int8() {
+        let values: Vec<i8> = floats.iter().map(|value| *value as i8).collect();
+        return parameter.assign_int8(&values, scales);
+    }
+    let columns = parameter.shape()[1].max(1);
+    floats.iter_mut().enumerate().for_each(|(i, value)| *value /= scales[i / columns]);
+    parameter.assign(&floats)
 }
 
 /// Whether encoder and decoder of an untied checkpoint read different token tables.
@@ -139,9 +163,14 @@ impl Checkpoint {
             if *shape != expected {
                 problems.misshapen.push(format!("{name} is {shape:?}, expected {expected:?}"));
             }
+            if self.tensors[name].1.dtype == Dtype::I8 {
+                left.remove(&format!("{source}{}", names::SCALES));
+            }
             plan.push((parameter.clone(), name.clone()));
         }
-        left.retain(|name, _| !tables::is_spare(name, config));
+        left.retain(|name, _| {
+            !tables::is_spare(name.strip_suffix(names::SCALES).unwrap_or(name), config)
+        });
         if head.is_none() {
             left.retain(|name, _| !names::is_of_head(name));
         }
@@ -192,6 +221,24 @@ impl Checkpoint {
 
     fn first_file(&self) -> String {
         self.files.first().map(|(path, _)| path.display().to_string()).unwrap_or_default()
+    }
+
+    /// The scales of a matrix in int8; `None` for floats.
+    fn scales(&self, parameter: &Parameter, name: &str) -> Result<Option<Vec<f32>>> {
+        let (file, tensor) = &self.tensors[name];
+        if tensor.dtype != Dtype::I8 {
+            return Ok(None);
+        }
+        let scales_name = format!("{name}{}", names::SCALES);
+        let scales = self.tensors.get(&scales_name);
+        let fits = |scales: &StoredTensor| scales.shape == [parameter.shape()[0]];
+        let is_matrix = parameter.shape().len() == 2 && !names::is_position_table(parameter.name());
+        if !is_matrix || !scales.is_some_and(|(_, scales)| fits(scales)) {
+            return Err(no_floats(&self.files[*file].0, name, tensor.dtype));
+        }
+        let mut scales = vec![0.0; parameter.shape()[0]];
+        self.values(&scales_name)?.read(&mut scales)?;
+        Ok(Some(scales))
     }
 
     /// The values of a tensor, to be read in order.

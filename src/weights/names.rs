@@ -52,6 +52,10 @@ pub fn stored_shape(parameter: &str, shape: &[usize]) -> Vec<usize> {
     }
 }
 
+/// What the name of a matrix in int8 is followed by in that of its scales, by which its rows are
+/// divided, as in Keras. Others' `weight_scale` is what rows are multiplied by.
+pub const SCALES: &str = ".keras_scale";
+
 /// Whether a parameter is a table of learned positions.
 pub fn is_position_table(parameter: &str) -> bool {
     parameter.ends_with("embed_positions.weight")

@@ -27,10 +27,12 @@ pub enum FloatFormat {
     Float16,
     /// The upper half of a float32.
     Bfloat16,
+    /// 32 bits, but matrices in int8 as the model keeps them, their scales beside.
+    Int8,
 }
 
 impl FloatFormat {
-    /// Reads "float32", "float16" or "bfloat16".
+    /// Reads "float32", "float16", "bfloat16" or "int8".
     ///
     /// # Errors
     /// `Argument` for another name.
@@ -39,16 +41,17 @@ impl FloatFormat {
             "float32" => Ok(FloatFormat::Float32),
             "float16" => Ok(FloatFormat::Float16),
             "bfloat16" => Ok(FloatFormat::Bfloat16),
+            "int8" => Ok(FloatFormat::Int8),
             other => Err(Error::argument(
                 "dtype",
-                format!("must be \"float32\", \"float16\" or \"bfloat16\", received {other:?}"),
+                format!("must be float32, float16, bfloat16 or int8, received {other:?}"),
             )),
         }
     }
 
     fn dtype(self) -> Dtype {
         match self {
-            FloatFormat::Float32 => Dtype::F32,
+            FloatFormat::Float32 | FloatFormat::Int8 => Dtype::F32,
             FloatFormat::Float16 => Dtype::F16,
             FloatFormat::Bfloat16 => Dtype::BF16,
         }
@@ -56,7 +59,9 @@ impl FloatFormat {
 
     fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
-            FloatFormat::Float32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            FloatFormat::Float32 | FloatFormat::Int8 => {
+                values.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
             FloatFormat::Float16 => {
                 values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect()
             }
@@ -125,10 +130,8 @@ pub fn save(
     let kept = kept.map(|parameter| (parameter, format));
     let tensors = kept.chain(of_head).flat_map(|(parameter, format)| {
         let copies = tables::stored_copies(parameter.name(), model.config());
-        [parameter.name()].into_iter().chain(copies.iter().copied()).map(move |name| {
-            let shape = names::stored_shape(parameter.name(), parameter.shape());
-            (names::stored_name(name), Stored { parameter, shape, format })
-        })
+        let names = [parameter.name()].into_iter().chain(copies.iter().copied());
+        names.flat_map(move |name| tensors_of(parameter, &names::stored_name(name), format))
     });
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {
@@ -137,16 +140,43 @@ pub fn save(
     })
 }
 
+/// The tensors of a parameter under the name `name`: one, or of a matrix in int8 two.
+fn tensors_of<'a>(
+    parameter: &'a Parameter,
+    name: &str,
+    format: FloatFormat,
+) -> Vec<(String, Stored<'a>)> {
+    let shape = names::stored_shape(parameter.name(), parameter.shape());
+    if format != FloatFormat::Int8 || !parameter.is_int8() {
+        return vec![(name.to_string(), Stored { parameter, shape, part: Part::Floats(format) })];
+    }
+    let scales = Stored { parameter, shape: vec![shape[0]], part: Part::Scales };
+    let values = Stored { parameter, shape, part: Part::Int8 };
+    vec![(name.to_string(), values), (format!("{name}{}", names::SCALES), scales)]
+}
+
 /// A parameter on its way into a file, converted only when its turn comes.
 struct Stored<'a> {
     parameter: &'a Parameter,
     shape: Vec<usize>,
-    format: FloatFormat,
+    part: Part,
+}
+
+/// What of a parameter is stored.
+#[derive(Clone, Copy)]
+enum Part {
+    Floats(FloatFormat),
+    Int8,
+    Scales,
 }
 
 impl View for Stored<'_> {
     fn dtype(&self) -> Dtype {
-        self.format.dtype()
+        match self.part {
+            Part::Floats(format) => format.dtype(),
+            Part::Int8 => Dtype::I8,
+            Part::Scales => Dtype::F32,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -154,14 +184,26 @@ impl View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // A parameter is always a readable CPU tensor of floats.
-        let values = self.parameter.values().expect("parameters are readable");
+        // A parameter is always a readable CPU tensor.
+        const READABLE: &str = "parameters are readable";
+        let format = match self.part {
+            Part::Floats(format) => format,
+            Part::Int8 | Part::Scales => {
+                let (values, scales) =
+                    self.parameter.int8_values().expect(READABLE).expect("it is in int8");
+                return match self.part {
+                    Part::Scales => FloatFormat::Float32.encode(&scales).into(),
+                    _ => values.iter().map(|value| value.cast_unsigned()).collect(),
+                };
+            }
+        };
+        let values = self.parameter.values().expect(READABLE);
         let mut stored = vec![0.0; self.shape.iter().product::<usize>() - values.len()];
         stored.extend(values);
-        self.format.encode(&stored).into()
+        format.encode(&stored).into()
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.format.dtype().bitsize() / 8
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }

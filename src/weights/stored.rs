@@ -121,12 +121,12 @@ impl<'a> Values<'a> {
     /// The values of the tensor called `name` in `file`.
     ///
     /// # Errors
-    /// `Format` for other types than floats, and for values that lie scattered over the file.
+    /// `Format` for other types than floats and int8, and for values that lie scattered over the
+    /// file.
     pub fn new(path: &'a Path, file: &'a File, name: &str, tensor: &StoredTensor) -> Result<Self> {
         let dtype = tensor.dtype;
-        if !matches!(dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16) {
-            let message = format!("tensor {name} has dtype {dtype:?}, expected floats");
-            return Err(Error::format(path, message));
+        if !matches!(dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16 | Dtype::I8) {
+            return Err(no_floats(path, name, dtype));
         }
         let (at, remaining, bytes) = (tensor.start, tensor.count(), Vec::new());
         let mut values = Values { path, file, dtype, at, remaining, bytes, gathered: None };
@@ -188,11 +188,17 @@ impl<'a> Values<'a> {
         match self.dtype {
             Dtype::F32 => decode(&self.bytes, out, f32::from_le_bytes),
             Dtype::F64 => decode(&self.bytes, out, |x| f64::from_le_bytes(x) as f32),
+            Dtype::I8 => decode(&self.bytes, out, |x| f32::from(i8::from_le_bytes(x))),
             Dtype::F16 => decode(&self.bytes, out, |x| f16::from_le_bytes(x).to_f32()),
             _ => decode(&self.bytes, out, |x| bf16::from_le_bytes(x).to_f32()),
         }
         Ok(())
     }
+}
+
+/// The error for a tensor of another type than floats.
+pub fn no_floats(path: &Path, name: &str, dtype: Dtype) -> Error {
+    Error::format(path, format!("tensor {name} has dtype {dtype:?}, expected floats"))
 }
 
 fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {

@@ -63,9 +63,9 @@ def save(
         raise FileExistsError(f"`filepath` exists, and `overwrite` is False: {os.fspath(path)}.")
     dtype = _dtypes.stored_dtype(core_model.dtype)
     if ending == _SAFETENSORS:
-        _check_floats(core_model)
         with staged_file(path) as file:
-            core_model.save_safetensors(str(file), dtype, *_given(core_head))
+            stored = "int8" if core_model.dtype == "int8" else dtype
+            core_model.save_safetensors(str(file), stored, *_given(core_head))
         return
     quantized = core_model.dtype == "int8"
     table = _keras_groups(_keras_sizes(core_model), quantized, task_name, backbone_name)
@@ -163,16 +163,6 @@ def _keras_sizes(core_model):
         raise ValueError(
             f"{problem}\nhint: save to a file that ends in `{_SAFETENSORS}`."
         ) from None
-
-
-def _check_floats(core_model) -> None:
-    """Refuse to write int8 where it would not come back as it is."""
-    if core_model.dtype == "int8":
-        raise ValueError(
-            f"`filepath` must end in `{_KERAS}` for a model in int8: `{_SAFETENSORS}` has Hugging "
-            "Face's names, which know no scales.\nhint: `export_to_transformers(directory)` writes "
-            "the weights as float32."
-        )
 
 
 def _keras_groups(sizes, quantized: bool, task_name: str | None, backbone_name: str) -> list[Group]:
