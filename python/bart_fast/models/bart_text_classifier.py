@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from bart_fast._random import draw_seed
-from bart_fast._validation import argument_error, check_finite_float, check_int, check_positive_int
+from bart_fast._validation import (
+    argument_error,
+    check_finite_float,
+    check_flag,
+    check_int,
+    check_positive_int,
+)
 from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.classification_head import ClassificationHead
 from bart_fast.models.text_classifier import TextClassifier
@@ -127,7 +133,7 @@ class BartTextClassifier(TextClassifier):
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
         self._head = ClassificationHead(*sizes, self.dropout, deviation, seed)
-        if compile:
+        if check_flag("compile", compile):
             self.compile()
 
     def _activated(self, logits: np.ndarray) -> np.ndarray:
