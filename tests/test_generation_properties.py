@@ -12,7 +12,15 @@ import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from properties import examples
-from tiny_models import END, PAD, START, VOCABULARY, tiny_backbone, tiny_preprocessor
+from tiny_models import (
+    END,
+    PAD,
+    START,
+    VOCABULARY,
+    tiny_backbone,
+    tiny_model,
+    tiny_preprocessor,
+)
 
 from bart_fast import samplers
 from bart_fast.models import BartSeq2SeqLM
@@ -329,6 +337,25 @@ def test_scores_and_states_are_finite(model, texts, targets):
     assert (scores.logprobs <= 0).all()
     for array in (scores.logprobs, scores.token_logprobs, states, logits):
         assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("method", ["random", "top_k", "top_p", None])
+def test_extreme_temperatures_and_penalties_leave_numbers(method):
+    """What the tests above found: scores near the end of float32 over a temperature near zero."""
+    model = tiny_model(sampler="greedy")
+    if method is not None:
+        classes = {"random": samplers.RandomSampler, "top_k": samplers.TopKSampler}
+        sampler = classes.get(method, samplers.TopPSampler)(seed=3, temperature=1e-30)
+        model.compile(sampler=sampler)
+    drawn = {} if method is not None else {"temperature": 1e-30, "seed": 3}
+    for penalty in (
+        {"exponential_decay_length_penalty": (0, 1e30)},
+        {"repetition_penalty": 1e-30},
+    ):
+        output = model.generate(
+            ["the", "fox"], return_dict_in_generate=True, output_scores=True, **drawn, **penalty
+        )
+        assert np.isfinite(output.token_logprobs).all()
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))

@@ -16,6 +16,7 @@ class _StepResult(TypedDict):
     weighted_nll_sum: float
     weight_sum: float
     correct_weight_sum: float
+    correct: int
     tokens: int
     gradient_norm: float | None
     applied: bool
@@ -115,6 +116,29 @@ class ClassificationHead:
         encoder_positions: list[list[int]] | None,
         decoder_token_ids: list[list[int]],
     ) -> _Floats: ...
+    def train_step(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        encoder_token_ids: list[list[int]],
+        encoder_positions: list[list[int]] | None,
+        decoder_token_ids: list[list[int]],
+        labels: list[int],
+        weights: list[float],
+        learning_rate: float,
+        seed: int,
+        normalizer: float,
+    ) -> _StepResult: ...
+    def evaluate_step(
+        self,
+        model: Model,
+        encoder_token_ids: list[list[int]],
+        encoder_positions: list[list[int]] | None,
+        decoder_token_ids: list[list[int]],
+        labels: list[int],
+        weights: list[float],
+        normalizer: float,
+    ) -> _StepResult: ...
 
 class Generation:
     def __new__(

@@ -24,11 +24,16 @@ pub(super) fn check_logits(logits: &[f32], sequence: u64, position: usize) -> Re
     )))
 }
 
-/// Divides by the temperature.
+/// Divides by the temperature. Where the best score would become infinite it becomes zero, and the
+/// others fall with it: in a softmax only differences count, and infinities are no numbers there.
 pub(super) fn cool(row: &mut [f32], temperature: f32) {
-    if temperature != 1.0 {
-        row.iter_mut().for_each(|x| *x /= temperature);
+    if temperature == 1.0 {
+        return;
     }
+    let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let overflows = best.is_finite() && !(best / temperature).is_finite();
+    let shift = if overflows { best } else { 0.0 };
+    row.iter_mut().for_each(|x| *x = (*x - shift) / temperature);
 }
 
 /// Turns logits into log probabilities of the distribution at `temperature`.
@@ -57,6 +62,18 @@ pub(super) fn argmax(row: &[f32]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotients_beyond_any_number_leave_the_best_score() {
+        for (row, temperature, best) in
+            [([1e30, 10.0], 1e-30, 0), ([10.0, 9.0], 1e-38, 0), ([-10.0, -9.0], 1e-40, 1)]
+        {
+            let mut probabilities = row;
+            softmax(&mut probabilities, temperature);
+            assert_eq!(probabilities[best], 1.0, "{row:?} at {temperature}");
+            assert_eq!(probabilities[1 - best], 0.0, "{row:?} at {temperature}");
+        }
+    }
 
     #[test]
     fn probabilities_and_their_logarithms() {

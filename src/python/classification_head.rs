@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyKeyError, PyValueError};
+use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::enter::{compute, compute_interruptible};
-use super::model::{PyModel, tokens};
-use crate::error::Error;
+use super::model::{PyModel, step_dict, tokens};
+use super::optimizer::PyOptimizer;
+use super::parameters;
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{Batch, Initialisation, Parameter, Pass};
 use crate::ops::with_floats;
+use crate::training::classification::{self, LabelledTexts};
 
 /// Float array on its way to Python.
 type Floats<'py> = Bound<'py, PyArrayDyn<f32>>;
@@ -56,28 +57,12 @@ impl PyClassificationHead {
 
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        let parameter = self.parameter(name)?;
-        let values = compute(py, || parameter.values())?;
-        values.into_pyarray(py).reshape(parameter.shape().to_vec())
+        parameters::get(py, self.head.parameters(), name)
     }
 
-    /// Replaces parameters by arrays of float32 of their shapes.
+    /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.
     fn set_parameters(&self, py: Python<'_>, values: &Bound<'_, PyDict>) -> PyResult<()> {
-        for (name, array) in values.iter() {
-            let name: String = name.extract()?;
-            let parameter = self.parameter(&name)?;
-            let array: PyReadonlyArrayDyn<'_, f32> = array.extract().map_err(|_| {
-                PyValueError::new_err(format!("`{name}` must be an array of float32"))
-            })?;
-            if array.shape() != parameter.shape() {
-                let (want, got) = (parameter.shape(), array.shape());
-                let message = format!("`{name}` has shape {want:?}, received {got:?}");
-                return Err(Error::Weights(message).into());
-            }
-            let values: Vec<f32> = array.as_array().iter().copied().collect();
-            compute(py, || parameter.assign(&values))?;
-        }
-        Ok(())
+        parameters::set(py, self.head.parameters(), values)
     }
 
     /// Scores `[rows, classes]` of texts as ragged ids (with their positions, if masks had holes);
@@ -91,29 +76,83 @@ impl PyClassificationHead {
         encoder_positions: Option<Vec<Vec<u32>>>,
         decoder_token_ids: Vec<Vec<u32>>,
     ) -> PyResult<Floats<'py>> {
-        let source = tokens(&encoder_token_ids, encoder_positions.as_deref());
-        let target = tokens(&decoder_token_ids, None);
+        let rows = encoder_token_ids.len();
+        let given = (encoder_token_ids, encoder_positions, decoder_token_ids);
         let scores = compute_interruptible(py, |stop| {
-            let [source, target] = [source, target].map(|rows| {
-                Batch::from_sequences(rows.iter().map(|each| (each.ids, each.positions)))
-            });
+            let [source, target] = batches(&given);
             let pass = Pass::inference().stopped_by(stop);
             let scores = self.head.classify(model.core(), &source, &target, &pass)?.contiguous()?;
             Ok(with_floats([&scores], |[scores]| scores.to_vec())?)
         })?;
-        let rows = encoder_token_ids.len();
         let classes = scores.len() / rows.max(1);
         scores.into_pyarray(py).reshape(vec![rows, classes])
     }
+
+    /// One training step of `model` and head; texts as in `classify`, a label and a weight for each.
+    #[pyo3(signature = (model, optimizer, encoder_token_ids, encoder_positions, decoder_token_ids,
+        labels, weights, learning_rate, seed, normalizer))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn train_step<'py>(
+        &self,
+        py: Python<'py>,
+        model: &PyModel,
+        optimizer: &PyOptimizer,
+        encoder_token_ids: Vec<Vec<u32>>,
+        encoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_token_ids: Vec<Vec<u32>>,
+        labels: Vec<u32>,
+        weights: Vec<f32>,
+        learning_rate: f64,
+        seed: u64,
+        normalizer: f64,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let rows = (encoder_token_ids, encoder_positions, decoder_token_ids);
+        let texts = labelled(rows, labels, weights, normalizer);
+        let (head, core) = (&self.head, model.core());
+        let result = compute(py, || {
+            classification::train(core, head, &mut optimizer.lock(), &texts, learning_rate, seed)
+        })?;
+        step_dict(py, result)
+    }
+
+    /// Loss and accuracy of a batch; nothing is changed.
+    #[pyo3(signature = (model, encoder_token_ids, encoder_positions, decoder_token_ids, labels,
+        weights, normalizer))]
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
+    fn evaluate_step<'py>(
+        &self,
+        py: Python<'py>,
+        model: &PyModel,
+        encoder_token_ids: Vec<Vec<u32>>,
+        encoder_positions: Option<Vec<Vec<u32>>>,
+        decoder_token_ids: Vec<Vec<u32>>,
+        labels: Vec<u32>,
+        weights: Vec<f32>,
+        normalizer: f64,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let rows = (encoder_token_ids, encoder_positions, decoder_token_ids);
+        let texts = labelled(rows, labels, weights, normalizer);
+        let (head, core) = (&self.head, model.core());
+        let result = compute(py, || classification::evaluate(core, head, &texts))?;
+        step_dict(py, result)
+    }
+}
+
+/// Ragged ids and positions of the encoder, and ids of the decoder.
+type Rows = (Vec<Vec<u32>>, Option<Vec<Vec<u32>>>, Vec<Vec<u32>>);
+
+fn batches((ids, positions, decoder_ids): &Rows) -> [Batch; 2] {
+    let (source, target) = (tokens(ids, positions.as_deref()), tokens(decoder_ids, None));
+    [source, target]
+        .map(|rows| Batch::from_sequences(rows.iter().map(|each| (each.ids, each.positions))))
+}
+
+fn labelled(rows: Rows, labels: Vec<u32>, weights: Vec<f32>, normalizer: f64) -> LabelledTexts {
+    let [source, target] = batches(&rows);
+    LabelledTexts { source, target, labels, weights, normalizer }
 }
 
 impl PyClassificationHead {
-    fn parameter(&self, name: &str) -> PyResult<Arc<Parameter>> {
-        let found = self.head.parameters().iter().find(|parameter| parameter.name() == name);
-        let missing = || PyKeyError::new_err(format!("the head has no parameter `{name}`"));
-        found.cloned().ok_or_else(missing)
-    }
-
     /// The head itself.
     pub(super) fn core(&self) -> &ClassificationHead {
         &self.head

@@ -75,17 +75,17 @@ impl PyModel {
 
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        parameters::get(py, &self.model, name)
+        parameters::get(py, self.model.parameters(), name)
     }
 
     /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.
     fn set_parameters(&self, py: Python<'_>, values: &Bound<'_, PyDict>) -> PyResult<()> {
-        parameters::set(py, &self.model, values)
+        parameters::set(py, self.model.parameters(), values)
     }
 
     /// Values and scales of a matrix in int8; `None` for another parameter.
     fn get_int8<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Int8<'py>>> {
-        parameters::get_int8(py, &self.model, name)
+        parameters::get_int8(py, self.model.parameters(), name)
     }
 
     /// Replaces a matrix in int8 by values of its shape and the scales of its rows, which divide.
@@ -96,7 +96,7 @@ impl PyModel {
         values: PyReadonlyArrayDyn<'_, i8>,
         scales: PyReadonlyArrayDyn<'_, f32>,
     ) -> PyResult<()> {
-        parameters::set_int8(py, &self.model, name, values, scales)
+        parameters::set_int8(py, self.model.parameters(), name, values, scales)
     }
 
     /// In which numbers weights are kept and multiplied: a name of Keras, such as "bfloat16".
@@ -472,12 +472,13 @@ fn same_rows<T>(source_rows: usize, target: &Rectangle<T>) -> Result<()> {
     Err(Error::argument("decoder_token_ids", message))
 }
 
-fn step_dict(py: Python<'_>, result: StepResult) -> PyResult<Bound<'_, PyDict>> {
+pub(super) fn step_dict(py: Python<'_>, result: StepResult) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("loss", result.loss)?;
     dict.set_item("weighted_nll_sum", result.weighted_nll_sum)?;
     dict.set_item("weight_sum", result.weight_sum)?;
     dict.set_item("correct_weight_sum", result.correct_weight_sum)?;
+    dict.set_item("correct", result.correct)?;
     dict.set_item("tokens", result.tokens)?;
     dict.set_item("gradient_norm", result.gradient_norm)?;
     dict.set_item("applied", result.applied)?;

@@ -11,14 +11,14 @@ use pyo3::types::PyDict;
 
 use super::enter::compute;
 use crate::error::Error;
-use crate::model::{BartModel, Parameter};
+use crate::model::Parameter;
 
 /// The values of a matrix in int8, and the scales of its rows.
 pub(super) type Int8<'py> = (Bound<'py, PyArrayDyn<i8>>, Bound<'py, PyArray1<f32>>);
 
 /// The parameter of this name.
-fn find(model: &BartModel, name: &str) -> PyResult<Arc<Parameter>> {
-    let found = model.parameters().iter().find(|parameter| parameter.name() == name);
+fn find(parameters: &[Arc<Parameter>], name: &str) -> PyResult<Arc<Parameter>> {
+    let found = parameters.iter().find(|parameter| parameter.name() == name);
     found
         .cloned()
         .ok_or_else(|| PyKeyError::new_err(format!("the model has no parameter `{name}`")))
@@ -27,23 +27,27 @@ fn find(model: &BartModel, name: &str) -> PyResult<Arc<Parameter>> {
 /// A copy of a parameter as float32.
 pub(super) fn get<'py>(
     py: Python<'py>,
-    model: &BartModel,
+    parameters: &[Arc<Parameter>],
     name: &str,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-    let parameter = find(model, name)?;
+    let parameter = find(parameters, name)?;
     let values = compute(py, || parameter.values())?;
     values.into_pyarray(py).reshape(parameter.shape().to_vec())
 }
 
 /// Replaces parameters; nothing changes if one does not fit.
-pub(super) fn set(py: Python<'_>, model: &BartModel, values: &Bound<'_, PyDict>) -> PyResult<()> {
+pub(super) fn set(
+    py: Python<'_>,
+    parameters: &[Arc<Parameter>],
+    values: &Bound<'_, PyDict>,
+) -> PyResult<()> {
     let mut plan = Vec::new();
     for (name, array) in values.iter() {
         let name: String = name.extract()?;
         let array: PyReadonlyArrayDyn<'_, f32> = array
             .extract()
             .map_err(|_| PyValueError::new_err(format!("`{name}` must be an array of float32")))?;
-        let parameter = find(model, &name)?;
+        let parameter = find(parameters, &name)?;
         check_shape(&parameter, array.shape())?;
         plan.push((parameter, array.as_array().iter().copied().collect::<Vec<f32>>()));
     }
@@ -56,10 +60,10 @@ pub(super) fn set(py: Python<'_>, model: &BartModel, values: &Bound<'_, PyDict>)
 /// Values and scales of a matrix in int8; `None` for another parameter.
 pub(super) fn get_int8<'py>(
     py: Python<'py>,
-    model: &BartModel,
+    parameters: &[Arc<Parameter>],
     name: &str,
 ) -> PyResult<Option<Int8<'py>>> {
-    let parameter = find(model, name)?;
+    let parameter = find(parameters, name)?;
     let Some((values, scales)) = compute(py, || parameter.int8_values())? else { return Ok(None) };
     let values = values.into_pyarray(py).reshape(parameter.shape().to_vec())?;
     Ok(Some((values, scales.into_pyarray(py))))
@@ -68,12 +72,12 @@ pub(super) fn get_int8<'py>(
 /// Replaces a matrix in int8.
 pub(super) fn set_int8(
     py: Python<'_>,
-    model: &BartModel,
+    parameters: &[Arc<Parameter>],
     name: &str,
     values: PyReadonlyArrayDyn<'_, i8>,
     scales: PyReadonlyArrayDyn<'_, f32>,
 ) -> PyResult<()> {
-    let parameter = find(model, name)?;
+    let parameter = find(parameters, name)?;
     check_shape(&parameter, values.shape())?;
     let values: Vec<i8> = values.as_array().iter().copied().collect();
     let scales: Vec<f32> = scales.as_array().iter().copied().collect();

@@ -5,24 +5,25 @@ use candle_core::backprop::GradStore;
 
 use super::optimizer::global_norm;
 use crate::error::Result;
-use crate::model::{BartModel, Parameter};
+use crate::model::Parameter;
 use crate::ops::with_floats;
 
-/// What one backward pass computed. One lives at a time: the buffers are the model's.
+/// What one backward pass computed. One lives at a time: the buffers are the parameters'.
 pub struct Gradients<'a> {
-    model: &'a BartModel,
+    parameters: &'a [&'a Parameter],
     store: Option<GradStore>,
 }
 
 impl<'a> Gradients<'a> {
-    /// Runs the backward pass of `loss`; without a loss all gradients are zero.
+    /// Runs the backward pass of `loss` for all that is trained; without a loss all gradients are
+    /// zero.
     ///
     /// # Errors
     /// Only what the tensor library reports.
-    pub fn of(model: &'a BartModel, loss: Option<&Tensor>) -> Result<Self> {
-        model.trainable().for_each(|parameter| parameter.gradient().clear());
+    pub fn of(parameters: &'a [&'a Parameter], loss: Option<&Tensor>) -> Result<Self> {
+        parameters.iter().for_each(|parameter| parameter.gradient().clear());
         let store = loss.map(Tensor::backward).transpose()?;
-        Ok(Gradients { model, store })
+        Ok(Gradients { parameters, store })
     }
 
     /// Calls `read` with the gradient of a trainable parameter, in the parameter's layout; zeros
@@ -47,7 +48,7 @@ impl<'a> Gradients<'a> {
     /// Only what the tensor library reports.
     pub fn norm(&self) -> Result<f64> {
         let mut squares: f64 = 0.0;
-        for parameter in self.model.trainable() {
+        for parameter in self.parameters {
             let norm = self.with(parameter, |gradient| global_norm(&[gradient]))?;
             squares += norm * norm;
         }

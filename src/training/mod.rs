@@ -1,5 +1,6 @@
 //! Loss, optimizers and the training step.
 
+pub mod classification;
 pub mod gradients;
 pub mod optimizer;
 pub mod step;

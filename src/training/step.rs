@@ -1,12 +1,14 @@
 //! One training step: forward, loss, backward and the optimizer; and the same without the last two.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::gradients::Gradients;
 use super::optimizer::Optimizer;
 use crate::error::{Error, Result};
 use crate::model::batch::Rows;
-use crate::model::{BartModel, Batch, Pass};
+use crate::model::{BartModel, Batch, Parameter, Pass};
 use crate::ops::cross_entropy::cross_entropy;
 
 /// A padded rectangle of token ids with its mask, row-major.
@@ -73,6 +75,8 @@ pub struct StepResult {
     pub weight_sum: f64,
     /// Sum of the weights of rows whose label had the largest logit.
     pub correct_weight_sum: f64,
+    /// Rows whose label had the largest logit, whatever they weigh.
+    pub correct: usize,
     /// Rows that counted.
     pub tokens: usize,
     /// Norm of all gradients together, before clipping; `None` in evaluation.
@@ -123,18 +127,8 @@ impl Examples {
 
     /// The loss tensor, and what is reported of it.
     fn loss(&self, model: &BartModel, pass: &Pass) -> Result<(Option<Tensor>, StepResult)> {
-        let weight_sum = self.weights.iter().map(|&w| f64::from(w)).sum();
-        let mut result = StepResult {
-            loss: 0.0,
-            weighted_nll_sum: 0.0,
-            weight_sum,
-            correct_weight_sum: 0.0,
-            tokens: self.loss_rows.len(),
-            gradient_norm: None,
-            applied: false,
-        };
         if self.loss_rows.is_empty() {
-            return Ok((None, result));
+            return Ok((None, StepResult::of_weights(&self.weights)));
         }
         let memory = model.encode(&self.source, pass)?;
         let mut hidden = model.decode(&self.target, &memory, &self.source, pass)?;
@@ -143,17 +137,46 @@ impl Examples {
             hidden = hidden.index_select(&rows, 0)?;
         }
         let logits = model.logits(&hidden, pass)?;
-        let scale: Vec<f32> =
-            self.weights.iter().map(|&w| (f64::from(w) / self.normalizer) as f32).collect();
-        let (loss, rows) = cross_entropy(&logits, &self.labels, &scale)?;
-        for (i, &weight) in self.weights.iter().enumerate() {
-            let weight = f64::from(weight);
-            result.weighted_nll_sum += weight * f64::from(rows.nll[i]);
-            result.correct_weight_sum += if rows.correct[i] { weight } else { 0.0 };
-        }
-        result.loss = result.weighted_nll_sum / self.normalizer;
+        let (loss, result) = weighted_loss(&logits, &self.labels, &self.weights, self.normalizer)?;
         Ok((Some(loss), result))
     }
+}
+
+impl StepResult {
+    /// Before anything is computed.
+    fn of_weights(weights: &[f32]) -> Self {
+        StepResult {
+            loss: 0.0,
+            weighted_nll_sum: 0.0,
+            weight_sum: weights.iter().map(|&w| f64::from(w)).sum(),
+            correct_weight_sum: 0.0,
+            correct: 0,
+            tokens: weights.len(),
+            gradient_norm: None,
+            applied: false,
+        }
+    }
+}
+
+/// The cross entropy of `labels` under `logits [rows, classes]`, weighted and divided by
+/// `normalizer`: a tensor for the backward pass, and what is reported.
+pub(super) fn weighted_loss(
+    logits: &Tensor,
+    labels: &[u32],
+    weights: &[f32],
+    normalizer: f64,
+) -> Result<(Tensor, StepResult)> {
+    let mut result = StepResult::of_weights(weights);
+    let scale: Vec<f32> = weights.iter().map(|&w| (f64::from(w) / normalizer) as f32).collect();
+    let (loss, rows) = cross_entropy(logits, labels, &scale)?;
+    for (i, &weight) in weights.iter().enumerate() {
+        let weight = f64::from(weight);
+        result.weighted_nll_sum += weight * f64::from(rows.nll[i]);
+        result.correct_weight_sum += if rows.correct[i] { weight } else { 0.0 };
+        result.correct += usize::from(rows.correct[i]);
+    }
+    result.loss = result.weighted_nll_sum / normalizer;
+    Ok((loss, result))
 }
 
 /// Where the wanted positions lie among those that are computed.
@@ -195,11 +218,23 @@ pub fn train(
 ) -> Result<StepResult> {
     model.precision().check_trainable()?;
     let _alone = model.lock_for_training();
-    let (loss, mut result) = examples.loss(model, &Pass::training(seed))?;
+    let (loss, result) = examples.loss(model, &Pass::training(seed))?;
+    let parameters: Vec<&Parameter> = model.trainable().map(Arc::as_ref).collect();
+    update(&parameters, optimizer, loss.as_ref(), result, learning_rate)
+}
+
+/// Changes `parameters` by the gradients of a loss, if both are finite.
+pub(super) fn update(
+    parameters: &[&Parameter],
+    optimizer: &mut Optimizer,
+    loss: Option<&Tensor>,
+    mut result: StepResult,
+    learning_rate: f64,
+) -> Result<StepResult> {
     if !result.loss.is_finite() {
         return Ok(result);
     }
-    let gradients = Gradients::of(model, loss.as_ref())?;
+    let gradients = Gradients::of(parameters, loss)?;
     let norm = gradients.norm()?;
     result.gradient_norm = Some(norm);
     if !norm.is_finite() {
@@ -207,7 +242,7 @@ pub fn train(
     }
     optimizer.begin_step(learning_rate);
     optimizer.clip_to_global_norm(norm);
-    for parameter in model.trainable() {
+    for parameter in parameters {
         let mut outcome = Ok(());
         gradients.with(parameter, |gradient| {
             parameter.update(|value| {

@@ -82,7 +82,8 @@ fn loss_of(model: &BartModel, examples: &Examples) -> f64 {
 /// The gradient of every trainable parameter, row-major.
 fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
     let (loss, _) = examples.loss(model, &Pass::training(77)).unwrap();
-    let gradients = Gradients::of(model, loss.as_ref()).unwrap();
+    let parameters: Vec<&Parameter> = model.trainable().map(Arc::as_ref).collect();
+    let gradients = Gradients::of(&parameters, loss.as_ref()).unwrap();
     let rows = |p: &Arc<Parameter>| gradients.with(p, |gradient| p.rows_of(gradient)).unwrap();
     model.trainable().map(rows).collect()
 }

@@ -62,6 +62,18 @@ ZERO_SHOT = [
         "hypothesis_template": "the {} is in",
     },
 ]
+# Of three steps of SGD: the classes of the texts, and the weights that are compared.
+LABELS, RATE = [0, 2, 1, 1], 0.1
+TRAINED = (
+    "classification_head.dense.weight",
+    "classification_head.dense.bias",
+    "classification_head.out_proj.weight",
+    "classification_head.out_proj.bias",
+    "model.shared.weight",
+    "model.encoder.layers.0.self_attn.q_proj.weight",
+    "model.decoder.layers.1.encoder_attn.v_proj.bias",
+    "model.decoder.layers.0.final_layer_norm.weight",
+)
 CUTS = [(9, 3), (3, 9), (7, 7), (12, 1), (8, 8)]
 
 
@@ -108,6 +120,21 @@ def record(model, tokens, arrays: dict, name: str) -> dict:
     return answers
 
 
+def train(model, tokens, arrays: dict) -> None:
+    """Losses and weights of three steps without dropout."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    inputs, losses = tokens(TEXTS, return_tensors="pt", padding=True), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(**inputs, labels=torch.tensor(LABELS)).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    arrays["train/losses"] = np.array(losses)
+    named = dict(model.named_parameters())
+    arrays |= {f"train/{name}": named[name].detach().numpy() for name in TRAINED}
+
+
 def main() -> None:
     arrays, configs, answers = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -118,6 +145,8 @@ def main() -> None:
         configs[name] = {**json.loads(model.config.to_json_string()), "max_length": 12}
         arrays |= {f"{name}/weights/{key}": v.astype(np.float16) for key, v in saved.items()}
         answers[name] = record(model, tokens, arrays, name)
+        if name == "mnli":
+            train(model, tokens, arrays)
     packed = tokens(TEXTS, PAIRS)["input_ids"]
     cuts = [
         tokens("a" * first, "b" * second, truncation=how, max_length=width)["input_ids"]
@@ -134,6 +163,7 @@ def main() -> None:
                 "texts": [TEXTS, PAIRS],
                 "arrays": ARRAYS,
                 "zero_shot": ZERO_SHOT,
+                "labels": LABELS,
                 "packed": packed,
                 "cuts": [CUTS, cuts],
             }

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch_files import save_archive, save_safetensors, tensor
+from torch_files import save_archive, save_safetensors, stored_tensors, tensor
 
+from bart_fast import optimizers
 from bart_fast.models import (
     BartSeq2SeqLM,
     BartTextClassifier,
@@ -169,6 +170,24 @@ def test_files(case, arrays, recorded, tmp_path):
     again.save_weights(tmp_path / "all.weights.h5")
     other.load_weights(tmp_path / "all.weights.h5")
     np.testing.assert_array_equal(other.predict(texts), expected)
+
+
+def test_training(arrays, recorded, tmp_path):
+    """Three steps of SGD without dropout: losses, and weights of every kind."""
+    folder = write(tmp_path / "model", arrays, recorded, "mnli")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dropout": 0.0}))
+    model = BartTextClassifier.from_preset(str(folder))
+    model.compile(optimizer=optimizers.SGD(0.1))
+    texts, labels = recorded["texts"][0], np.array(recorded["labels"])
+    losses = [model.train_on_batch(texts, labels)[0] for _ in range(3)]
+    close(losses, arrays["train/losses"])
+    assert losses[2] < losses[0]
+    model.save_weights(tmp_path / "trained.safetensors")
+    trained = stored_tensors(tmp_path / "trained.safetensors")
+    for name, expected in arrays.items():
+        if name.startswith("train/") and name != "train/losses":
+            close(trained[name.removeprefix("train/")], expected, 5e-6)
 
 
 def test_a_language_model_leaves_the_head_out(case):

@@ -13,6 +13,7 @@ from torch_files import save_safetensors
 from bart_fast.models import (
     BartSeq2SeqLM,
     BartSeq2SeqLMPreprocessor,
+    BartTextClassifier,
     BartTokenizer,
     Tokenizer,
     UnigramTokenizer,
@@ -199,3 +200,30 @@ def test_what_is_no_tokenizer_json_of_sentencepiece(directory, tmp_path):
         with pytest.raises(ValueError, match=r"sentencepiece\.bpe\.model.*\n.*save_pretrained"):
             load(directory)
     assert BartSeq2SeqLM.from_preset(directory, preprocessor=None).preprocessor is None
+
+
+@pytest.mark.parametrize("directory", NAMES, indirect=True)
+def test_spans_of_answers_leave_the_markers_out(directory):
+    """Templates differ in how many tokens stand before a text."""
+    model = BartSeq2SeqLM.from_preset(directory)
+    if "mbart" in directory.name:
+        model.preprocessor.tokenizer.target_language = "fr_XX"
+    tokenizer, text = model.preprocessor.tokenizer, "the cat"
+    call = {"max_length": 6, "num_beams": 1, "return_dict_in_generate": True}
+    output = model.generate(text, output_attentions=True, **call)
+    arrays = model.preprocessor.generate_preprocess(text)
+    ids = arrays["encoder_token_ids"][arrays["encoder_padding_mask"]]
+    expected, offsets = tokenizer.tokenize(text).tolist(), tokenizer.offsets(text).tolist()
+    for id, span in zip(ids.tolist(), output.source_offsets[0].tolist(), strict=True):
+        if expected and id == expected[0]:
+            assert span == offsets.pop(0)
+            expected.pop(0)
+        else:
+            assert span == [0, 0]
+    assert not expected
+
+
+@pytest.mark.parametrize("directory", ["xlmr"], indirect=True)
+def test_classifiers_read_byte_level_vocabularies(directory):
+    with pytest.raises(ValueError, match="`tokenizer` must be a `BartTokenizer`"):
+        BartTextClassifier.from_preset(directory, num_classes=2)

@@ -109,6 +109,7 @@ def classifier_calls(classifier):
     return {
         **calls_of("BartTextClassifier", {"backbone": classifier.backbone, "num_classes": 2}),
         **calls_of(called, {"x": ["ab"]}, classifier),
+        **calls_of("BartTextClassifier.compile", {}, small_classifier()),
         **calls_of("BartTextClassifier.classify", {"inputs": ["ab"]}, classifier),
         **calls_of("BartTextClassifier.classify_zero_shot", zero_shot, classifier),
     }

@@ -134,6 +134,7 @@ def test_options_of_the_command():
 # What messages call an argument that stands for something else.
 OTHER = {
     "config": ("sampler", "optimizer", "loss", "metric", "schedule"),
+    "metrics": ("metric",),
     "weighted_metrics": ("metric",),
     "learning_rate_schedule": ("schedule",),
     "identifier": ("sampler", "optimizer", "loss", "metric", "config"),

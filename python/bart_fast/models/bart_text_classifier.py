@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from bart_fast._random import draw_seed
-from bart_fast._validation import argument_error, check_finite_float, check_int, check_positive_int
+from bart_fast._validation import (
+    argument_error,
+    check_finite_float,
+    check_flag,
+    check_int,
+    check_positive_int,
+)
 from bart_fast.models.bart_backbone import BartBackbone
 from bart_fast.models.classification_head import ClassificationHead
 from bart_fast.models.text_classifier import TextClassifier
@@ -29,7 +35,7 @@ class BartTextClassifier(TextClassifier):
     dense layer with tanh and one more to the scores. The numbers are those of Hugging Face's
     `BartForSequenceClassification`; names and arguments are those of keras-hub's classifiers, which
     have none for BART. A new classifier has a random head; `from_preset()` of a directory with one,
-    such as bart-large-mnli, gives a trained one. Training is not implemented.
+    such as bart-large-mnli, gives a trained one. `fit()` trains on texts with a label each.
 
     Rows may differ in their numbers of `</s>`, which transformers refuses within a batch: each is
     classified by its last.
@@ -43,6 +49,7 @@ class BartTextClassifier(TextClassifier):
             of arrays [batch, num_classes], or `None` for logits. Defaults to `None`.
         hidden_dim: int. Inner width of the head. Defaults to the backbone's.
         dropout: float from 0 to below 1, the head's. Defaults to 0.0.
+        compile: bool. Whether to compile with default arguments. Defaults to `True`.
         name: str. Defaults to `"bart_text_classifier"`.
         id2label: a list of `num_classes` names, or a dict from class to name. Defaults to
             `"LABEL_0"` and so on.
@@ -71,6 +78,14 @@ class BartTextClassifier(TextClassifier):
     assert logits.shape == (1, 4)
     ```
 
+    Train on texts and their labels:
+
+    ```python
+    classifier = bart_fast.models.BartTextClassifier.from_preset("bart_tidy_en", num_classes=2)
+    classifier.fit(["i has two apple", "I have two apples."], np.array([0, 1]), epochs=2)
+    classifier.predict(["i have apple"])
+    ```
+
     Reference:
         Lewis et al., 2019, "BART: Denoising Sequence-to-Sequence Pre-training for Natural Language
         Generation, Translation, and Comprehension", section 3.1.
@@ -85,6 +100,7 @@ class BartTextClassifier(TextClassifier):
         hidden_dim: int | None = None,
         dropout: float = 0.0,
         *,
+        compile: bool = True,
         name: str = "bart_text_classifier",
         id2label: Sequence[str] | Mapping[Any, str] | None = None,
         label2id: Mapping[str, int] | None = None,
@@ -117,6 +133,8 @@ class BartTextClassifier(TextClassifier):
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
         self._head = ClassificationHead(*sizes, self.dropout, deviation, seed)
+        if check_flag("compile", compile):
+            self.compile()
 
     def _activated(self, logits: np.ndarray) -> np.ndarray:
         if self.activation is None:

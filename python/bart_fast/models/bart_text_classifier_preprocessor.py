@@ -9,6 +9,7 @@ from bart_fast._texts import as_texts
 from bart_fast._validation import argument_error, check_config, check_flag, check_int, check_text
 from bart_fast.models.bart_tokenizer import BartTokenizer
 from bart_fast.models.text_classifier_preprocessor import TextClassifierPreprocessor
+from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 
 TOKEN_IDS, PADDING_MASK = "token_ids", "padding_mask"
 
@@ -105,7 +106,7 @@ class BartTextClassifierPreprocessor(TextClassifierPreprocessor):
         dtype: Any = "float32",
         config_file: str = "preprocessor.json",
     ):
-        if not isinstance(tokenizer, BartTokenizer):
+        if not isinstance(tokenizer, BartTokenizer) or isinstance(tokenizer, UnigramTokenizer):
             raise argument_error("tokenizer", "must be a `BartTokenizer`", tokenizer)
         if truncate not in TRUNCATIONS:
             names = ", ".join(map(repr, TRUNCATIONS))

@@ -164,7 +164,7 @@ def _load_classifier(
 ) -> BartTextClassifier:
     """A classifier: with the head of its preset, or as in keras-hub a new one for `num_classes`."""
     arguments = {name: kwargs.pop(name) for name in _CLASSIFIER_ARGUMENTS if name in kwargs}
-    kwargs.pop("compile", None)
+    wants_compile = kwargs.pop("compile", True)
     restores = arguments.get("num_classes") is None
     described = preset.classifier or {}
     if restores and not preset.has_classification_head:
@@ -183,7 +183,8 @@ def _load_classifier(
             else None
         )
     backbone = _new_backbone(BartBackbone, preset, load_weights, dtype, device, **kwargs)
-    model = cls(backbone, **arguments, _zeros=load_weights and restores)
+    zeros = load_weights and restores
+    model = cls(backbone, **arguments, compile=wants_compile, _zeros=zeros)
     if load_weights:
         head = model._core_head if restores else None
         presets.load_weights(preset, backbone._model, head)

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from bart_fast.models.bart_text_classifier_preprocessor import (
 )
 from bart_fast.models.classification_rows import ClassifiedRows, rows_of_arrays
 from bart_fast.models.task import Task
+from bart_fast.training.labelled import LabelledTrainingMixin
 
 
-class TextClassifier(Task):
-    """Base class of models that say which class a text belongs to.
+class TextClassifier(LabelledTrainingMixin, Task):
+    """Base class of models that say which class a text belongs to: `predict()`, `classify()`,
+    `classify_zero_shot()`, and `fit()` on texts with a label each.
 
     Use `BartTextClassifier`, or load any preset with `TextClassifier.from_preset()`, which returns
     the right class.
@@ -73,7 +75,9 @@ class TextClassifier(Task):
     def __call__(self, x: Any, training: bool | None = None) -> np.ndarray:
         """`predict(x)`. `training` must be `None` or `False`."""
         if training:
-            raise argument_error("training", "must be False: classifiers cannot be trained", True)
+            raise argument_error(
+                "training", "must be False", training, "`fit()` and `train_on_batch()` train"
+            )
         return self.predict(x)
 
     def predict(
@@ -247,13 +251,17 @@ class TextClassifier(Task):
     # The way through the model.
 
     def _logits(self, x: Any, batch_size: int | None, steps: int | None) -> np.ndarray:
+        return self._compute(self._rows(x), batch_size, steps)
+
+    def _rows(self, x: Any) -> ClassifiedRows:
+        """Texts or token arrays, ready to be computed."""
         if isinstance(x, Mapping):
-            return self._compute(self._rows_of_arrays(x), batch_size, steps)
+            return self._rows_of_arrays(x)
         preprocessor, width = self._text_preprocessor("x"), self._width()
         segments, _ = text_segments("x", x)
         rows, *cut = preprocessor._packed(segments, width)
         _warn_of_cuts(*cut, len(rows), width)
-        return self._compute(self._closed(rows), batch_size, steps)
+        return self._closed(rows)
 
     def _compute(
         self, rows: ClassifiedRows, batch_size: int | None, steps: int | None
@@ -314,36 +322,6 @@ class TextClassifier(Task):
         if self.problem_type == "multi_label_classification" or self.num_classes == 1:
             return 1.0 / (1.0 + np.exp(-logits))
         return zero_shot.softmax(logits)
-
-    # Training.
-
-    def compile(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not implemented: classifiers are loaded and used, not trained."""
-        raise _untrained("compile")
-
-    def fit(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not implemented: see `compile()`."""
-        raise _untrained("fit")
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not implemented: see `compile()`."""
-        raise _untrained("evaluate")
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not implemented: see `compile()`."""
-        raise _untrained("train_on_batch")
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not implemented: see `compile()`."""
-        raise _untrained("test_on_batch")
-
-
-def _untrained(name: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"`{name}()` of a classifier is not implemented: only language models can be trained.\n"
-        "hint: train `BartForSequenceClassification` of transformers and load its directory with "
-        "`from_preset()`; `predict()` gives the logits of a loaded classifier"
-    )
 
 
 def _warn_of_cuts(cut_rows: int, cut_tokens: int, rows: int, width: int) -> None:

@@ -212,6 +212,13 @@ def unpack_batch(batch: Any) -> RawBatch:
     raise argument_error("x", "must yield `x`, `(x, y)` or `(x, y, sample_weight)`", batch)
 
 
+def is_packed(data: Any) -> bool:
+    """Whether `data` is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and not a list of batches."""
+    if isinstance(data, list):
+        return not any(isinstance(each, Mapping | tuple) for each in data[1:])
+    return isinstance(data, tuple)
+
+
 def _column(name: str, value: Any) -> Any:
     """Something with a length whose elements are examples."""
     if isinstance(value, str | bytes):

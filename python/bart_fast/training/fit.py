@@ -3,7 +3,7 @@
 import math
 import numbers
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from bart_fast.callbacks import CallbackList, History
 from bart_fast.metrics import Mean, Metric
 from bart_fast.training import compiled
 from bart_fast.training.batch import Batch, BatchMaker
-from bart_fast.training.data import Batches, Examples, open_data, unpack_batch
+from bart_fast.training.data import Batches, Examples, is_packed, open_data, unpack_batch
 from bart_fast.training.errors import NonFiniteLossError
 
 
@@ -177,8 +177,10 @@ class TrainingMixin:
             if count is not None:
                 check_positive_int(name, count)
         check_validation_freq(validation_freq)
-        data = open_data(x, y, sample_weight)
-        data, validation = split_validation(data, validation_split, validation_data)
+        data = self._open_data(x, y, sample_weight)
+        data, validation = split_validation(
+            data, validation_split, validation_data, self._open_data
+        )
         seed = self._training_seed()
         training = Batches(data, batch_size, shuffle, seed, steps_per_epoch)
         if validation is not None:
@@ -248,7 +250,7 @@ class TrainingMixin:
         """
         self._check_compiled("evaluate")
         check_flag("return_dict", return_dict)
-        data = Batches(open_data(x, y, sample_weight), batch_size, steps=steps)
+        data = Batches(self._open_data(x, y, sample_weight), batch_size, steps=steps)
         callbacks = self._callback_list(callbacks, check_verbose(verbose), 1, data.steps)
         try:
             logs = self._evaluate(data, callbacks)
@@ -315,7 +317,7 @@ class TrainingMixin:
 
     def get_weights(self) -> list[np.ndarray]:
         """All weights, copied as float32, in the order of the model's parameters."""
-        return [self._core.get_parameter(name) for name, _ in self._core.parameters()]
+        return [part.get_parameter(name) for part, name in self._trained()]
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:
         """Replaces all weights by what `get_weights` returned, in the precision of the model.
@@ -323,27 +325,28 @@ class TrainingMixin:
         Raises:
             ValueError: too few, too many or misshapen arrays.
         """
-        names = [name for name, _ in self._core.parameters()]
+        parameters = self._trained()
         if not isinstance(weights, Iterable):
-            raise argument_error("weights", f"must be a list of {len(names)} arrays", weights)
+            raise argument_error("weights", f"must be a list of {len(parameters)} arrays", weights)
         weights = list(weights)
-        if len(weights) != len(names):
+        if len(weights) != len(parameters):
             raise argument_error(
-                "weights", f"must be a list of {len(names)} arrays", f"{len(weights)} arrays"
+                "weights", f"must be a list of {len(parameters)} arrays", f"{len(weights)} arrays"
             )
-        self._core.set_parameters(dict(zip(names, weights, strict=True)))
+        pairs = list(zip(parameters, weights, strict=True))
+        for part in dict.fromkeys(part for part, _ in parameters):
+            part.set_parameters({name: each for (owner, name), each in pairs if owner is part})
 
     def _train_batch(self, batch: Batch) -> str | None:
         """One step. Returns why it was not made, if the numbers were not finite."""
         optimizer = self.optimizer
         if not optimizer.serves(self._core):
-            optimizer.build([name for name, _ in self._core.parameters()], owner=self._core)
+            optimizer.build([name for _, name in self._trained()], owner=self._core)
         learning_rate = optimizer.learning_rate
         if not math.isfinite(learning_rate):
             raise argument_error("learning_rate", "must be finite", learning_rate)
-        result = self._core.train_step(
-            optimizer._core,
-            *batch.arrays(),
+        result = self._train_step(
+            batch,
             learning_rate=learning_rate,
             seed=step_seed(self._training_seed(), optimizer._batches),
             normalizer=self.loss.normalizer(batch.positions, batch.weight_sum),
@@ -359,7 +362,22 @@ class TrainingMixin:
 
     def _evaluate_batch(self, batch: Batch) -> None:
         normalizer = self.loss.normalizer(batch.positions, batch.weight_sum)
-        self._record(batch, self._core.evaluate_step(*batch.arrays(), normalizer=normalizer))
+        self._record(batch, self._evaluate_step(batch, normalizer=normalizer))
+
+    # What models of another kind do in another way.
+
+    def _train_step(self, batch: Batch, **settings: Any) -> dict[str, Any]:
+        return self._core.train_step(self.optimizer._core, *batch.arrays(), **settings)
+
+    def _evaluate_step(self, batch: Batch, normalizer: float) -> dict[str, Any]:
+        return self._core.evaluate_step(*batch.arrays(), normalizer=normalizer)
+
+    def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None, name: str = "x") -> Any:
+        return open_data(x, y, sample_weight, name)
+
+    def _trained(self) -> list[tuple[Any, str]]:
+        """The object that holds each parameter, and its name."""
+        return [(self._core, name) for name, _ in self._core.parameters()]
 
     def _record(self, batch: Batch, result: dict[str, Any]) -> None:
         """Adds a step to the metrics: the loss weighs by examples, as in Keras, and metrics by
@@ -440,13 +458,15 @@ def check_no_class_weight(class_weight: Any) -> None:
         )
 
 
-def split_validation(data: Any, split: float, validation_data: Any) -> tuple[Any, Any]:
-    """Training data, and validation data or None."""
+def split_validation(
+    data: Any, split: float, validation_data: Any, open_: Callable[..., Any]
+) -> tuple[Any, Any]:
+    """Training data, and validation data or None; `open_` opens the latter."""
     if validation_data is not None:
         if is_packed(validation_data):
             x, y, sample_weight = unpack_batch(validation_data)
-            return data, open_data(x, y, sample_weight, "validation_data")
-        return data, open_data(validation_data, name="validation_data")
+            return data, open_(x, y, sample_weight, "validation_data")
+        return data, open_(validation_data, name="validation_data")
     share = check_finite_float("validation_split", split)
     if share == 0:
         return data, None
@@ -457,13 +477,6 @@ def split_validation(data: Any, split: float, validation_data: Any) -> tuple[Any
             split,
         )
     return data.split(share)
-
-
-def is_packed(data: Any) -> bool:
-    """Whether `data` is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and not a list of batches."""
-    if isinstance(data, list):
-        return not any(isinstance(each, Mapping | tuple) for each in data[1:])
-    return isinstance(data, tuple)
 
 
 def check_validation_freq(frequency: Any) -> None:

@@ -1,0 +1,82 @@
+//! A training step of a sequence classifier: one label a text, the head and the whole model trained.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::optimizer::Optimizer;
+use super::step::{StepResult, update, weighted_loss};
+use crate::error::{Error, Result};
+use crate::model::classification_head::ClassificationHead;
+use crate::model::{BartModel, Batch, Parameter, Pass};
+
+/// Texts and their labels.
+#[derive(Debug)]
+pub struct LabelledTexts {
+    /// What the encoder reads of each text.
+    pub source: Batch,
+    /// What the decoder reads, up to the row that is classified.
+    pub target: Batch,
+    /// The class of each text.
+    pub labels: Vec<u32>,
+    /// How much each counts in the loss.
+    pub weights: Vec<f32>,
+    /// What the weighted sum of the losses is divided by.
+    pub normalizer: f64,
+}
+
+impl LabelledTexts {
+    fn loss(
+        &self,
+        model: &BartModel,
+        head: &ClassificationHead,
+        pass: &Pass,
+    ) -> Result<(Tensor, StepResult)> {
+        let rows = self.source.sequences();
+        if self.labels.len() != rows || self.weights.len() != rows {
+            let message = format!("must have a label for each of {rows} texts");
+            return Err(Error::argument("y", message));
+        }
+        let logits = head.classify(model, &self.source, &self.target, pass)?;
+        let classes = logits.dim(1)?;
+        if let Some(label) = self.labels.iter().find(|&&label| label as usize >= classes) {
+            let message = format!("labels must be 0 to {}, received {label}", classes - 1);
+            return Err(Error::argument("y", message));
+        }
+        weighted_loss(&logits, &self.labels, &self.weights, self.normalizer)
+    }
+}
+
+/// Loss and accuracy of a batch, without dropout; nothing is changed.
+///
+/// # Errors
+/// `Argument` for ids outside the model's tables or labels that are no classes.
+pub fn evaluate(
+    model: &BartModel,
+    head: &ClassificationHead,
+    texts: &LabelledTexts,
+) -> Result<StepResult> {
+    Ok(texts.loss(model, head, &Pass::inference())?.1)
+}
+
+/// One step of training. A loss or gradient that is not finite changes nothing: see
+/// [`StepResult::applied`].
+///
+/// # Errors
+/// As [`evaluate`], `Argument` for a model in 16 or 8 bits, and what the optimizer or the tensor library reports.
+pub fn train(
+    model: &BartModel,
+    head: &ClassificationHead,
+    optimizer: &mut Optimizer,
+    texts: &LabelledTexts,
+    learning_rate: f64,
+    seed: u64,
+) -> Result<StepResult> {
+    model.precision().check_trainable()?;
+    let _alone = model.lock_for_training();
+    let (loss, result) = texts.loss(model, head, &Pass::training(seed))?;
+    // A language-model head of its own takes no part.
+    let of_model = model.trainable().filter(|parameter| parameter.name() != "lm_head.weight");
+    let parameters: Vec<&Parameter> = of_model.chain(head.parameters()).map(Arc::as_ref).collect();
+    update(&parameters, optimizer, Some(&loss), result, learning_rate)
+}
