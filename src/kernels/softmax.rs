@@ -211,13 +211,14 @@ mod tests {
                 let row = logits(len, len as u64);
                 let exact = log_sum_exp_reference(&row);
                 let got = f64::from(log_sum_exp(&row));
-                let near = (got - exact).abs() <= 3e-6;
+                // 50,265 terms in sixteen chains, as vectors of four lanes have them, round by 3.2e-6.
+                let near = (got - exact).abs() <= 5e-6;
                 failures.check(near, || format!("{} {len}: {got}, not {exact}", isa.name()));
                 let mut p = row.clone();
                 softmax_row(&mut p);
                 for (x, p) in row.iter().zip(p) {
                     let exact = (f64::from(*x) - exact).exp();
-                    let near = (f64::from(p) - exact).abs() <= 3e-6 * exact;
+                    let near = (f64::from(p) - exact).abs() <= 5e-6 * exact;
                     failures.check(near, || format!("{} {len}: {p}, not {exact}", isa.name()));
                 }
             }
