@@ -11,12 +11,11 @@
 //! de Geijn, *Anatomy of High-Performance Matrix Multiplication* (2008), with the roles of the two
 //! operands exchanged: the weight is the one that is stored in panels.
 
-use std::ops::Range;
-
 use super::gemm_blocks::{DEPTH_BLOCK, Layout, Left, Part, Product, Right};
 use super::half_float::HalfFormat;
 use super::isa;
 use super::pack::{PANEL, packed_len};
+use super::parallel::share;
 use super::team::{self, SharedMut};
 
 /// What follows the bias of a linear layer.
@@ -194,12 +193,6 @@ impl Grid {
         let depth_block = if few { DEPTH_OF_FEW_ROWS } else { DEPTH_BLOCK };
         Grid { panels, row_parts, panel_parts, depth_block }
     }
-}
-
-/// Share `index` of `count` that divide `0..total` as evenly as can be.
-fn share(total: usize, count: usize, index: usize) -> Range<usize> {
-    let start = |i: usize| i * (total / count) + i.min(total % count);
-    start(index)..start(index + 1)
 }
 
 #[cfg(test)]

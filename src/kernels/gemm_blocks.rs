@@ -15,6 +15,7 @@ use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, transpose_block};
+use super::parallel::share;
 use super::team::SharedMut;
 
 /// Depth of a block. A deeper one reads and writes the sums in the output less often, which weighs
@@ -120,8 +121,8 @@ impl Kernel for Part<'_> {
 /// Tile `index` of `count` that share `rows` rows as evenly as can be: its first row and height.
 #[inline(always)]
 fn tile(rows: usize, count: usize, index: usize) -> (usize, usize) {
-    let (height, taller) = (rows / count, rows % count);
-    (index * height + index.min(taller), height + usize::from(index < taller))
+    let tile = share(rows, count, index);
+    (tile.start, tile.len())
 }
 
 impl Part<'_> {

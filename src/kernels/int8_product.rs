@@ -14,7 +14,7 @@ use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::PANEL;
-use super::parallel;
+use super::parallel::{self, share};
 use super::team::{self, SharedMut};
 
 /// Multiply-adds below which another part costs more than it saves (some 3 us).
@@ -81,12 +81,6 @@ pub fn linear(
         let panels = share(panels, panel_parts, part / row_parts);
         isa::with_isa(isa, Part { product: &product, of_tiles, panels });
     });
-}
-
-/// Share `index` of `count` that divide `0..total` as evenly as can be.
-fn share(total: usize, count: usize, index: usize) -> Range<usize> {
-    let start = |i: usize| i * (total / count) + i.min(total % count);
-    start(index)..start(index + 1)
 }
 
 /// How rows are divided into tiles of at most `height` rows.

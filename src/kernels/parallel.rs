@@ -11,6 +11,13 @@ use super::team;
 /// Boundaries between parts are multiples of this, so that two workers share no cache line.
 const ALIGN: usize = 64;
 
+/// Share `index` of `count` that divide `0..total` as evenly as can be.
+#[inline(always)]
+pub(crate) fn share(total: usize, count: usize, index: usize) -> Range<usize> {
+    let start = |i: usize| i * (total / count) + i.min(total % count);
+    start(index)..start(index + 1)
+}
+
 /// Runs `work` over 0..`len`, in one piece for each thread that gets at least `grain` items.
 /// Boundaries are multiples of `align`. Every piece gets the caller's instruction set.
 pub(crate) fn ranges(
