@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::{self, Way, with_floats};
+use crate::ops::{self, Way, head, with_floats};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
@@ -18,6 +18,11 @@ pub struct BartDecoder {
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
     hidden: Option<Tensor>,
+    /// The rows of `hidden` after which scores were wanted; none: after all.
+    wanted: Vec<u32>,
+    /// These rows, where they are not all.
+    chosen: Vec<f32>,
+    buffers: head::Buffers,
 }
 
 impl BartDecoder {
@@ -28,30 +33,50 @@ impl BartDecoder {
     pub fn new(model: Arc<BartModel>, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
         let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
-        Ok(BartDecoder { model, source, memory, cache: None, hidden: None })
+        Ok(BartDecoder {
+            model,
+            source,
+            memory,
+            cache: None,
+            hidden: None,
+            wanted: Vec::new(),
+            chosen: Vec::new(),
+            buffers: head::Buffers::default(),
+        })
     }
 
-    /// Feeds rows to the cache and leaves the scores of the rows `wanted` (all if `None`).
-    fn feed(
-        &mut self,
-        rows: &Batch,
-        slots: &[usize],
-        wanted: Option<&[u32]>,
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
+    /// Feeds rows to the cache.
+    fn feed(&mut self, rows: &Batch, slots: &[usize]) -> Result<()> {
         rows.check("decoder_token_ids", self.model.config())?;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
         let places = cache.place(slots);
-        let mut hidden = self.model.decode_step(rows, &places, cache)?;
-        self.hidden = Some(hidden.clone());
-        if let Some(wanted) = wanted {
-            hidden = hidden.index_select(&Tensor::new(wanted, hidden.device())?, 0)?;
-        }
-        let scores = self.model.logits(&hidden, &Pass::inference())?.contiguous()?;
-        logits.clear();
-        Ok(with_floats([&scores], |[scores]| logits.extend_from_slice(scores))?)
+        self.hidden = Some(self.model.decode_step(rows, &places, cache)?);
+        Ok(())
+    }
+
+    /// Leaves what is wanted of the scores after the rows of the last pass that count.
+    fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
+        let Some(hidden) = &self.hidden else { return Ok(()) };
+        let (model, chosen, buffers) = (&self.model, &mut self.chosen, &mut self.buffers);
+        let rows = &self.wanted;
+        with_floats([&hidden.contiguous()?], |[mut hidden]| {
+            if !rows.is_empty() {
+                let width = model.config().d_model;
+                chosen.clear();
+                for &row in rows {
+                    chosen.extend_from_slice(&hidden[row as usize * width..][..width]);
+                }
+                hidden = chosen;
+            }
+            if let Wanted::Best { ask, limit } = wanted
+                && model.best_scores(hidden, (limit, ask), buffers, scores.best_mut())?
+            {
+                return Ok(());
+            }
+            model.scores(hidden, buffers, scores.all_mut())
+        })?
     }
 }
 
@@ -64,7 +89,8 @@ impl StepModel for BartDecoder {
         &mut self,
         prompts: &[PromptRow<'_>],
         slots_per_source: usize,
-        logits: &mut Vec<f32>,
+        wanted: Wanted,
+        scores: &mut Scores,
     ) -> Result<()> {
         let sources = self.source.sequences();
         let slot_sources: Vec<usize> =
@@ -82,15 +108,23 @@ impl StepModel for BartDecoder {
             .iter()
             .flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()))
             .collect();
-        let last: Vec<u32> = rows.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.feed(&rows, &slots, Some(&last), logits)
+        self.wanted.clear();
+        self.wanted.extend(rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
+        self.feed(&rows, &slots)?;
+        self.score(wanted, scores)
     }
 
-    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
+    fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         let tokens = rows.iter().map(|row| row.token).collect();
         let positions = rows.iter().map(|row| row.position as u32).collect();
         let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
-        self.feed(&Batch::single_rows(tokens, positions), &slots, None, logits)
+        self.wanted.clear();
+        self.feed(&Batch::single_rows(tokens, positions), &slots)?;
+        self.score(wanted, scores)
+    }
+
+    fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
+        self.score(Wanted::All, scores)
     }
 
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {

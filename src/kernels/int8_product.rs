@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::best::{Ask, Best, Gatherer, Gathering};
 use super::gelu;
 use super::gemm::Epilogue;
 use super::int8::{self, MOST_INPUTS, Weight};
@@ -15,6 +16,7 @@ use super::isa::{self, Kernel, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::PANEL;
 use super::parallel::{self, share};
+use super::screen::Bounds;
 use super::team::{self, SharedMut};
 
 /// Multiply-adds below which another part costs more than it saves (some 3 us).
@@ -51,6 +53,55 @@ pub fn linear(
     if m == 0 || n == 0 {
         return;
     }
+    let out = SharedMut(out.as_mut_ptr());
+    let out = Out::Written(&out);
+    run(x, k, Split::new(m, k, n), &|inputs| Product { inputs, w, n, bias, epilogue, out });
+}
+
+/// The lower bounds that `bounds` makes of the results, in `best`, and the highest upper bound of each
+/// panel; as [`linear_best`] otherwise.
+pub(super) fn screen(
+    x: &[f32],
+    (m, k): (usize, usize),
+    w: Weight<'_>,
+    (n, bias): (usize, Option<&[f32]>),
+    bounds: &Bounds<'_>,
+    ask: Ask,
+    best: &mut Best,
+) -> bool {
+    let split = Split::new(m, k, n);
+    let gathering = best.begin((m, n), split.panel_parts, ask);
+    if m > 0 && n > 0 {
+        let out = Out::Bounded(&gathering, bounds);
+        run(x, k, split, &|inputs| Product { inputs, w, n, bias, epilogue: Epilogue::None, out });
+    }
+    best.merge()
+}
+
+/// How a product is split.
+#[derive(Clone, Copy)]
+struct Split {
+    rows: usize,
+    panels: usize,
+    row_parts: usize,
+    panel_parts: usize,
+}
+
+impl Split {
+    fn new(m: usize, k: usize, n: usize) -> Self {
+        let panels = n.div_ceil(PANEL);
+        let row_parts = m.div_ceil(ROWS_OF_A_PART).max(1);
+        let threads = team::num_threads();
+        let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+        let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
+        let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels.max(1));
+        Split { rows: m, panels, row_parts, panel_parts }
+    }
+}
+
+/// Quantises the inputs and computes the product that `product` makes of them.
+fn run<'a>(x: &[f32], k: usize, split: Split, product: &dyn Fn(Inputs) -> Product<'a>) {
+    let Split { rows: m, panels, row_parts, panel_parts } = split;
     let isa = isa::current();
     let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
     let groups = k.div_ceil(GROUP);
@@ -68,19 +119,44 @@ pub fn linear(
     parallel::items(tiles.count(), m * k >= VALUES_TO_SHARE, |isa, tile| {
         isa::with_isa(isa, Quantize { x, k, inputs: &inputs, tile });
     });
-    let panels = n.div_ceil(PANEL);
-    let row_parts = m.div_ceil(ROWS_OF_A_PART);
-    let threads = team::num_threads();
-    let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
-    let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
-    let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels);
-    let product = Product { inputs, w, n, bias, epilogue, out: SharedMut(out.as_mut_ptr()) };
+    let product = product(inputs);
     team::run(row_parts * panel_parts, &|part| {
         // Neighbouring parts share panels.
         let of_tiles = share(tiles.count(), row_parts, part % row_parts);
-        let panels = share(panels, panel_parts, part / row_parts);
-        isa::with_isa(isa, Part { product: &product, of_tiles, panels });
+        let panel_part = part / row_parts;
+        let panels = share(panels, panel_parts, panel_part);
+        isa::with_isa(isa, Part { product: &product, of_tiles, panels, panel_part });
     });
+}
+
+/// What `ask` asks of each row of the linear layer `x W^T + bias` with the first `n` outputs of `w`, of
+/// which there may be more; as [`gemm::linear_best`](super::gemm::linear_best).
+///
+/// # Panics
+/// If a slice is shorter than `m`, `k` and `n` say, or `k` is above [`MOST_INPUTS`].
+#[allow(clippy::too_many_arguments)] // As for `linear`.
+pub fn linear_best(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Weight<'_>,
+    n: usize,
+    bias: Option<&[f32]>,
+    ask: Ask,
+    best: &mut Best,
+) -> bool {
+    assert!(w.packed.len() >= int8::packed_len(n, k), "the weight is not [n, k]");
+    assert!(w.scales.len() >= n, "the scales are not [n]");
+    assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
+    assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    assert!(bias.is_none_or(|bias| bias.len() >= n), "`bias` is not [n]");
+    let split = Split::new(m, k, n);
+    let gathering = best.begin((m, n), split.panel_parts, ask);
+    if m > 0 && n > 0 {
+        let out = Out::Gathered(&gathering);
+        run(x, k, split, &|inputs| Product { inputs, w, n, bias, epilogue: Epilogue::None, out });
+    }
+    best.finish(n)
 }
 
 /// How rows are divided into tiles of at most `height` rows.
@@ -165,14 +241,25 @@ impl Kernel for Quantize<'_> {
     }
 }
 
-/// A whole product; `out` has room for `inputs.tiles.rows` rows of `n`.
+/// A whole product.
 struct Product<'a> {
     inputs: Inputs,
     w: Weight<'a>,
     n: usize,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
-    out: SharedMut<f32>,
+    out: Out<'a>,
+}
+
+/// What becomes of the results.
+#[derive(Clone, Copy)]
+enum Out<'a> {
+    /// They are written where there is room for `inputs.tiles.rows` rows of `n`.
+    Written(&'a SharedMut<f32>),
+    /// What is asked of them is gathered.
+    Gathered(&'a Gathering<'a>),
+    /// What is asked of their bounds is.
+    Bounded(&'a Gathering<'a>, &'a Bounds<'a>),
 }
 
 /// Some tiles times some panels.
@@ -180,6 +267,7 @@ struct Part<'a> {
     product: &'a Product<'a>,
     of_tiles: Range<usize>,
     panels: Range<usize>,
+    panel_part: usize,
 }
 
 impl Kernel for Part<'_> {
@@ -190,6 +278,13 @@ impl Kernel for Part<'_> {
         let Product { inputs, w, .. } = self.product;
         let panel_bytes = inputs.groups * PANEL * GROUP;
         let mut sums = [0_i32; MOST_ROWS * PANEL];
+        let mut gatherer = match &self.product.out {
+            Out::Gathered(gathering) | Out::Bounded(gathering, _) => {
+                // SAFETY: parts of one number differ in their rows, others in their panels.
+                Some(unsafe { gathering.part(self.panel_part) })
+            }
+            Out::Written(_) => None,
+        };
         for panel in self.panels.clone() {
             let b = w.packed[panel * panel_bytes..].as_ptr();
             for index in self.of_tiles.clone() {
@@ -208,8 +303,11 @@ impl Kernel for Part<'_> {
                 // SAFETY: all rows of the tile were quantised, the panel has `groups` groups, and
                 // `sums` holds the tallest tile.
                 unsafe { multiply(s, rows.len(), tile) };
-                self.finish(s, rows, panel, &sums);
+                self.finish(s, rows, panel, &sums, gatherer.as_mut());
             }
+        }
+        if let Some(gatherer) = gatherer {
+            gatherer.finish();
         }
     }
 }
@@ -243,15 +341,28 @@ unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Int8Tile) {
 impl Part<'_> {
     /// Sums to results: scales, bias and epilogue.
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, rows: Range<usize>, panel: usize, sums: &[i32]) {
+    fn finish<S: Simd>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        panel: usize,
+        sums: &[i32],
+        mut gatherer: Option<&mut Gatherer<'_>>,
+    ) {
         let Product { inputs, w, n, bias, epilogue, out } = self.product;
         let first = panel * PANEL;
         let width = PANEL.min(n - first);
+        let mut results = [0.0_f32; PANEL];
         for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
+            let to = match out {
+                // SAFETY: `out` has rows of `n`, of which `width` are left from `first` on.
+                Out::Written(out) => unsafe { out.get().add(row * n + first) },
+                Out::Gathered(_) | Out::Bounded(..) => results.as_mut_ptr(),
+            };
             for column in (0..width).step_by(S::LANES) {
                 let count = S::LANES.min(width - column);
-                // SAFETY: `column + count <= width`, which are left in the row, in the scales and in
-                // the bias; `sums` has whole panels, and there is a scale for every row.
+                // SAFETY: `column + count <= width`, which are left in the row of results, in the scales
+                // and in the bias; `sums` has whole panels, and there is a scale for every row.
                 unsafe {
                     let row_scale = s.splat(*inputs.scales.get().add(row));
                     let scales = s.load_part(w.scales[first + column..].as_ptr(), count);
@@ -263,8 +374,17 @@ impl Part<'_> {
                     if *epilogue == Epilogue::Gelu {
                         y = gelu::gelu(s, y);
                     }
-                    s.store_part(out.get().add(row * n + first + column), y, count);
+                    s.store_part(to.add(column), y, count);
                 }
+            }
+            let Some(gatherer) = &mut gatherer else { continue };
+            if let Out::Bounded(_, bounds) = out {
+                let place = (row, panel, width);
+                let upper = bounds.apply(s, place, *bias, &mut results, gatherer.doubt());
+                gatherer.take_bounds(s, place, &results, upper);
+            } else {
+                // SAFETY: `results` is a whole panel.
+                unsafe { gatherer.take(s, row, panel, results.as_ptr()) };
             }
         }
     }

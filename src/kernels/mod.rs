@@ -18,6 +18,7 @@
 
 pub mod arch;
 pub mod attention;
+pub mod best;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
@@ -38,7 +39,8 @@ pub mod limits;
 pub mod memory;
 pub mod optimizer;
 pub mod pack;
-mod parallel;
+pub(crate) mod parallel;
+pub mod screen;
 pub mod softmax;
 pub mod team;
 #[cfg(test)]

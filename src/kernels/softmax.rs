@@ -5,6 +5,7 @@
 
 use std::collections::BinaryHeap;
 
+use super::best;
 use super::isa::{Kernel, Simd, dispatch};
 use super::lanes::{self, row_sum};
 
@@ -18,6 +19,11 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
     dispatch(LogSumExp(row))
 }
 
+/// Whether an element is NaN or positive infinity.
+pub fn is_broken(row: &[f32]) -> bool {
+    dispatch(IsBroken(row))
+}
+
 /// The index of the largest element, the first of equals; `None` if the row is empty or holds NaN.
 pub fn argmax(row: &[f32]) -> Option<usize> {
     dispatch(ArgMax(row))
@@ -26,7 +32,17 @@ pub fn argmax(row: &[f32]) -> Option<usize> {
 /// The `k` largest elements as (index, value): by value descending, of equals the lower index
 /// first. Fewer if the row has fewer; elements that are NaN are left out.
 pub fn top_k(row: &[f32], k: usize) -> Vec<(u32, f32)> {
-    if k == 0 { Vec::new() } else { dispatch(TopK { row, k }) }
+    let mut top = Vec::new();
+    top_k_into(row, k, &mut top);
+    top
+}
+
+/// [`top_k`] into memory that is kept.
+pub fn top_k_into(row: &[f32], k: usize, top: &mut Vec<(u32, f32)>) {
+    top.clear();
+    if k > 0 {
+        dispatch(TopK { row, k, top });
+    }
 }
 
 struct Softmax<'a>(&'a mut [f32]);
@@ -55,28 +71,26 @@ impl Kernel for LogSumExp<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        log_sum_exp_lanes(s, self.0)
+        best::log_sum_exp(s, self.0)
     }
 }
 
-/// [`log_sum_exp`] for kernels that already run on an instruction set.
+struct IsBroken<'a>(&'a [f32]);
+
+impl Kernel for IsBroken<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> bool {
+        is_doubtful(s, self.0) && self.0.iter().any(|&x| x.is_nan() || x == f32::INFINITY)
+    }
+}
+
+/// Whether an element is NaN or infinite.
 #[inline(always)]
-pub(crate) fn log_sum_exp_lanes<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let highest = lanes::max(s, row);
-    if highest == f32::NEG_INFINITY && row.iter().all(|&x| x == f32::NEG_INFINITY) {
-        return f32::NEG_INFINITY;
-    }
-    let whole = row.len() / S::LANES * S::LANES;
-    let (body, tail) = row.split_at(whole);
-    let mut sum = row_sum!(s, whole, |c| s.exp(s.sub(lanes::load(s, &body[c]), s.splat(highest))));
-    if !tail.is_empty() {
-        // Beyond the row a vector holds 0, whose exponential is not: sum through a buffer.
-        let mut terms = [0.0; lanes::MOST];
-        let v = s.exp(s.sub(lanes::load(s, tail), s.splat(highest)));
-        lanes::store(s, &mut terms[..tail.len()], v);
-        sum += row_sum!(s, tail.len(), |c| lanes::load(s, &terms[c]));
-    }
-    highest + sum.ln()
+fn is_doubtful<S: Simd>(s: S, row: &[f32]) -> bool {
+    // x * 0 is NaN for those and for no others.
+    row_sum!(s, row.len(), |c| s.mul(lanes::load(s, &row[c]), s.zero())).is_nan()
 }
 
 struct ArgMax<'a>(&'a [f32]);
@@ -93,10 +107,8 @@ impl Kernel for ArgMax<'_> {
 /// [`argmax`] for kernels that already run on an instruction set.
 #[inline(always)]
 pub(crate) fn argmax_lanes<S: Simd>(s: S, row: &[f32]) -> Option<usize> {
-    // x * 0 is NaN for NaN and for the infinities, which forbidden tokens have: only then is
-    // each element looked at.
-    let doubt = row_sum!(s, row.len(), |c| s.mul(lanes::load(s, &row[c]), s.zero()));
-    if doubt.is_nan() && row.iter().any(|x| x.is_nan()) {
+    // Forbidden tokens are infinite: only where there are any is each element looked at.
+    if is_doubtful(s, row) && row.iter().any(|x| x.is_nan()) {
         return None;
     }
     // "At least the highest" as "above the number below it", which `any_above` can find.
@@ -111,22 +123,42 @@ pub(crate) fn argmax_lanes<S: Simd>(s: S, row: &[f32]) -> Option<usize> {
     if row.is_empty() { None } else { Some(0) }
 }
 
+/// Up to so many are kept in a sorted list, more in a heap.
+const MOST_IN_A_LIST: usize = 64;
+
 struct TopK<'a> {
     row: &'a [f32],
     k: usize,
+    top: &'a mut Vec<(u32, f32)>,
 }
 
 impl Kernel for TopK<'_> {
-    type Output = Vec<(u32, f32)>;
+    type Output = ();
 
-    /// Keeps the best so far in a heap whose head is the worst of them; a block of the row that
-    /// has nothing above the head is passed over at the speed of a maximum.
+    /// A block of the row that has nothing above the worst of the best so far is passed over at the
+    /// speed of a maximum.
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Self::Output {
-        let Self { row, k } = self;
+    fn run<S: Simd>(self, s: S) {
+        let Self { row, k, top } = self;
+        if k <= MOST_IN_A_LIST {
+            top.resize(k, (0, 0.0));
+            let mut kept = 0;
+            for (block, values) in row.chunks(4 * S::LANES).enumerate() {
+                // Equal to the worst is no better: its index is higher.
+                if kept == k && !any_above(s, values, top[k - 1].1) {
+                    continue;
+                }
+                for (id, &value) in (block * 4 * S::LANES..).zip(values) {
+                    if !value.is_nan() && (kept < k || value > top[k - 1].1) {
+                        kept = best::insert(top, kept, (id as u32, value));
+                    }
+                }
+            }
+            top.truncate(kept);
+            return;
+        }
         let mut kept: BinaryHeap<Candidate> = BinaryHeap::with_capacity(k.min(row.len()) + 1);
         for (block, values) in row.chunks(4 * S::LANES).enumerate() {
-            // Equal to the worst is no better: its index is higher.
             if let (true, Some(worst)) = (kept.len() == k, kept.peek())
                 && !any_above(s, values, worst.1)
             {
@@ -143,7 +175,7 @@ impl Kernel for TopK<'_> {
                 kept.push(Candidate((block * 4 * S::LANES + offset) as u32, value));
             }
         }
-        kept.into_sorted_vec().into_iter().map(|Candidate(id, value)| (id, value)).collect()
+        top.extend(kept.into_sorted_vec().into_iter().map(|Candidate(id, value)| (id, value)));
     }
 }
 

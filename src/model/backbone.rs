@@ -194,9 +194,41 @@ impl BartModel {
             "the logits of this batch",
             product(&[hidden.dim(0)?, self.config.vocab_size]),
         )?;
-        let bias =
-            self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
-        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias.as_ref())?)
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()));
+        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias)?)
+    }
+
+    /// The same after hidden states that lie in a slice, into memory that is kept; for inference.
+    pub fn scores(
+        &self,
+        hidden: &[f32],
+        buffers: &mut ops::head::Buffers,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let rows = hidden.len() / self.config.d_model;
+        Error::check_room("the logits of this batch", product(&[rows, self.config.vocab_size]))?;
+        let (weight, bias) = self.head();
+        Ok(ops::head::scores(hidden, &weight, bias, buffers, out)?)
+    }
+
+    /// What is asked of the first `limit` scores of each row, without the others; `false` if that is
+    /// not to be had (see [`ops::head::best`]).
+    pub fn best_scores(
+        &self,
+        hidden: &[f32],
+        (limit, ask): (usize, ops::head::Ask),
+        buffers: &mut ops::head::Buffers,
+        best: &mut ops::head::Best,
+    ) -> Result<bool> {
+        let (weight, bias) = self.head();
+        Ok(ops::head::best(hidden, &weight, bias, (limit, ask), buffers, best)?)
+    }
+
+    /// Weight and bias of the head, for inference.
+    fn head(&self) -> (ops::weight::Weight, Option<&Tensor>) {
+        let pass = Pass::inference();
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&pass));
+        (self.tokens.head.weight(&pass), bias)
     }
 
     /// Refuses a batch whose widest layer alone would not fit into memory.

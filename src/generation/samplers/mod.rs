@@ -32,6 +32,18 @@ pub trait Sampler: Debug + Send + Sync {
     /// finite; ruled-out tokens hold negative infinity and are never chosen. May overwrite them.
     /// Every random number comes from `draws`, which belongs to this sequence and position alone.
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice;
+
+    /// Among how many of the likeliest tokens it chooses, whatever the others' logits; `None`: it looks
+    /// at all.
+    fn candidates(&self) -> Option<usize> {
+        None
+    }
+
+    /// [`Sampler::choose`] from the [`Sampler::candidates`] likeliest alone, at least one: (token, logit),
+    /// by logit descending, of equals the lower token first.
+    fn choose_among(&self, best: &[(u32, f32)], _draws: &mut Stream) -> Choice {
+        Choice { token: best[0].0, log_probability: None }
+    }
 }
 
 /// A chosen token.
