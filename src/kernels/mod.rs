@@ -5,7 +5,8 @@
 //!
 //! - [`arch`] gives the vector primitives of each processor, [`isa`] the trait over them, the choice
 //!   among them and the elementary functions built on them.
-//! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space.
+//! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space,
+//!   [`pool`] keeps the buffers of results.
 //! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it;
 //!   [`half_float`] stores them in 16 bits, [`int8`] in 8, with its own products.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
@@ -39,6 +40,7 @@ pub mod memory;
 pub mod optimizer;
 pub mod pack;
 mod parallel;
+pub mod pool;
 pub mod softmax;
 pub mod team;
 #[cfg(test)]

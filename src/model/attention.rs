@@ -1,13 +1,12 @@
 //! Multi-head attention: four projections around `softmax(q k^T / sqrt(d)) v`.
 
-use candle_core::Tensor;
-
 use super::layers::Linear;
 use super::parameter::Parameters;
 use super::pass::Pass;
 use crate::error::Result;
 use crate::ops;
 use crate::ops::attention::{Heads, Spans};
+use crate::ops::hidden::Hidden;
 
 /// The projections and head sizes of one attention block.
 #[derive(Debug)]
@@ -41,45 +40,67 @@ impl MultiHeadAttention {
         })
     }
 
+    /// Attention of `x [rows, width]` to itself.
+    pub fn self_attention(&self, x: &Hidden, spans: &Spans, pass: &Pass) -> Result<Hidden> {
+        let [q, k, v] = self.queries_keys_values(x, pass)?;
+        self.attend(&q, &k, &v, spans, pass)
+    }
+
     /// Attention of `x [query rows, width]` to `memory [key rows, width]`.
-    pub fn forward(
+    pub fn cross_attention(
         &self,
-        x: &Tensor,
-        memory: &Tensor,
+        x: &Hidden,
+        memory: &Hidden,
         spans: &Spans,
         pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         let q = self.queries(x, pass)?;
-        let (k, v) = self.keys_values(memory, pass)?;
+        let [k, v] = self.keys_values(memory, pass)?;
+        self.attend(&q, &k, &v, spans, pass)
+    }
+
+    fn attend(
+        &self,
+        q: &Hidden,
+        k: &Hidden,
+        v: &Hidden,
+        spans: &Spans,
+        pass: &Pass,
+    ) -> Result<Hidden> {
         let draw = pass.draw(self.dropout);
-        let context = ops::attention::attention(&q, &k, &v, spans, self.heads, draw)?;
+        let context = ops::attention::attention(q, k, v, spans, self.heads, draw)?;
         self.output(&context, pass)
     }
 
-    /// The weights of [`Self::forward`]: see [`ops::attention::weights`].
+    /// The weights of [`Self::cross_attention`]: see [`ops::attention::weights`].
     pub fn weights(
         &self,
-        x: &Tensor,
-        memory: &Tensor,
+        x: &Hidden,
+        memory: &Hidden,
         spans: &Spans,
         pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Vec<f32>> {
         let (q, k) = (self.queries(x, pass)?, self.k_proj.forward(memory, pass)?);
         Ok(ops::attention::weights(&q, &k, spans, self.heads)?)
     }
 
     /// Queries of `x`, `[rows, width]`.
-    pub fn queries(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn queries(&self, x: &Hidden, pass: &Pass) -> Result<Hidden> {
         self.q_proj.forward(x, pass)
     }
 
     /// Keys and values of `memory`, each `[rows, width]`.
-    pub fn keys_values(&self, memory: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
-        Ok((self.k_proj.forward(memory, pass)?, self.v_proj.forward(memory, pass)?))
+    pub fn keys_values(&self, memory: &Hidden, pass: &Pass) -> Result<[Hidden; 2]> {
+        Linear::forward_each([&self.k_proj, &self.v_proj], memory, pass)
+    }
+
+    /// Queries, keys and values of `x`, each `[rows, width]`.
+    pub fn queries_keys_values(&self, x: &Hidden, pass: &Pass) -> Result<[Hidden; 3]> {
+        Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x, pass)
     }
 
     /// The output projection of attended values.
-    pub fn output(&self, context: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn output(&self, context: &Hidden, pass: &Pass) -> Result<Hidden> {
         self.out_proj.forward(context, pass)
     }
 

@@ -1,11 +1,10 @@
 //! What decoding remembers: keys and values of every token fed so far, by slot and layer, and of
 //! every source. Owns layout, growth and reordering.
 
-use candle_core::Tensor;
-
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::Heads;
+use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
 
 /// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
@@ -107,8 +106,8 @@ impl LayerCache {
     /// Stores the sources' keys and values `[rows, width]`, cut at `offsets`.
     pub(super) fn store_sources(
         &mut self,
-        k: &Tensor,
-        v: &Tensor,
+        k: &Hidden,
+        v: &Hidden,
         offsets: &[usize],
     ) -> Result<()> {
         let rows: Vec<CachedRow> = offsets
@@ -124,17 +123,17 @@ impl LayerCache {
     /// Stores the rows' keys and values, then attends to what each row sees of its own sequence.
     pub(super) fn attend_to_target(
         &mut self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        q: &Hidden,
+        k: &Hidden,
+        v: &Hidden,
         rows: &CachedRows,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         self.target.append(k, v, &rows.target)?;
         Ok(self.target.attend(q, &rows.target)?)
     }
 
     /// Attends to each row's source.
-    pub(super) fn attend_to_source(&self, q: &Tensor, rows: &CachedRows) -> Result<Tensor> {
+    pub(super) fn attend_to_source(&self, q: &Hidden, rows: &CachedRows) -> Result<Hidden> {
         Ok(self.source.attend(q, &rows.source)?)
     }
 }

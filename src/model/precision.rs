@@ -126,7 +126,7 @@ mod tests {
         let memory = model.encode(&batch(source), &pass).unwrap();
         let hidden = model.decode(&batch(target), &memory, &batch(source), &pass).unwrap();
         let logits = model.logits(&hidden, &pass).unwrap();
-        logits.flatten_all().unwrap().to_vec1().unwrap()
+        logits.read(<[f32]>::to_vec).unwrap()
     }
 
     fn largest_difference(a: &[f32], b: &[f32]) -> f32 {

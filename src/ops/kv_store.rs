@@ -3,7 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::{self, Heads, NoKey, Spans};
-use super::{Way, tensor, way, with_floats};
+use super::hidden::Hidden;
+use super::{Way, way};
 use crate::kernels::kv_cache::KvCache;
 
 pub use crate::kernels::kv_cache::CachedRow;
@@ -34,27 +35,21 @@ impl KvStore {
     }
 
     /// Stores the rows of `k` and `v` `[rows, width]` as the last entry of what each row sees.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor, rows: &[CachedRow]) -> Result<()> {
+    pub fn append(&mut self, k: &Hidden, v: &Hidden, rows: &[CachedRow]) -> Result<()> {
         match &mut self.entries {
-            Entries::Kernel(cache) => {
-                let (k, v) = (k.contiguous()?, v.contiguous()?);
-                with_floats([&k, &v], |[k, v]| cache.append(k, v, rows))
-            }
-            Entries::Portable(slots) => append(slots, k, v, rows),
+            Entries::Kernel(cache) => k.read(|k| v.read(|v| cache.append(k, v, rows)))?,
+            Entries::Portable(slots) => append(slots, &k.tensor()?, &v.tensor()?, rows),
         }
     }
 
     /// Attention of each row of `q [rows, width]` to what it sees.
-    pub fn attend(&self, q: &Tensor, rows: &[CachedRow]) -> Result<Tensor> {
+    pub fn attend(&self, q: &Hidden, rows: &[CachedRow]) -> Result<Hidden> {
         match &self.entries {
-            Entries::Kernel(cache) => {
-                let out = with_floats([&q.contiguous()?], |[q]| {
-                    let mut out = vec![0.0; q.len()];
-                    cache.attend(q, self.heads.scale(), rows, &mut out);
-                    out
-                })?;
-                tensor(out, q.shape().clone())
-            }
+            Entries::Kernel(cache) => q.read(|floats| {
+                Hidden::computed(q.rows(), q.width(), |out| {
+                    cache.attend(floats, self.heads.scale(), rows, out);
+                })
+            }),
             Entries::Portable(slots) => attend(slots, self.heads, q, rows),
         }
     }
@@ -101,9 +96,9 @@ fn append(
 fn attend(
     slots: &[Option<(Tensor, Tensor)>],
     heads: Heads,
-    q: &Tensor,
+    q: &Hidden,
     rows: &[CachedRow],
-) -> Result<Tensor> {
+) -> Result<Hidden> {
     let (mut keys, mut values, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
     for row in rows {
         if let Some((k, v)) = &slots[row.slot] {
@@ -113,7 +108,7 @@ fn attend(
         offsets.push(offsets[offsets.len() - 1] + row.length);
     }
     if keys.is_empty() {
-        return q.zeros_like();
+        return q.by_candle(Tensor::zeros_like);
     }
     let spans = Spans {
         queries: (0..=rows.len()).collect::<Vec<_>>().into(),
@@ -122,7 +117,7 @@ fn attend(
         causal: false,
         no_key: NoKey::Zeros,
     };
-    let (k, v) = (Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?);
+    let (k, v) = (Tensor::cat(&keys, 0)?.try_into()?, Tensor::cat(&values, 0)?.try_into()?);
     attention::attention(q, &k, &v, &spans, heads, None)
 }
 
@@ -134,15 +129,16 @@ mod tests {
 
     const HEADS: Heads = Heads { count: 2, width: 5 };
 
-    fn rows_of(count: usize, seed: u64) -> Tensor {
-        tensor(noise(count * 10, seed), (count, 10)).unwrap()
+    fn rows_of(count: usize, seed: u64) -> Hidden {
+        Hidden::new(count, 10, |out| out.copy_from_slice(&noise(count * 10, seed))).unwrap()
     }
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
     fn decode() -> Vec<f32> {
         let mut store = KvStore::new(HEADS, &[40, 40]);
+        let read = |x: Hidden| x.read(<[f32]>::to_vec).unwrap();
         let mut outputs =
-            store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap();
+            read(store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap());
         let mut lengths = [35, 2];
         for (slot, &count) in lengths.iter().enumerate() {
             let rows: Vec<CachedRow> =
@@ -154,12 +150,11 @@ mod tests {
             lengths = lengths.map(|length| length + 1);
             let rows = [1, 0].map(|slot| CachedRow { slot, length: lengths[slot] });
             store.append(&rows_of(2, seed), &rows_of(2, seed + 1), &rows).unwrap();
-            let out = store.attend(&rows_of(2, seed + 2), &rows).unwrap();
-            outputs = Tensor::cat(&[&outputs, &out], 0).unwrap();
+            outputs.extend(read(store.attend(&rows_of(2, seed + 2), &rows).unwrap()));
             store.reorder(&[(0, 1), (1, 0)], &lengths);
             lengths.swap(0, 1);
         }
-        outputs.flatten_all().unwrap().to_vec1().unwrap()
+        outputs
     }
 
     #[test]
