@@ -8,6 +8,8 @@ use super::pass::Pass;
 use crate::error::Result;
 use crate::ops;
 use crate::ops::attention::{Heads, Spans};
+use crate::ops::kv_store::kept;
+use crate::ops::weight::HalfFormat;
 
 /// The projections and head sizes of one attention block.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct MultiHeadAttention {
     v_proj: Linear,
     out_proj: Linear,
     heads: Heads,
+    /// What keys and values are rounded to, if they are.
+    kept: Option<HalfFormat>,
     dropout: f64,
 }
 
@@ -37,8 +41,14 @@ impl MultiHeadAttention {
             q_proj: projection("q")?,
             out_proj: projection("out")?,
             heads: Heads { count: heads, width: width / heads },
+            kept: None,
             dropout,
         })
+    }
+
+    /// The same block with keys and values rounded to `format`, as a cache keeps them.
+    pub fn keeping(self, format: Option<HalfFormat>) -> Self {
+        MultiHeadAttention { kept: format, ..self }
     }
 
     /// Attention of `x [query rows, width]` to `memory [key rows, width]`.
@@ -51,6 +61,7 @@ impl MultiHeadAttention {
     ) -> Result<Tensor> {
         let q = self.queries(x, pass)?;
         let (k, v) = self.keys_values(memory, pass)?;
+        let (k, v) = (kept(&k, self.kept)?, kept(&v, self.kept)?);
         let draw = pass.draw(self.dropout);
         let context = ops::attention::attention(&q, &k, &v, spans, self.heads, draw)?;
         self.output(&context, pass)
@@ -65,7 +76,7 @@ impl MultiHeadAttention {
         pass: &Pass,
     ) -> Result<Tensor> {
         let (q, k) = (self.queries(x, pass)?, self.k_proj.forward(memory, pass)?);
-        Ok(ops::attention::weights(&q, &k, spans, self.heads)?)
+        Ok(ops::attention::weights(&q, &kept(&k, self.kept)?, spans, self.heads)?)
     }
 
     /// Queries of `x`, `[rows, width]`.
@@ -73,7 +84,7 @@ impl MultiHeadAttention {
         self.q_proj.forward(x, pass)
     }
 
-    /// Keys and values of `memory`, each `[rows, width]`.
+    /// Keys and values of `memory`, each `[rows, width]`, not rounded yet.
     pub fn keys_values(&self, memory: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
         Ok((self.k_proj.forward(memory, pass)?, self.v_proj.forward(memory, pass)?))
     }

@@ -3,7 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::{self, Heads, NoKey, Spans};
-use super::{Way, tensor, way, with_floats};
+use super::weight::HalfFormat;
+use super::{Way, round, tensor, way, with_floats};
 use crate::kernels::kv_cache::KvCache;
 
 pub use crate::kernels::kv_cache::CachedRow;
@@ -12,6 +13,7 @@ pub use crate::kernels::kv_cache::CachedRow;
 #[derive(Debug)]
 pub struct KvStore {
     heads: Heads,
+    format: Option<HalfFormat>,
     entries: Entries,
 }
 
@@ -24,13 +26,16 @@ enum Entries {
 }
 
 impl KvStore {
-    /// Empty histories that will hold up to the given numbers of entries.
-    pub fn new(heads: Heads, capacities: &[usize]) -> Self {
+    /// Empty histories that will hold up to the given numbers of entries, rounded to `format` (`None`:
+    /// as floats).
+    pub fn new(heads: Heads, format: Option<HalfFormat>, capacities: &[usize]) -> Self {
         let entries = match way() {
-            Way::Kernel => Entries::Kernel(KvCache::new(heads.count, heads.width, capacities)),
+            Way::Kernel => {
+                Entries::Kernel(KvCache::new(heads.count, heads.width, format, capacities))
+            }
             Way::Portable => Entries::Portable(vec![None; capacities.len()]),
         };
-        KvStore { heads, entries }
+        KvStore { heads, format, entries }
     }
 
     /// Stores the rows of `k` and `v` `[rows, width]` as the last entry of what each row sees.
@@ -40,7 +45,9 @@ impl KvStore {
                 let (k, v) = (k.contiguous()?, v.contiguous()?);
                 with_floats([&k, &v], |[k, v]| cache.append(k, v, rows))
             }
-            Entries::Portable(slots) => append(slots, k, v, rows),
+            Entries::Portable(slots) => {
+                append(slots, &kept(k, self.format)?, &kept(v, self.format)?, rows)
+            }
         }
     }
 
@@ -73,6 +80,11 @@ impl KvStore {
             }
         }
     }
+}
+
+/// Keys or values as a cache of this format gives them back.
+pub fn kept(x: &Tensor, format: Option<HalfFormat>) -> Result<Tensor> {
+    format.map_or_else(|| Ok(x.clone()), |format| round::rounded(x, format))
 }
 
 fn append(
@@ -139,8 +151,8 @@ mod tests {
     }
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
-    fn decode() -> Vec<f32> {
-        let mut store = KvStore::new(HEADS, &[40, 40]);
+    fn decode(format: Option<HalfFormat>) -> Vec<f32> {
+        let mut store = KvStore::new(HEADS, format, &[40, 40]);
         let mut outputs =
             store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap();
         let mut lengths = [35, 2];
@@ -164,10 +176,14 @@ mod tests {
 
     #[test]
     fn both_ways_remember_the_same() {
-        let both = in_way(decode);
-        assert_eq!(both.kernel.len(), 70);
-        for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
-            assert!((kernel - portable).abs() < 1e-6, "[{i}]: {kernel} and {portable}");
+        let exact = in_way(|| decode(None)).kernel;
+        for format in [None, Some(HalfFormat::Float16), Some(HalfFormat::Bfloat16)] {
+            let both = in_way(|| decode(format));
+            assert_eq!(both.kernel.len(), 70);
+            for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
+                assert!((kernel - portable).abs() < 1e-6, "{format:?} [{i}]: {kernel}, {portable}");
+            }
+            assert_eq!(both.kernel == exact, format.is_none(), "{format:?}");
         }
     }
 }

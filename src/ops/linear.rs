@@ -1,10 +1,10 @@
 //! `y = x W^T + b`, and the same with GELU behind it.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::gradient::GradientBuffer;
 use super::weight::{HalfFormat, Weight, panels};
-use super::{floats, gelu, int8, tensor, use_kernels, wants_gradient, with_floats};
+use super::{floats, gelu, int8, round, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::gemm::{self, Epilogue};
 
 /// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`. The weight says in which
@@ -46,7 +46,7 @@ pub fn linear_gelu(x: &Tensor, weight: &Weight, bias: &Tensor) -> Result<Tensor>
 /// `x` as a product with `weight` takes it.
 fn inputs(x: &Tensor, weight: &Weight) -> Result<Tensor> {
     if weight.rounds_inputs() {
-        return x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+        return round::rounded(x, HalfFormat::Bfloat16);
     }
     Ok(x.clone())
 }

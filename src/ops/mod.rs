@@ -14,6 +14,7 @@ pub mod gradient;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
+pub mod round;
 pub mod weight;
 
 #[cfg(test)]
