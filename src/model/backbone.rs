@@ -178,7 +178,9 @@ impl BartModel {
         slot_sources: Vec<usize>,
     ) -> Result<DecoderCache> {
         let lengths = source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
-        let mut cache = DecoderCache::new(&self.config, slot_capacities, slot_sources, lengths);
+        let format = self.precision.cached();
+        let mut cache =
+            DecoderCache::new(&self.config, format, slot_capacities, slot_sources, lengths);
         self.decoder.remember_sources(memory, source, &mut cache)?;
         hidden::trim();
         Ok(cache)

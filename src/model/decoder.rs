@@ -36,10 +36,12 @@ pub struct DecoderLayer {
 impl DecoderLayer {
     fn new(parameters: &mut Parameters, name: &str, config: &BartConfig) -> Result<Self> {
         let (width, heads) = (config.d_model, config.decoder_attention_heads);
+        let cached = parameters.precision().cached();
         let mut attention = |part: &str| -> Result<_> {
             let name = format!("{name}.{part}");
             let block =
                 MultiHeadAttention::new(parameters, &name, width, heads, config.attention_dropout)?;
+            let block = block.keeping(cached);
             Ok((block, Residual::new(parameters, &format!("{name}_layer_norm"), config)?))
         };
         let (self_attn, around_self_attn) = attention("self_attn")?;

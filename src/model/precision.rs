@@ -75,6 +75,16 @@ impl Precision {
         }
     }
 
+    /// The 16 bits to which the decoder rounds keys and values, if it does: its caches keep them so,
+    /// and a whole pass, which has no cache, must agree with them.
+    pub fn cached(self) -> Option<HalfFormat> {
+        match self {
+            Precision::Float16 => Some(HalfFormat::Float16),
+            Precision::Bfloat16 | Precision::Int8 => Some(HalfFormat::Bfloat16),
+            _ => None,
+        }
+    }
+
     /// Whether it keeps weights that steps as small as training's can change.
     ///
     /// # Errors

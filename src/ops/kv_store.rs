@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 
 use super::attention::{self, Heads, NoKey, Spans};
 use super::hidden::Hidden;
-use super::{Way, way};
+use super::weight::HalfFormat;
+use super::{Way, round, way};
 use crate::kernels::kv_cache::KvCache;
 
 pub use crate::kernels::kv_cache::CachedRow;
@@ -13,6 +14,7 @@ pub use crate::kernels::kv_cache::CachedRow;
 #[derive(Debug)]
 pub struct KvStore {
     heads: Heads,
+    format: Option<HalfFormat>,
     entries: Entries,
 }
 
@@ -25,20 +27,29 @@ enum Entries {
 }
 
 impl KvStore {
-    /// Empty histories that will hold up to the given numbers of entries.
-    pub fn new(heads: Heads, capacities: &[usize]) -> Self {
+    /// Empty histories that will hold up to the given numbers of entries, rounded to `format` (`None`:
+    /// as floats).
+    pub fn new(heads: Heads, format: Option<HalfFormat>, capacities: &[usize]) -> Self {
         let entries = match way() {
-            Way::Kernel => Entries::Kernel(KvCache::new(heads.count, heads.width, capacities)),
+            Way::Kernel => {
+                Entries::Kernel(KvCache::new(heads.count, heads.width, format, capacities))
+            }
             Way::Portable => Entries::Portable(vec![None; capacities.len()]),
         };
-        KvStore { heads, entries }
+        KvStore { heads, format, entries }
     }
 
     /// Stores the rows of `k` and `v` `[rows, width]` as the last entry of what each row sees.
     pub fn append(&mut self, k: &Hidden, v: &Hidden, rows: &[CachedRow]) -> Result<()> {
         match &mut self.entries {
             Entries::Kernel(cache) => k.read(|k| v.read(|v| cache.append(k, v, rows)))?,
-            Entries::Portable(slots) => append(slots, &k.tensor()?, &v.tensor()?, rows),
+            Entries::Portable(slots) => {
+                let kept = |x: &Hidden| match self.format {
+                    Some(format) => round::rounded_tensor(&x.tensor()?, format),
+                    None => x.tensor(),
+                };
+                append(slots, &kept(k)?, &kept(v)?, rows)
+            }
         }
     }
 
@@ -67,6 +78,14 @@ impl KvStore {
                 }
             }
         }
+    }
+}
+
+/// Keys or values as a cache of this format gives them back.
+pub fn kept(x: Hidden, format: Option<HalfFormat>) -> Result<Hidden> {
+    match format {
+        Some(format) => round::rounded(&x, format),
+        None => Ok(x),
     }
 }
 
@@ -134,8 +153,8 @@ mod tests {
     }
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
-    fn decode() -> Vec<f32> {
-        let mut store = KvStore::new(HEADS, &[40, 40]);
+    fn decode(format: Option<HalfFormat>) -> Vec<f32> {
+        let mut store = KvStore::new(HEADS, format, &[40, 40]);
         let read = |x: Hidden| x.read(<[f32]>::to_vec).unwrap();
         let mut outputs =
             read(store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap());
@@ -159,10 +178,14 @@ mod tests {
 
     #[test]
     fn both_ways_remember_the_same() {
-        let both = in_way(decode);
-        assert_eq!(both.kernel.len(), 70);
-        for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
-            assert!((kernel - portable).abs() < 1e-6, "[{i}]: {kernel} and {portable}");
+        let exact = in_way(|| decode(None)).kernel;
+        for format in [None, Some(HalfFormat::Float16), Some(HalfFormat::Bfloat16)] {
+            let both = in_way(|| decode(format));
+            assert_eq!(both.kernel.len(), 70);
+            for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
+                assert!((kernel - portable).abs() < 1e-6, "{format:?} [{i}]: {kernel}, {portable}");
+            }
+            assert_eq!(both.kernel == exact, format.is_none(), "{format:?}");
         }
     }
 }

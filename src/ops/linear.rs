@@ -1,13 +1,11 @@
 //! `y = x W^T + b`, and the same with GELU behind it.
 
-use candle_core::{
-    CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, StorageRef, Tensor,
-};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, StorageRef, Tensor};
 
 use super::gradient::GradientBuffer;
 use super::hidden::Hidden;
 use super::weight::{HalfFormat, Weight, panels};
-use super::{floats, gelu, int8, on_cpu, slice, tensor, use_kernels, with_floats};
+use super::{floats, gelu, int8, on_cpu, round, slice, tensor, use_kernels, with_floats};
 use crate::kernels::gemm::{self, Epilogue, Layer, Panels};
 use crate::kernels::int8 as int8_kernel;
 use crate::kernels::pool::{self, Buffer};
@@ -135,7 +133,7 @@ fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resul
         return int8::linear(x, weight, scales, bias);
     }
     let x = &if weight.rounds_inputs() {
-        x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?
+        round::rounded_tensor(x, HalfFormat::Bfloat16)?
     } else {
         x.clone()
     };

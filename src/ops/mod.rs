@@ -16,6 +16,7 @@ pub mod hidden;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
+pub mod round;
 pub mod weight;
 
 #[cfg(test)]
