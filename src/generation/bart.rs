@@ -2,27 +2,24 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::{self, Way, head, with_floats};
+use crate::ops::hidden::Hidden;
+use crate::ops::{self, Way, head};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
 pub struct BartDecoder {
     model: Arc<BartModel>,
     source: Batch,
-    memory: Tensor,
+    memory: Hidden,
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
-    hidden: Option<Tensor>,
+    hidden: Option<Hidden>,
     /// The rows of `hidden` after which scores were wanted; none: after all.
     wanted: Vec<u32>,
-    /// These rows, where they are not all.
-    chosen: Vec<f32>,
-    buffers: head::Buffers,
+    screening: head::Screening,
 }
 
 impl BartDecoder {
@@ -40,8 +37,7 @@ impl BartDecoder {
             cache: None,
             hidden: None,
             wanted: Vec::new(),
-            chosen: Vec::new(),
-            buffers: head::Buffers::default(),
+            screening: head::Screening::default(),
         })
     }
 
@@ -59,24 +55,17 @@ impl BartDecoder {
     /// Leaves what is wanted of the scores after the rows of the last pass that count.
     fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
         let Some(hidden) = &self.hidden else { return Ok(()) };
-        let (model, chosen, buffers) = (&self.model, &mut self.chosen, &mut self.buffers);
-        let rows = &self.wanted;
-        with_floats([&hidden.contiguous()?], |[mut hidden]| {
-            if !rows.is_empty() {
-                let width = model.config().d_model;
-                chosen.clear();
-                for &row in rows {
-                    chosen.extend_from_slice(&hidden[row as usize * width..][..width]);
-                }
-                hidden = chosen;
-            }
-            if let Wanted::Best { ask, limit } = wanted
-                && model.best_scores(hidden, (limit, ask), buffers, scores.best_mut())?
-            {
-                return Ok(());
-            }
-            model.scores(hidden, buffers, scores.all_mut())
-        })?
+        let chosen = match self.wanted.is_empty() {
+            true => None,
+            false => Some(hidden.select(&self.wanted)?),
+        };
+        let (hidden, screening) = (chosen.as_ref().unwrap_or(hidden), &mut self.screening);
+        if let Wanted::Best { ask, limit } = wanted
+            && self.model.best_scores(hidden, (limit, ask), screening, scores.best_mut())?
+        {
+            return Ok(());
+        }
+        self.model.scores(hidden, scores.all_mut())
     }
 }
 
@@ -130,7 +119,7 @@ impl StepModel for BartDecoder {
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
         hidden.clear();
         if let Some(states) = &self.hidden {
-            with_floats([&states.contiguous()?], |[states]| hidden.extend_from_slice(states))?;
+            states.read(|states| hidden.extend_from_slice(states))?;
         }
         Ok(())
     }

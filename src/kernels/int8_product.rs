@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::best::{Ask, Best, Gatherer, Gathering};
 use super::gelu;
-use super::gemm::Epilogue;
+use super::gemm::{Epilogue, Layer};
 use super::int8::{self, MOST_INPUTS, Weight};
 use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
@@ -45,87 +45,32 @@ pub fn linear(
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    int8::check(w.packed, w.scales, n, k);
+    linear_each(x, m, k, [Layer { w, n, bias, out }], epilogue);
+}
+
+/// Several linear layers over the same inputs, which are quantised once; each has the bits of
+/// [`linear`].
+///
+/// # Panics
+/// As for [`linear`].
+pub fn linear_each<const N: usize>(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    mut layers: [Layer<'_, Weight<'_>>; N],
+    epilogue: Epilogue,
+) {
     assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
-    assert_eq!(out.len(), m * n, "`out` is not [m, n]");
-    assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
-    if m == 0 || n == 0 {
-        return;
-    }
-    let out = SharedMut(out.as_mut_ptr());
-    let out = Out::Written(&out);
-    run(x, k, Split::new(m, k, n), &|inputs| Product { inputs, w, n, bias, epilogue, out });
-}
-
-/// The lower bounds that `bounds` makes of the results, in `best`, and the highest upper bound of each
-/// panel; as [`linear_best`] otherwise.
-pub(super) fn screen(
-    x: &[f32],
-    (m, k): (usize, usize),
-    w: Weight<'_>,
-    (n, bias): (usize, Option<&[f32]>),
-    bounds: &Bounds<'_>,
-    ask: Ask,
-    best: &mut Best,
-) -> bool {
-    let split = Split::new(m, k, n);
-    let gathering = best.begin((m, n), split.panel_parts, ask);
-    if m > 0 && n > 0 {
-        let out = Out::Bounded(&gathering, bounds);
-        run(x, k, split, &|inputs| Product { inputs, w, n, bias, epilogue: Epilogue::None, out });
-    }
-    best.merge()
-}
-
-/// How a product is split.
-#[derive(Clone, Copy)]
-struct Split {
-    rows: usize,
-    panels: usize,
-    row_parts: usize,
-    panel_parts: usize,
-}
-
-impl Split {
-    fn new(m: usize, k: usize, n: usize) -> Self {
-        let panels = n.div_ceil(PANEL);
-        let row_parts = m.div_ceil(ROWS_OF_A_PART).max(1);
-        let threads = team::num_threads();
-        let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
-        let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
-        let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels.max(1));
-        Split { rows: m, panels, row_parts, panel_parts }
-    }
-}
-
-/// Quantises the inputs and computes the product that `product` makes of them.
-fn run<'a>(x: &[f32], k: usize, split: Split, product: &dyn Fn(Inputs) -> Product<'a>) {
-    let Split { rows: m, panels, row_parts, panel_parts } = split;
-    let isa = isa::current();
-    let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
-    let groups = k.div_ceil(GROUP);
-    // Numbers of four bytes all: the values of a group, and a scale and a sum for each row.
-    let mut values = scratch(Slot::Left, m * groups);
-    let mut rows = scratch(Slot::Right, 2 * m);
-    let (scales, starts) = rows.split_at_mut(m);
-    let inputs = Inputs {
-        tiles,
-        groups,
-        values: SharedMut(values.as_mut_ptr().cast()),
-        scales: SharedMut(scales.as_mut_ptr()),
-        starts: SharedMut(starts.as_mut_ptr().cast()),
-    };
-    parallel::items(tiles.count(), m * k >= VALUES_TO_SHARE, |isa, tile| {
-        isa::with_isa(isa, Quantize { x, k, inputs: &inputs, tile });
-    });
-    let product = product(inputs);
-    team::run(row_parts * panel_parts, &|part| {
-        // Neighbouring parts share panels.
-        let of_tiles = share(tiles.count(), row_parts, part % row_parts);
-        let panel_part = part / row_parts;
-        let panels = share(panels, panel_parts, panel_part);
-        isa::with_isa(isa, Part { product: &product, of_tiles, panels, panel_part });
+    quantized(x, m, k, &mut |inputs| {
+        let products = layers.each_mut().map(|Layer { w, n, bias, out }| {
+            int8::check(w.packed, w.scales, *n, k);
+            assert_eq!(out.len(), m * *n, "`out` is not [m, n]");
+            assert!(bias.is_none_or(|bias| bias.len() == *n), "`bias` is not [n]");
+            let out = Out::Written(SharedMut(out.as_mut_ptr()));
+            Product::new(inputs, k, (*w, *n, *bias), epilogue, out)
+        });
+        run(&products);
     });
 }
 
@@ -145,18 +90,91 @@ pub fn linear_best(
     ask: Ask,
     best: &mut Best,
 ) -> bool {
+    gather(x, (m, k), (w, n, bias), None, ask, best);
+    best.finish(n)
+}
+
+/// The lower bounds that `bounds` makes of the results, in `best`, and the highest upper bound of each
+/// panel; as [`linear_best`] otherwise.
+pub(super) fn screen(
+    x: &[f32],
+    (m, k): (usize, usize),
+    layer: LayerOf<'_>,
+    bounds: &Bounds<'_>,
+    ask: Ask,
+    best: &mut Best,
+) -> bool {
+    gather(x, (m, k), layer, Some(bounds), ask, best);
+    best.merge()
+}
+
+/// A weight, its first outputs that count, and their bias.
+type LayerOf<'a> = (Weight<'a>, usize, Option<&'a [f32]>);
+
+fn gather(
+    x: &[f32],
+    (m, k): (usize, usize),
+    (w, n, bias): LayerOf<'_>,
+    bounds: Option<&Bounds<'_>>,
+    ask: Ask,
+    best: &mut Best,
+) {
     assert!(w.packed.len() >= int8::packed_len(n, k), "the weight is not [n, k]");
     assert!(w.scales.len() >= n, "the scales are not [n]");
     assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     assert!(bias.is_none_or(|bias| bias.len() >= n), "`bias` is not [n]");
-    let split = Split::new(m, k, n);
-    let gathering = best.begin((m, n), split.panel_parts, ask);
-    if m > 0 && n > 0 {
-        let out = Out::Gathered(&gathering);
-        run(x, k, split, &|inputs| Product { inputs, w, n, bias, epilogue: Epilogue::None, out });
-    }
-    best.finish(n)
+    let (_, panel_parts) = parts(m, k, n);
+    let gathering = best.begin((m, n), panel_parts, ask);
+    quantized(x, m, k, &mut |inputs| {
+        let out = Out::Gathered(&gathering, bounds);
+        run(&[Product::new(inputs, k, (w, n, bias), Epilogue::None, out)]);
+    });
+}
+
+/// Quantises `x [m, k]` for `work`.
+fn quantized(x: &[f32], m: usize, k: usize, work: &mut dyn FnMut(&Inputs)) {
+    let isa = isa::current();
+    let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
+    let groups = k.div_ceil(GROUP);
+    // Numbers of four bytes all: the values of a group, and a scale and a sum for each row.
+    let mut values = scratch(Slot::Left, m * groups);
+    let mut rows = scratch(Slot::Right, 2 * m);
+    let (scales, starts) = rows.split_at_mut(m);
+    let inputs = Inputs {
+        tiles,
+        groups,
+        values: SharedMut(values.as_mut_ptr().cast()),
+        scales: SharedMut(scales.as_mut_ptr()),
+        starts: SharedMut(starts.as_mut_ptr().cast()),
+    };
+    parallel::items(tiles.count(), m * k >= VALUES_TO_SHARE, |isa, tile| {
+        isa::with_isa(isa, Quantize { x, k, inputs: &inputs, tile });
+    });
+    work(&inputs);
+}
+
+/// Computes products on the team, side by side.
+fn run<const N: usize>(products: &[Product<'_>; N]) {
+    let isa = isa::current();
+    team::run(products.iter().map(Product::parts).sum(), &|mut part| {
+        for product in products {
+            if part < product.parts() {
+                return isa::with_isa(isa, product.part(part));
+            }
+            part -= product.parts();
+        }
+    });
+}
+
+/// Into how many parts a product is divided, by rows and by panels.
+fn parts(m: usize, k: usize, n: usize) -> (usize, usize) {
+    let panels = n.div_ceil(PANEL);
+    let row_parts = if panels == 0 { 0 } else { m.div_ceil(ROWS_OF_A_PART) };
+    let threads = team::num_threads();
+    let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+    let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
+    (row_parts, worthwhile.div_ceil(row_parts.max(1)).clamp(1, panels.max(1)))
 }
 
 /// How rows are divided into tiles of at most `height` rows.
@@ -243,23 +261,52 @@ impl Kernel for Quantize<'_> {
 
 /// A whole product.
 struct Product<'a> {
-    inputs: Inputs,
+    inputs: &'a Inputs,
     w: Weight<'a>,
     n: usize,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
     out: Out<'a>,
+    row_parts: usize,
+    panel_parts: usize,
 }
 
 /// What becomes of the results.
-#[derive(Clone, Copy)]
 enum Out<'a> {
     /// They are written where there is room for `inputs.tiles.rows` rows of `n`.
-    Written(&'a SharedMut<f32>),
-    /// What is asked of them is gathered.
-    Gathered(&'a Gathering<'a>),
-    /// What is asked of their bounds is.
-    Bounded(&'a Gathering<'a>, &'a Bounds<'a>),
+    Written(SharedMut<f32>),
+    /// What is asked of them, or of their bounds, is gathered.
+    Gathered(&'a Gathering<'a>, Option<&'a Bounds<'a>>),
+}
+
+impl<'a> Product<'a> {
+    /// Divides a layer of `k` inputs into parts.
+    fn new(
+        inputs: &'a Inputs,
+        k: usize,
+        (w, n, bias): LayerOf<'a>,
+        epilogue: Epilogue,
+        out: Out<'a>,
+    ) -> Self {
+        let (row_parts, panel_parts) = parts(inputs.tiles.rows, k, n);
+        Product { inputs, w, n, bias, epilogue, out, row_parts, panel_parts }
+    }
+
+    fn parts(&self) -> usize {
+        self.row_parts * self.panel_parts
+    }
+
+    /// A part. Neighbouring parts share panels.
+    fn part(&self, part: usize) -> Part<'_> {
+        let panels = self.n.div_ceil(PANEL);
+        let panel_part = part / self.row_parts;
+        Part {
+            product: self,
+            of_tiles: share(self.inputs.tiles.count(), self.row_parts, part % self.row_parts),
+            panels: share(panels, self.panel_parts, panel_part),
+            panel_part,
+        }
+    }
 }
 
 /// Some tiles times some panels.
@@ -279,10 +326,8 @@ impl Kernel for Part<'_> {
         let panel_bytes = inputs.groups * PANEL * GROUP;
         let mut sums = [0_i32; MOST_ROWS * PANEL];
         let mut gatherer = match &self.product.out {
-            Out::Gathered(gathering) | Out::Bounded(gathering, _) => {
-                // SAFETY: parts of one number differ in their rows, others in their panels.
-                Some(unsafe { gathering.part(self.panel_part) })
-            }
+            // SAFETY: parts of one number differ in their rows, others in their panels.
+            Out::Gathered(gathering, _) => Some(unsafe { gathering.part(self.panel_part) }),
             Out::Written(_) => None,
         };
         for panel in self.panels.clone() {
@@ -349,7 +394,7 @@ impl Part<'_> {
         sums: &[i32],
         mut gatherer: Option<&mut Gatherer<'_>>,
     ) {
-        let Product { inputs, w, n, bias, epilogue, out } = self.product;
+        let Product { inputs, w, n, bias, epilogue, out, .. } = self.product;
         let first = panel * PANEL;
         let width = PANEL.min(n - first);
         let mut results = [0.0_f32; PANEL];
@@ -357,7 +402,7 @@ impl Part<'_> {
             let to = match out {
                 // SAFETY: `out` has rows of `n`, of which `width` are left from `first` on.
                 Out::Written(out) => unsafe { out.get().add(row * n + first) },
-                Out::Gathered(_) | Out::Bounded(..) => results.as_mut_ptr(),
+                Out::Gathered(..) => results.as_mut_ptr(),
             };
             for column in (0..width).step_by(S::LANES) {
                 let count = S::LANES.min(width - column);
@@ -378,7 +423,7 @@ impl Part<'_> {
                 }
             }
             let Some(gatherer) = &mut gatherer else { continue };
-            if let Out::Bounded(_, bounds) = out {
+            if let Out::Gathered(_, Some(bounds)) = out {
                 let place = (row, panel, width);
                 let upper = bounds.apply(s, place, *bias, &mut results, gatherer.doubt());
                 gatherer.take_bounds(s, place, &results, upper);

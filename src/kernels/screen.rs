@@ -132,7 +132,8 @@ impl Screen {
         }
         let ask = Ask { count, log_sum: true };
         let call = Bounds { screen: self, rows: of_rows };
-        if !coarse_product(x, (rows, self.k), self.coarse(), (limit, bias), &call, ask, bounds) {
+        let layer = (self.coarse(), limit, bias);
+        if !coarse_product(x, (rows, self.k), layer, &call, ask, bounds) {
             return false;
         }
         left.clear();

@@ -4,48 +4,28 @@
 
 use candle_core::{Result, Tensor};
 
+use super::hidden::Hidden;
+use super::linear;
 use super::weight::{HalfFormat, Weight, panels};
-use super::{floats, linear, on_cpu, tensor, with_floats};
+use super::{floats, on_cpu};
 pub use crate::kernels::best::{Ask, Best};
 use crate::kernels::gemm::{self, Epilogue};
 use crate::kernels::int8;
-use crate::kernels::screen::Screening;
-
-/// Memory that is kept from one call to the next.
-#[derive(Debug, Default)]
-pub struct Buffers {
-    /// Inputs as a product takes them, where it rounds them.
-    rounded: Vec<f32>,
-    screening: Screening,
-}
-
-impl Buffers {
-    /// `x` as a product with `weight` takes it, and the rest.
-    fn inputs<'a>(&'a mut self, x: &'a [f32], weight: &Weight) -> (&'a [f32], &'a mut Screening) {
-        if !weight.rounds_inputs() {
-            return (x, &mut self.screening);
-        }
-        self.rounded.resize(x.len(), 0.0);
-        HalfFormat::Bfloat16.round(x, &mut self.rounded);
-        (&self.rounded, &mut self.screening)
-    }
-}
+use crate::kernels::pool::{self, Buffer};
+pub use crate::kernels::screen::Screening;
 
 /// All scores `[rows, outputs]` of `x [rows, inputs]`, in `out`: those of [`linear::linear`].
 pub fn scores(
-    x: &[f32],
+    x: &Hidden,
     weight: &Weight,
     bias: Option<&Tensor>,
-    buffers: &mut Buffers,
     out: &mut Vec<f32>,
 ) -> Result<()> {
-    let (inputs, outputs) = (weight.columns(), weight.rows());
-    let rows = x.len() / inputs.max(1);
-    if !has_kernel(weight) {
-        let y = linear::linear(&tensor(x.to_vec(), (rows, inputs))?, weight, bias)?;
+    let (rows, inputs, outputs) = (x.rows(), weight.columns(), weight.rows());
+    let Some(x) = x.floats().filter(|_| weight.is_packed()) else {
         out.clear();
-        return with_floats([&y.contiguous()?], |[y]| out.extend_from_slice(y));
-    }
+        return linear::linear(x, weight, bias)?.read(|y| out.extend_from_slice(y));
+    };
     out.resize(rows * outputs, 0.0);
     with_bias(bias, |bias| {
         if let Some(scales) = weight.scales() {
@@ -53,9 +33,10 @@ pub fn scores(
                 int8::linear(x, rows, inputs, w, outputs, bias, Epilogue::None, out);
             });
         }
-        let (x, _) = buffers.inputs(x, weight);
+        let rounded = rounded(x, weight);
         let (stored, layout) = weight.stored().storage_and_layout();
         let w = panels(on_cpu(&stored)?, layout, weight.rounded())?;
+        let x = rounded.as_deref().unwrap_or(x);
         gemm::linear(x, rows, inputs, w, outputs, bias, Epilogue::None, out);
         Ok(())
     })?
@@ -64,42 +45,45 @@ pub fn scores(
 /// What `ask` asks of the first `limit` scores of each row, with the bits of [`scores`]. `false` if it is
 /// not to be had this way: there is no kernel, or a score is not a finite number.
 pub fn best(
-    x: &[f32],
+    x: &Hidden,
     weight: &Weight,
     bias: Option<&Tensor>,
     (limit, ask): (usize, Ask),
-    buffers: &mut Buffers,
+    screening: &mut Screening,
     best: &mut Best,
 ) -> Result<bool> {
-    if !has_kernel(weight) {
-        return Ok(false);
-    }
-    let inputs = weight.columns();
-    let (rows, limit) = (x.len() / inputs.max(1), limit.min(weight.rows()));
+    let (rows, inputs, outputs) = (x.rows(), weight.columns(), weight.rows());
+    let Some(x) = x.floats().filter(|_| weight.is_packed()) else { return Ok(false) };
+    let limit = limit.min(outputs);
     with_bias(bias, |bias| {
         if let Some(scales) = weight.scales() {
             return weight.with_int8(scales, |w| {
                 int8::linear_best(x, rows, inputs, w, limit, bias, ask, best)
             });
         }
-        let (x, screening) = buffers.inputs(x, weight);
+        let rounded = rounded(x, weight);
         let (stored, layout) = weight.stored().storage_and_layout();
         let w = panels(on_cpu(&stored)?, layout, weight.rounded())?;
-        if let Some(screen) = weight.screen().filter(|_| !ask.log_sum) {
-            let found = screen.with(w, (weight.rows(), inputs), |screen| {
+        let x = rounded.as_deref().unwrap_or(x);
+        // The coarse copy tells nothing of the sum over all.
+        if let Some(screen) = weight.screen().filter(|_| !ask.log_sum)
+            && screen.with(w, (outputs, inputs), |screen| {
                 screen.linear_best(x, w, limit, bias, ask.count, screening, best)
-            });
-            if found {
-                return Ok(true);
-            }
+            })
+        {
+            return Ok(true);
         }
         Ok(gemm::linear_best(x, rows, inputs, w, limit, bias, ask, best))
     })?
 }
 
-/// Whether a kernel computes with this weight.
-fn has_kernel(weight: &Weight) -> bool {
-    super::way() == super::Way::Kernel && weight.is_packed() && weight.stored().device().is_cpu()
+/// The inputs as a product takes them, where it rounds them.
+fn rounded(x: &[f32], weight: &Weight) -> Option<Buffer> {
+    weight.rounds_inputs().then(|| {
+        let mut rounded = pool::buffer(x.len());
+        HalfFormat::Bfloat16.round(x, &mut rounded);
+        rounded
+    })
 }
 
 /// Calls `work` with the floats of a bias, if there is one.
