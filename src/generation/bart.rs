@@ -142,3 +142,7 @@ impl StepModel for BartDecoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "bart_tests.rs"]
+mod tests;

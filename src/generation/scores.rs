@@ -30,17 +30,17 @@ pub(super) fn cool(row: &mut [f32], temperature: f32) {
     if temperature == 1.0 {
         return;
     }
-    let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let best = softmax::highest(row);
     let overflows = best.is_finite() && !(best / temperature).is_finite();
     let shift = if overflows { best } else { 0.0 };
-    row.iter_mut().for_each(|x| *x = (*x - shift) / temperature);
+    softmax::shift_and_divide(row, shift, temperature);
 }
 
 /// Turns logits into log probabilities of the distribution at `temperature`.
 pub(super) fn log_softmax(row: &mut [f32], temperature: f32) {
     cool(row, temperature);
     let log_sum = log_sum_exp(row);
-    row.iter_mut().for_each(|x| *x -= log_sum);
+    softmax::shift_and_divide(row, log_sum, 1.0);
 }
 
 /// The log probability of `token` in the softmax of logits.

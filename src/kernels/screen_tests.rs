@@ -27,7 +27,12 @@ fn weights() -> Vec<(&'static str, Vec<f32>)> {
         ("denormal", changed(&|_, _, x| x * 1e-40)),
         ("tiny", changed(&|_, _, x| x * 1e-22)),
         ("huge", changed(&|_, _, x| x * 9e14)),
-        ("cancelling", changed(&|_, column, x| if column < 2 { 3e3 * (1 - 2 * column as i32) as f32 } else { x })),
+        (
+            "cancelling",
+            changed(&|_, column, x| {
+                if column < 2 { 3e3 * (1 - 2 * column as i32) as f32 } else { x }
+            }),
+        ),
     ]
 }
 
@@ -47,7 +52,13 @@ fn inputs() -> Vec<(&'static str, Vec<f32>)> {
 }
 
 /// Whether it was found, having compared it with the whole product.
-fn compare(panels: Panels<'_>, x: &[f32], bias: Option<&[f32]>, limit: usize, count: usize) -> bool {
+fn compare(
+    panels: Panels<'_>,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    limit: usize,
+    count: usize,
+) -> bool {
     let screen = Screen::new(panels, N, K).unwrap();
     let (mut screening, mut best, mut whole) = Default::default();
     let rows = x.len() / K;

@@ -19,6 +19,16 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
     dispatch(LogSumExp(row))
 }
 
+/// The largest element; negative infinity of an empty row. A NaN may or may not be seen.
+pub fn highest(row: &[f32]) -> f32 {
+    dispatch(Highest(row))
+}
+
+/// Takes `shift` from every element, and divides by `divisor`.
+pub fn shift_and_divide(row: &mut [f32], shift: f32, divisor: f32) {
+    dispatch(ShiftAndDivide { row, shift, divisor });
+}
+
 /// Whether an element is NaN or positive infinity.
 pub fn is_broken(row: &[f32]) -> bool {
     dispatch(IsBroken(row))
@@ -72,6 +82,40 @@ impl Kernel for LogSumExp<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         best::log_sum_exp(s, self.0)
+    }
+}
+
+struct Highest<'a>(&'a [f32]);
+
+impl Kernel for Highest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        lanes::max(s, self.0)
+    }
+}
+
+struct ShiftAndDivide<'a> {
+    row: &'a mut [f32],
+    shift: f32,
+    divisor: f32,
+}
+
+impl Kernel for ShiftAndDivide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (shift, divisor) = (s.splat(self.shift), s.splat(self.divisor));
+        for part in self.row.chunks_mut(S::LANES) {
+            let shifted = s.sub(lanes::load(s, part), shift);
+            lanes::store(
+                s,
+                part,
+                if self.divisor == 1.0 { shifted } else { s.div(shifted, divisor) },
+            );
+        }
     }
 }
 
@@ -275,6 +319,31 @@ mod tests {
                 assert_eq!(argmax(&row), None, "NaN at {place}");
                 softmax_row(&mut row);
                 assert!(row.iter().all(|p| p.is_nan()), "NaN at {place}");
+            }
+        });
+    }
+
+    #[test]
+    fn rows_are_shifted_divided_and_searched_for_what_is_broken() {
+        on_every_isa(|isa| {
+            for len in lengths() {
+                let mut row = logits(len, 2);
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(highest(&row), largest, "{} {len}", isa.name());
+                for divisor in [1.0, 0.7] {
+                    let expected: Vec<f32> = row.iter().map(|x| (x - 1.5) / divisor).collect();
+                    shift_and_divide(&mut row, 1.5, divisor);
+                    assert_same_bits(&row, &expected, isa.name());
+                }
+                assert!(!is_broken(&row));
+                for (broken, value) in
+                    [(true, f32::NAN), (true, f32::INFINITY), (false, f32::NEG_INFINITY)]
+                {
+                    if let Some(last) = row.last_mut() {
+                        *last = value;
+                        assert_eq!(is_broken(&row), broken, "{} {len} {value}", isa.name());
+                    }
+                }
             }
         });
     }

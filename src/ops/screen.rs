@@ -9,7 +9,7 @@ use crate::kernels::gemm::Panels;
 use crate::kernels::screen::Screen;
 
 /// Weights below which there is none: a small matrix stays in the cache, where reading it costs little.
-const LEAST_WEIGHTS: usize = 1 << 23;
+const LEAST_WEIGHTS: usize = if cfg!(test) { 1 << 12 } else { 1 << 23 };
 /// Passes over an unchanged weight after which the copy is made. To make it costs some ten passes, so that
 /// a short answer, or one between two steps of training, goes without.
 const PASSES_BEFORE: u32 = 16;
@@ -83,5 +83,33 @@ impl LazyScreen {
             }
         }
         state.screen.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_made_when_it_is_of_use_and_rests_where_it_is_of_none() {
+        let weight = vec![0.5; LEAST_WEIGHTS];
+        let panels = Panels::Float(&weight);
+        let size = (64, LEAST_WEIGHTS / 64);
+        let screen = LazyScreen::default();
+        let uses = |found: bool| {
+            let mut uses = 0;
+            for _ in 0..2 * PASSES_BEFORE {
+                screen.with(panels, size, |_| {
+                    uses += 1;
+                    found
+                });
+            }
+            uses
+        };
+        assert_eq!(uses(true), PASSES_BEFORE + 1);
+        screen.forget();
+        assert_eq!(uses(true), PASSES_BEFORE + 1);
+        assert_eq!(uses(false), 1, "after a failure it rests");
+        assert!(!LazyScreen::default().with(panels, (0, 0), |_| true), "too small");
     }
 }

@@ -35,7 +35,8 @@ impl Sampler for TopK {
         // softmax's sum cancels: only k exponentials are needed.
         let largest = candidates[0].1;
         let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / self.temperature).exp();
-        let (place, log_probability) = draw(candidates.iter().map(weight), draws);
+        let weights: Vec<f32> = candidates.iter().map(weight).collect();
+        let (place, log_probability) = draw(&weights, draws);
         Choice { token: candidates[place].0, log_probability: Some(log_probability) }
     }
 }
