@@ -17,6 +17,8 @@ use super::pack::PANEL;
 use super::parallel;
 use super::team::SharedMut;
 
+/// The results of a row and a panel.
+type Results = [f32; PANEL];
 /// The most vectors of a panel.
 const MOST_VECTORS: usize = 8;
 /// Rows from which on the sums are joined on all threads.
@@ -259,7 +261,7 @@ impl Gatherer<'_> {
         let width = PANEL.min(all.width - panel * PANEL);
         assert!(row < all.rows);
         // SAFETY: the caller vouches for a whole panel.
-        let values: &[f32; PANEL] = unsafe { &*values.cast() };
+        let values = unsafe { &*values.cast::<Results>() };
         let mut filled = [f32::NEG_INFINITY; PANEL];
         let values = if width == PANEL {
             let mut doubt = lanes::load(s, &self.doubt);
@@ -296,7 +298,7 @@ impl Gatherer<'_> {
         &mut self,
         s: S,
         (row, panel, width): (usize, usize, usize),
-        lower: &[f32; PANEL],
+        lower: &Results,
         upper: f32,
     ) {
         let all = self.all;
@@ -362,7 +364,7 @@ fn keep(entries: &mut [(u32, f32)], length: &mut u32, best: f32, values: &[f32],
 
 /// A panel's vectors; there are `PANEL / LANES`.
 #[inline(always)]
-pub(super) fn vectors<S: Simd>(s: S, values: &[f32; PANEL]) -> [S::V; MOST_VECTORS] {
+pub(super) fn vectors<S: Simd>(s: S, values: &Results) -> [S::V; MOST_VECTORS] {
     let mut v = [s.zero(); MOST_VECTORS];
     for (v, part) in v.iter_mut().zip(values.chunks_exact(S::LANES)) {
         *v = lanes::load(s, part);
@@ -405,7 +407,7 @@ fn term<S: Simd>(s: S, v: [S::V; MOST_VECTORS], best: f32) -> (f32, f32) {
 fn terms<S: Simd>(s: S, row: &[f32], highest: &mut [f32], terms: &mut [f32]) {
     let panels = row.chunks(PANEL);
     for ((panel, highest), sum) in panels.zip(&mut *highest).zip(&mut *terms) {
-        let v = match <&[f32; PANEL]>::try_from(panel) {
+        let v = match <&Results>::try_from(panel) {
             Ok(whole) => vectors(s, whole),
             Err(_) => {
                 let mut filled = [f32::NEG_INFINITY; PANEL];

@@ -9,7 +9,7 @@ use crate::kernels::gemm::Panels;
 use crate::kernels::screen::Screen;
 
 /// Weights below which there is none: a small matrix stays in the cache, where reading it costs little.
-const LEAST_WEIGHTS: usize = if cfg!(test) { 1 << 12 } else { 1 << 23 };
+const LEAST_WEIGHTS: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 /// Passes over an unchanged weight after which the copy is made. To make it costs some ten passes, so that
 /// a short answer, or one between two steps of training, goes without.
 const PASSES_BEFORE: u32 = 16;
