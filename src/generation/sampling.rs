@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::constraints::check_choice;
-use super::generate::{Decoding, check_shape};
+use super::generate::{Decoding, check_rows, check_shape};
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
@@ -188,13 +188,16 @@ impl Sampling {
         let fed = if self.steps.is_empty() { self.live.len() } else { self.steps.len() };
         let mut view = scores.view();
         let at_once = fed == self.live.len() && !self.options.calls_functions();
-        if let View::All(logits) = &mut view {
-            check_shape(logits, fed, vocabulary)?;
-            if at_once {
-                let live = mem::take(&mut self.live);
-                let outcome = self.choose(&live, logits, vocabulary);
-                self.live = live;
-                outcome?;
+        match &mut view {
+            View::Best(best) => check_rows(best, fed)?,
+            View::All(logits) => {
+                check_shape(logits, fed, vocabulary)?;
+                if at_once {
+                    let live = mem::take(&mut self.live);
+                    let outcome = self.choose(&live, logits, vocabulary);
+                    self.live = live;
+                    outcome?;
+                }
             }
         }
         let mut first = 0;

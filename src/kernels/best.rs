@@ -320,7 +320,7 @@ impl Gatherer<'_> {
     /// # Safety
     /// - The row is one of this part's, and below their number.
     #[inline(always)]
-    unsafe fn list(&self, row: usize) -> (&mut [(u32, f32)], &mut u32) {
+    unsafe fn list(&mut self, row: usize) -> (&mut [(u32, f32)], &mut u32) {
         let all = self.all;
         let list = self.part * all.rows + row;
         // SAFETY: there is a list for each part and row, and nobody else has this one now.

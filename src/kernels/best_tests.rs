@@ -16,6 +16,7 @@ fn weights(n: usize) -> Vec<f32> {
 }
 
 /// A product in one of its forms: all results, and what is gathered of the first `limit`.
+#[allow(clippy::type_complexity)] // Named nowhere else.
 struct Form<'a> {
     name: &'a str,
     all: &'a dyn Fn(&[f32], usize, &mut [f32]),

@@ -19,7 +19,7 @@ mod tests;
 use std::mem;
 use std::sync::Arc;
 
-use super::generate::{Decoding, check_shape};
+use super::generate::{Decoding, check_rows, check_shape};
 use super::input::{Input, Sequence};
 use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
@@ -280,6 +280,7 @@ impl<S: Search> Driver<S> {
     fn advance(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
         let vocabulary = model.vocabulary_size();
         if let View::Best(best) = scores.view() {
+            check_rows(best, self.live.len() * self.rows_each)?;
             if self.rank(best) {
                 return self.advance_by_likeliest();
             }
