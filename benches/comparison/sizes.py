@@ -1,27 +1,18 @@
-"""Sizes of the models and inputs that are measured, and the least that each pass must cost."""
+"""Sizes of the models that are measured, and the least that each pass must cost."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import numpy as np
-
-FLOAT_BYTES = 4
 # A pass that also gives gradients computes every product three times: once forward, once for the
 # gradient of its input and once for that of its weight.
 TRAINING_PASSES = 3
+# Bytes of a weight of a matrix, and of one that is in none: norms, biases, tables of positions.
+MATRIX_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+OTHER_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model and the inputs it is measured with.
-
-    Attributes:
-        vocabulary, width, layers, heads, inner, positions: the model; `layers` in each stack.
-        source: tokens of the source that is decoded from.
-        new_tokens: tokens that are generated.
-        encoder_source: tokens of the source of the encoder's measurement.
-        batch, batch_source, batch_target: rows of a training step, and tokens of each.
-    """
+    """A model: `layers` in each stack, `positions` the longest sequence."""
 
     vocabulary: int
     width: int
@@ -29,12 +20,6 @@ class Size:
     heads: int
     inner: int
     positions: int
-    source: int
-    new_tokens: int
-    encoder_source: int
-    batch: int
-    batch_source: int
-    batch_target: int
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -42,42 +27,67 @@ class Size:
     @property
     def parameters(self) -> int:
         """Trained values of the model; token table and language-model head are one."""
-        norm = 2 * self.width
-        attention = 4 * (self.width**2 + self.width)
-        feed_forward = 2 * self.width * self.inner + self.inner + self.width
-        encoder_layer = attention + feed_forward + 2 * norm
-        decoder_layer = 2 * attention + feed_forward + 3 * norm
-        stacks = self.layers * (encoder_layer + decoder_layer)
-        tables = (self.vocabulary + 2 * self.positions) * self.width
-        return stacks + tables + 2 * norm
+        return self._matrices + self._others
 
-    def decoding_bytes(self) -> int:
-        """Bytes of weights that one step of decoding reads.
+    def weight_bytes(self, precision: str) -> int:
+        """Bytes of all weights. The scales of int8, one for each output, are counted too."""
+        scales = 4 * self._matrix_outputs if precision == "int8" else 0
+        matrices, others = MATRIX_BYTES[precision], OTHER_BYTES[precision]
+        return matrices * self._matrices + others * self._others + scales
+
+    def decoding_weights(self) -> int:
+        """Weights that one step of decoding reads.
 
         The decoder's products, without keys and values of the source (computed once per source),
-        and the language-model head. Caches are not counted: 1 % of it here.
+        and the language-model head. Caches are not counted.
         """
         layer = 6 * self.width**2 + 2 * self.width * self.inner
-        return FLOAT_BYTES * (self.layers * layer + self.vocabulary * self.width)
+        return self.layers * layer + self.vocabulary * self.width
+
+    def decoding_bytes(self, precision: str = "float32") -> int:
+        """Bytes of weights that one step of decoding reads."""
+        return MATRIX_BYTES[precision] * self.decoding_weights()
+
+    def decoding_flops(self, rows: int) -> int:
+        """Operations of the products with weights of one step of decoding of `rows` rows."""
+        return 2 * rows * self.decoding_weights()
 
     def encoder_flops(self, rows: int, length: int) -> int:
-        """Floating-point operations of the encoder's products over `rows` sources."""
+        """Operations of the encoder's products over `rows` sources of `length` tokens."""
         layer = self._layer_flops(rows * length, projections=4)
         return self.layers * (layer + self._attention_flops(rows, length, length))
 
-    def training_flops(self) -> int:
-        """Floating-point operations of the products of a training step."""
-        rows, source, target = self.batch, self.batch_source, self.batch_target
+    def source_flops(self, tokens: int) -> int:
+        """Operations of the keys and values that the decoder makes of `tokens` of sources."""
+        return self.layers * 2 * 2 * tokens * self.width**2
+
+    def training_flops(self, rows: int, source: int, target: int) -> int:
+        """Operations of the products of a training step of `rows` pairs."""
         decoder_layer = (
             self._layer_flops(rows * target, projections=6)
-            + 2 * 2 * rows * source * self.width**2  # keys and values of the source
             + self._attention_flops(rows, target, source)
             # A position sees itself and what is before it.
             + self._attention_flops(rows, target, (target + 1) / 2)
         )
+        decoder = self.layers * decoder_layer + self.source_flops(rows * source)
         head = 2 * rows * target * self.width * self.vocabulary
-        forward = self.encoder_flops(rows, source) + self.layers * decoder_layer + head
-        return int(TRAINING_PASSES * forward)
+        return TRAINING_PASSES * (self.encoder_flops(rows, source) + decoder + head)
+
+    @property
+    def _matrices(self) -> int:
+        layer = 12 * self.width**2 + 4 * self.width * self.inner  # one of each stack
+        return self.layers * layer + self.vocabulary * self.width
+
+    @property
+    def _matrix_outputs(self) -> int:
+        return self.layers * (14 * self.width + 2 * self.inner) + self.vocabulary
+
+    @property
+    def _others(self) -> int:
+        biases = 14 * self.width + 2 * self.inner
+        norms = 5 * 2 * self.width
+        embeddings = 2 * self.positions * self.width + 2 * 2 * self.width
+        return self.layers * (biases + norms) + embeddings
 
     def _layer_flops(self, tokens: int, projections: int) -> int:
         return 2 * tokens * (projections * self.width**2 + 2 * self.width * self.inner)
@@ -88,72 +98,10 @@ class Size:
 
 
 SIZES = {
-    # facebook/bart-base.
-    "bart-base": Size(
-        vocabulary=50265,
-        width=768,
-        layers=6,
-        heads=12,
-        inner=3072,
-        positions=1024,
-        source=64,
-        new_tokens=64,
-        encoder_source=512,
-        batch=4,
-        batch_source=64,
-        batch_target=64,
-    ),
+    "bart-base": Size(50265, 768, 6, 12, 3072, 1024),
+    "bart-large": Size(50265, 1024, 12, 16, 4096, 1024),
+    # The model inside the package, with its own weights.
+    "bart_tidy_en": Size(8000, 256, 3, 8, 1024, 256),
     # For the tests: nothing is a multiple of a panel or a vector.
-    "tiny": Size(
-        vocabulary=103,
-        width=36,
-        layers=2,
-        heads=3,
-        inner=70,
-        positions=48,
-        source=9,
-        new_tokens=11,
-        encoder_source=37,
-        batch=3,
-        batch_source=7,
-        batch_target=5,
-    ),
+    "tiny": Size(103, 36, 2, 3, 70, 48),
 }
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Token ids, int64: the same for every engine.
-
-    Attributes:
-        source: [1, source], what is decoded from.
-        encoder_source: [1, encoder_source].
-        batch: the arrays of a training step, [batch, length] each, by keras-hub's names.
-        labels: [batch, batch_target], what the decoder should say.
-    """
-
-    source: np.ndarray
-    encoder_source: np.ndarray
-    batch: dict[str, np.ndarray]
-    labels: np.ndarray
-
-
-def make_inputs(size: Size) -> Inputs:
-    """Seeded random ids, none of them special."""
-    rng = np.random.default_rng(20)
-
-    def ids(rows: int, length: int) -> np.ndarray:
-        return rng.integers(4, size.vocabulary, (rows, length))
-
-    source, target = ids(size.batch, size.batch_source), ids(size.batch, size.batch_target + 1)
-    return Inputs(
-        source=ids(1, size.source),
-        encoder_source=ids(1, size.encoder_source),
-        batch={**masked("encoder", source), **masked("decoder", target[:, :-1])},
-        labels=target[:, 1:],
-    )
-
-
-def masked(stack: str, ids: np.ndarray) -> dict[str, Any]:
-    """Ids with the mask that makes all of them real, by keras-hub's names."""
-    return {f"{stack}_token_ids": ids, f"{stack}_padding_mask": np.ones(ids.shape, bool)}
