@@ -1,6 +1,7 @@
 """The tables: what was measured, beside the limit of the machine and the other engines."""
 
 from collections.abc import Iterable
+from operator import truediv
 from statistics import median
 from typing import Any
 
@@ -13,10 +14,12 @@ _SCALES = {"ms": 1e3, "us": 1e6, "s": 1.0, "MiB": 1 / MIB}
 
 def summary(samples: Iterable[Any]) -> float | None:
     """The median of all samples; those of a process may be a list. `None` without any."""
-    pooled: list[float] = []
-    for sample in samples:
-        pooled += sample if isinstance(sample, list) else [sample]
+    pooled = [each for sample in samples for each in _listed(sample)]
     return None if not pooled or None in pooled else median(pooled)
+
+
+def _listed(sample: Any) -> list[Any]:
+    return sample if isinstance(sample, list) else [sample]
 
 
 def median_rates(limits: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -34,13 +37,22 @@ class Line:
         values = {name: summary(keys.get(figure.key, [])) for name, keys in samples.items()}
         self.values = {name: value for name, value in values.items() if value is not None}
         self.ours = self.values.get(engines.OURS)
-        rates = median_rates(measured["limits"][threads][scenario.name])
-        self.limit = figure.limit and limit(figure.limit, scenario, rates)
+        mine = samples.get(engines.OURS, {})
+        rates = [each for process in mine.get("rates", []) for each in process]
+        rates = rates or measured["limits"][threads]
+        limits = [figure.limit and limit(figure.limit, scenario, each) for each in rates]
+        self.limit = median(limits) if figure.limit else None
+        # Each of our samples beside the limit around it.
+        found = [each for process in mine.get(figure.key, []) for each in _listed(process)]
+        paired = figure.limit and len(found) == len(limits)
+        self._times = median(map(truediv, found, limits)) if paired else None
 
     def times_limit(self, name: str) -> float | None:
         """How many times its limit an engine took."""
         if self.limit is None or name not in self.values:
             return None
+        if name == engines.OURS and self._times is not None:
+            return self._times
         return self.values[name] / self.limit
 
     def best_peer(self) -> float | None:
@@ -68,6 +80,14 @@ class Line:
         if figure.faster is not None and peer is not None:
             checks.append((peer >= figure.faster, f"{peer:.2f}x the best peer"))
         return [miss for met, miss in checks if not met] if checks else None
+
+    def verdict(self) -> str:
+        """Whether the targets were met, in words."""
+        misses = self.misses()
+        if misses is None:
+            return ""
+        unknown = self.figure.faster is not None and self.best_peer() is None
+        return "no: " + ", ".join(misses) if misses else "yes" + (", as far as known" * unknown)
 
     def target(self) -> str:
         """What the figure shall reach, in words."""
@@ -134,25 +154,24 @@ def header(measured: dict[str, Any]) -> str:
 
 def table(measured: dict[str, Any], threads: str) -> str:
     """The figures with so many threads."""
-    by_scenario = measured["limits"][threads]
-    rates = median_rates(each for found in by_scenario.values() for each in found)
+    limits = measured["limits"][threads]
+    rates = median_rates([*limits, *_rates(measured, threads)])
     rows = lines(measured, threads)
     peers = [name for name in measured["versions"] if name != engines.OURS]
     peers = [name for name in peers if any(name in row.values for row in rows)]
-    isa = next(iter(by_scenario.values()))[0]["instruction_set"]
     best = ["best peer / ours"] if peers else []
     titles = ["", "bart-fast", "limit", "times limit", *map(_title, peers), *best, "target", "met"]
     text = [
-        f"{threads} thread{'s' if threads != '1' else ''}, {isa}. "
+        f"{threads} thread{'s' if threads != '1' else ''}, {limits[0]['instruction_set']}. "
         f"Memory read {rates[BANDWIDTH] / 1e9:.1f} GB/s, multiply-add peak "
         f"{rates[PEAK] / 1e9:.0f} GF/s in float32 and {rates[INT8_PEAK] / 1e9:.0f} Gop/s in 8 bits "
-        "(medians; the limit of a row is of the rates measured beside it).",
+        "(medians; the limit of a row is of the rates that were measured around each sample).",
         "",
         _row(titles),
         _row(["---", *["---:"] * (len(titles) - 3), "---", "---"]),
     ]
     for row in rows:
-        times, peer, misses = row.times_limit(engines.OURS), row.best_peer(), row.misses()
+        times, peer = row.times_limit(engines.OURS), row.best_peer()
         text.append(
             _row(
                 [
@@ -163,11 +182,18 @@ def table(measured: dict[str, Any], threads: str) -> str:
                     *(row.shown(row.values.get(name)) for name in peers),
                     *([] if not peers else ["" if peer is None else f"{peer:.2f}"]),
                     row.target(),
-                    "" if misses is None else ("no: " + ", ".join(misses) if misses else "yes"),
+                    row.verdict(),
                 ]
             )
         )
     return "\n".join(text)
+
+
+def _rates(measured: dict[str, Any], threads: str) -> list[dict[str, float]]:
+    """What the machine could do, each time it was measured around a sample."""
+    samples = measured["samples"][threads].values()
+    ours = [keys.get(engines.OURS, {}).get("rates", []) for keys in samples]
+    return [each for processes in ours for process in processes for each in process]
 
 
 def _title(name: str) -> str:

@@ -115,6 +115,8 @@ class Comparison:
         try:
             for turn in range(self.options.rounds):
                 for threads in self.options.threads:
+                    limits = self.child("limits", engines.OURS, threads=threads)
+                    self.limits.setdefault(str(threads), []).append(limits)
                     for scenario in self.scenarios:
                         self._measure(scenario, threads)
                 note(f"round {turn + 1} of {self.options.rounds}")
@@ -125,8 +127,6 @@ class Comparison:
         return self.measured()
 
     def _measure(self, scenario: Scenario, threads: int) -> None:
-        limits = self.child("limits", engines.OURS, threads=threads)
-        self.limits.setdefault(str(threads), {}).setdefault(scenario.name, []).append(limits)
         for name in self.present:
             engine = engines.engine(name)
             folder = self.folder(name, scenario.model, scenario.precision)
