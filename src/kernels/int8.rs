@@ -14,7 +14,7 @@
 use super::isa::{self, Kernel, Simd};
 use super::pack::PANEL;
 
-pub use super::int8_product::linear;
+pub use super::int8_product::{linear, linear_each};
 pub use super::int8_tile::GROUP;
 
 /// What a stored byte is more than the number it means.
