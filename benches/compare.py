@@ -81,7 +81,9 @@ def chosen_scenarios(options: argparse.Namespace):
 
     found = scenarios(options.size)
     if options.only:
-        found = [each for each in found if each.name.startswith(tuple(options.only))]
+        return [each for each in found if each.name.startswith(tuple(options.only))]
+    if options.quick:
+        return [each for each in found if each.quick]
     return found
 
 

@@ -32,7 +32,15 @@ def module(name: str):
 
 def test_table_and_samples(tmp_path):
     """Every figure is measured for us, after results were checked: of each kind of scenario one."""
-    kinds = ("greedy-int8", "rows8-int8", "beams", "encoder-8x128-int8", "start-int8", "training")
+    kinds = (
+        "greedy-int8",
+        "scored",
+        "rows8-int8",
+        "beams",
+        "encoder-8x128-int8",
+        "start-int8",
+        "training",
+    )
     path = tmp_path / "samples.json"
     arguments = ("--engines", "bart_fast", "--work", str(tmp_path / "work"), "--json", str(path))
     printed = run_bench(*arguments, "--only", *kinds)

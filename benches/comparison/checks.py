@@ -31,6 +31,9 @@ def compute(engine: Any, spec: dict[str, Any]) -> dict[str, Any]:
     if "greedy" in engine.passes:
         found["greedy ids"] = engine.greedy([source], new_tokens)
         found["greedy ids of rows of many lengths"] = engine.greedy(ragged, new_tokens // 2)
+    if "scored" in engine.passes:
+        same = engine.scored([source], new_tokens) == found["greedy ids"]
+        expect(same, "greedy ids with and without log probabilities differ")
     if "beams" in engine.passes:
         found["ids of beams"] = engine.beams([source], new_tokens, BEAMS, LENGTH_PENALTY, NO_REPEAT)
     if hasattr(engine, "core"):

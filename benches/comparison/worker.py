@@ -72,6 +72,12 @@ def greedy(spec: dict[str, Any]) -> dict[str, Any]:
     return _generations(spec, lambda new_tokens: engine.greedy(rows, new_tokens))
 
 
+def scored(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same as `greedy`, with the log probabilities of tokens."""
+    engine, rows = _load(spec), _rows(spec)
+    return _generations(spec, lambda new_tokens: engine.scored(rows, new_tokens))
+
+
 def beams(spec: dict[str, Any]) -> dict[str, Any]:
     """The same with beams."""
     engine, rows = _load(spec), _rows(spec)
@@ -182,5 +188,16 @@ def _memory(field: str) -> int | None:
 
 TASKS = {
     task.__name__: task
-    for task in (available, convert, results, greedy, beams, encoder, training, start, limits)
+    for task in (
+        available,
+        convert,
+        results,
+        greedy,
+        scored,
+        beams,
+        encoder,
+        training,
+        start,
+        limits,
+    )
 }

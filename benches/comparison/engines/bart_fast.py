@@ -17,7 +17,7 @@ class Engine(BaseEngine):
     packages = ("bart_fast",)
     distributions = ("bart-fast",)
     precisions = ("float32", "bfloat16", "int8")
-    passes = ("encode", "greedy", "beams", "train")
+    passes = ("encode", "greedy", "scored", "beams", "train")
 
     @classmethod
     def convert(cls, model: Path, precision: str, folder: Path) -> None:
@@ -56,6 +56,10 @@ class Engine(BaseEngine):
             no_repeat_ngram_size=no_repeat,
         )
 
+    def scored(self, rows: Rows, new_tokens: int) -> list[list[int]]:
+        """The same as `greedy`, with log probabilities of tokens: no score can be left out."""
+        return self._generate(rows, new_tokens, output_scores=True, return_dict_in_generate=True)
+
     def _generate(self, rows: Rows, new_tokens: int, **settings: float) -> list[list[int]]:
         ids, mask = padded(rows, padding=1)
         # Without guesses: a token is to be a pass. All else is as users have it.
@@ -66,7 +70,8 @@ class Engine(BaseEngine):
             speculative=None,
             **settings,
         )
-        return answer["decoder_token_ids"][:, 1:].tolist()
+        ids = answer["decoder_token_ids"] if isinstance(answer, dict) else answer.sequences
+        return ids[:, 1:].tolist()
 
     def train(self, pairs: Pairs) -> float:
         return self.model.train_on_batch(pairs.batch, pairs.labels)[0]
