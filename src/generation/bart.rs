@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::model::{PromptRow, StepModel, StepRow};
 use crate::error::{Error, Result};
-use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::hidden::Hidden;
+use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
+use crate::ops::hidden::{self, Hidden};
 use crate::ops::{self, Way};
 
 /// One generation of a BART model over encoded sources.
@@ -17,6 +17,9 @@ pub struct BartDecoder {
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
     hidden: Option<Hidden>,
+    /// The rows of a step and their places, kept for the memory they have.
+    rows: Batch,
+    places: CachedRows,
 }
 
 impl BartDecoder {
@@ -27,27 +30,44 @@ impl BartDecoder {
     pub fn new(model: Arc<BartModel>, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
         let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
-        Ok(BartDecoder { model, source, memory, cache: None, hidden: None })
+        Ok(BartDecoder {
+            model,
+            source,
+            memory,
+            cache: None,
+            hidden: None,
+            rows: Batch::default(),
+            places: CachedRows::default(),
+        })
     }
 
-    /// Feeds rows to the cache and leaves the scores of the rows `wanted` (all if `None`).
+    /// Feeds `self.rows` to the cache and leaves the scores of the rows `wanted` (all if `None`).
     fn feed(
         &mut self,
-        rows: &Batch,
-        slots: &[usize],
+        slots: impl IntoIterator<Item = usize>,
         wanted: Option<&[u32]>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        rows.check("decoder_token_ids", self.model.config())?;
+        self.rows.check("decoder_token_ids", self.model.config())?;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
-        let places = cache.place(slots);
-        let hidden = self.hidden.insert(self.model.decode_step(rows, &places, cache)?);
+        cache.place(slots, &mut self.places);
+        // Gone before the new one is made, which can have its memory.
+        self.hidden = None;
+        let hidden = self.model.decode_step(&self.rows, &self.places, cache)?;
+        let hidden = self.hidden.insert(hidden);
         let chosen = wanted.map(|wanted| hidden.select(wanted)).transpose()?;
         let scores = self.model.logits(chosen.as_ref().unwrap_or(hidden), &Pass::inference())?;
         logits.clear();
         Ok(scores.read(|scores| logits.extend_from_slice(scores))?)
+    }
+}
+
+impl Drop for BartDecoder {
+    fn drop(&mut self) {
+        self.hidden = None;
+        hidden::trim();
     }
 }
 
@@ -73,20 +93,16 @@ impl StepModel for BartDecoder {
         let cache =
             self.model.start_decoding(&self.memory, &self.source, &capacities, slot_sources)?;
         self.cache = Some(cache);
-        let rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
-        let slots: Vec<usize> = prompts
-            .iter()
-            .flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()))
-            .collect();
-        let last: Vec<u32> = rows.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.feed(&rows, &slots, Some(&last), logits)
+        self.rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
+        let slots =
+            prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()));
+        let last: Vec<u32> = self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
+        self.feed(slots, Some(&last), logits)
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
-        let tokens = rows.iter().map(|row| row.token).collect();
-        let positions = rows.iter().map(|row| row.position as u32).collect();
-        let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
-        self.feed(&Batch::single_rows(tokens, positions), &slots, None, logits)
+        self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
+        self.feed(rows.iter().map(|row| row.slot), None, logits)
     }
 
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {

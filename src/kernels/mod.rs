@@ -19,6 +19,8 @@
 
 pub mod arch;
 pub mod attention;
+#[cfg(test)]
+pub mod counting_allocator;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;

@@ -26,10 +26,12 @@ pub struct LayerCache {
 }
 
 /// Where the rows of one step stand: their slots and sources, and how much each row sees of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CachedRows {
     target: Vec<CachedRow>,
     source: Vec<CachedRow>,
+    /// Of every slot, with these rows.
+    lengths: Vec<usize>,
 }
 
 impl DecoderCache {
@@ -57,24 +59,18 @@ impl DecoderCache {
         }
     }
 
-    /// The places of new rows, given the slot of each (in order; a slot may take several).
-    pub fn place(&self, slots: &[usize]) -> CachedRows {
-        let mut lengths = self.lengths.clone();
-        let target = slots
-            .iter()
-            .map(|&slot| {
-                lengths[slot] += 1;
-                CachedRow { slot, length: lengths[slot] }
-            })
-            .collect();
-        let source = slots
-            .iter()
-            .map(|&slot| {
-                let slot = self.slot_sources[slot];
-                CachedRow { slot, length: self.source_lengths[slot] }
-            })
-            .collect();
-        CachedRows { target, source }
+    /// Leaves in `places` those of new rows, given the slot of each (in order; a slot may take several).
+    pub fn place(&self, slots: impl IntoIterator<Item = usize>, places: &mut CachedRows) {
+        let CachedRows { target, source, lengths } = places;
+        target.clear();
+        source.clear();
+        lengths.clone_from(&self.lengths);
+        for slot in slots {
+            lengths[slot] += 1;
+            target.push(CachedRow { slot, length: lengths[slot] });
+            let slot = self.slot_sources[slot];
+            source.push(CachedRow { slot, length: self.source_lengths[slot] });
+        }
     }
 
     /// Counts rows that every layer has now stored.
