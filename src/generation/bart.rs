@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
 use crate::ops::hidden::{self, Hidden};
-use crate::ops::{self, Way};
+use crate::ops::{self, Way, head};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
@@ -17,6 +17,9 @@ pub struct BartDecoder {
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
     hidden: Option<Hidden>,
+    /// The rows of `hidden` after which scores were wanted; none: after all.
+    wanted: Vec<u32>,
+    screening: head::Screening,
     /// The rows of a step and their places, kept for the memory they have.
     rows: Batch,
     places: CachedRows,
@@ -36,18 +39,15 @@ impl BartDecoder {
             memory,
             cache: None,
             hidden: None,
+            wanted: Vec::new(),
+            screening: head::Screening::default(),
             rows: Batch::default(),
             places: CachedRows::default(),
         })
     }
 
-    /// Feeds `self.rows` to the cache and leaves the scores of the rows `wanted` (all if `None`).
-    fn feed(
-        &mut self,
-        slots: impl IntoIterator<Item = usize>,
-        wanted: Option<&[u32]>,
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
+    /// Feeds `self.rows` to the cache.
+    fn feed(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<()> {
         self.rows.check("decoder_token_ids", self.model.config())?;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
@@ -55,12 +55,24 @@ impl BartDecoder {
         cache.place(slots, &mut self.places);
         // Gone before the new one is made, which can have its memory.
         self.hidden = None;
-        let hidden = self.model.decode_step(&self.rows, &self.places, cache)?;
-        let hidden = self.hidden.insert(hidden);
-        let chosen = wanted.map(|wanted| hidden.select(wanted)).transpose()?;
-        let scores = self.model.logits(chosen.as_ref().unwrap_or(hidden), &Pass::inference())?;
-        logits.clear();
-        Ok(scores.read(|scores| logits.extend_from_slice(scores))?)
+        self.hidden = Some(self.model.decode_step(&self.rows, &self.places, cache)?);
+        Ok(())
+    }
+
+    /// Leaves what is wanted of the scores after the rows of the last pass that count.
+    fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
+        let Some(hidden) = &self.hidden else { return Ok(()) };
+        let chosen = match self.wanted.is_empty() {
+            true => None,
+            false => Some(hidden.select(&self.wanted)?),
+        };
+        let (hidden, screening) = (chosen.as_ref().unwrap_or(hidden), &mut self.screening);
+        if let Wanted::Best { ask, limit } = wanted
+            && self.model.best_scores(hidden, (limit, ask), screening, scores.best_mut())?
+        {
+            return Ok(());
+        }
+        self.model.scores(hidden, scores.all_mut())
     }
 }
 
@@ -80,7 +92,8 @@ impl StepModel for BartDecoder {
         &mut self,
         prompts: &[PromptRow<'_>],
         slots_per_source: usize,
-        logits: &mut Vec<f32>,
+        wanted: Wanted,
+        scores: &mut Scores,
     ) -> Result<()> {
         let sources = self.source.sequences();
         let slot_sources: Vec<usize> =
@@ -94,15 +107,23 @@ impl StepModel for BartDecoder {
             self.model.start_decoding(&self.memory, &self.source, &capacities, slot_sources)?;
         self.cache = Some(cache);
         self.rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
+        self.wanted.clear();
+        self.wanted.extend(self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
         let slots =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()));
-        let last: Vec<u32> = self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.feed(slots, Some(&last), logits)
+        self.feed(slots)?;
+        self.score(wanted, scores)
     }
 
-    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
+    fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
-        self.feed(rows.iter().map(|row| row.slot), None, logits)
+        self.wanted.clear();
+        self.feed(rows.iter().map(|row| row.slot))?;
+        self.score(wanted, scores)
+    }
+
+    fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
+        self.score(Wanted::All, scores)
     }
 
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
@@ -131,3 +152,7 @@ impl StepModel for BartDecoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "bart_tests.rs"]
+mod tests;
