@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use super::gelu;
 use super::gemm::{Epilogue, Layer};
-use super::int8::{self, MOST_INPUTS, Weight};
+use super::gemm_blocks::pack_rows;
+use super::int8::{self, MOST_INPUTS, Quantized, Weight};
 use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
 use super::memory::{Slot, scratch};
@@ -24,7 +25,7 @@ const VALUES_TO_SHARE: usize = 1 << 15;
 /// Rows of a part: their inputs leave a second-level cache room for a panel.
 const ROWS_OF_A_PART: usize = 144;
 /// Parts for each thread, so that one that comes late leaves its share to the others.
-const PARTS_PER_THREAD: usize = 4;
+const PARTS_PER_THREAD: usize = 16;
 /// Bytes of a panel to ask memory for in advance.
 const AHEAD: usize = 8 << 10;
 
@@ -141,32 +142,30 @@ impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Quantize { x, k, inputs, tile } = self;
         let (groups, rows) = (inputs.groups, inputs.tiles.tile(tile));
         let height = rows.len();
-        let mut buffer = scratch(Slot::Work, groups);
-        // SAFETY: the loan is of `groups` floats, four bytes each, and any bytes are numbers.
-        let values: &mut [i8] =
-            unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), groups * GROUP) };
-        values.fill(0);
-        for row in rows.clone() {
-            let scale = int8::quantize(&x[row * k..][..k], &mut values[..k]);
-            let mut sum = 0;
-            for &value in values.iter() {
-                sum += i32::from(value);
-            }
-            // SAFETY: there is room for every row's scale, start and `groups` groups; a tile's rows
-            // lie together, and each tile is quantised once.
+        let mut buffer = scratch(Slot::Work, height * groups);
+        for (row, groups) in rows.clone().zip(buffer.chunks_exact_mut(groups.max(1))) {
+            // SAFETY: floats are four bytes each, and any bytes are numbers.
+            let values: &mut [i8] = unsafe {
+                std::slice::from_raw_parts_mut(groups.as_mut_ptr().cast(), groups.len() * GROUP)
+            };
+            let (values, filling) = values.split_at_mut(k);
+            filling.fill(0);
+            let Quantized { scale, sum } = int8::quantize(s, &x[row * k..][..k], values);
+            // SAFETY: there is room for every row's scale and start, and each row is quantised once.
             unsafe {
                 *inputs.scales.get().add(row) = scale;
-                *inputs.starts.get().add(row) = -128 * sum;
-                let to = inputs.values.get().add(rows.start * groups + row - rows.start);
-                for (group, four) in values.as_chunks::<GROUP>().0.iter().enumerate() {
-                    let four = four.map(i8::cast_unsigned);
-                    *to.add(group * height) = u32::from_le_bytes(four);
-                }
+                *inputs.starts.get().add(row) = (-128_i32).wrapping_mul(sum);
             }
+        }
+        // SAFETY: there is room for `groups` groups of every row; a tile's rows lie together, and each
+        // tile is quantised once. The buffer holds `height` rows of `groups` groups.
+        unsafe {
+            let to = inputs.values.get().add(rows.start * groups).cast::<f32>();
+            pack_rows(s, buffer.as_ptr(), groups, height, groups, to);
         }
     }
 }
@@ -291,23 +290,28 @@ impl Part<'_> {
         let Product { inputs, w, n, bias, epilogue, out, .. } = self.product;
         let first = panel * PANEL;
         let width = PANEL.min(n - first);
-        for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
-            for column in (0..width).step_by(S::LANES) {
-                let count = S::LANES.min(width - column);
-                // SAFETY: `column + count <= width`, which are left in the row, in the scales and in
-                // the bias; `sums` has whole panels, and there is a scale for every row.
-                unsafe {
+        for column in (0..width).step_by(S::LANES) {
+            let count = S::LANES.min(width - column);
+            // SAFETY: `column + count <= width`, which are left in the row, in the scales and in the
+            // bias; `sums` has whole panels, and there is a scale for every row.
+            unsafe {
+                let scales = s.load_part(w.scales[first + column..].as_ptr(), count);
+                let bias = match bias {
+                    Some(bias) => Some(s.load_part(bias[first + column..].as_ptr(), count)),
+                    None => None,
+                };
+                for (row, sums) in rows.clone().zip(sums.chunks_exact(PANEL)) {
                     let row_scale = s.splat(*inputs.scales.get().add(row));
-                    let scales = s.load_part(w.scales[first + column..].as_ptr(), count);
                     let sum = s.load_i32(sums[column..].as_ptr());
                     let mut y = s.div(sum, s.mul(row_scale, scales));
                     if let Some(bias) = bias {
-                        y = s.add(y, s.load_part(bias[first + column..].as_ptr(), count));
+                        y = s.add(y, bias);
                     }
                     if *epilogue == Epilogue::Gelu {
                         y = gelu::gelu(s, y);
                     }
-                    s.store_part(out.get().add(row * n + first + column), y, count);
+                    let to = out.get().add(row * n + first + column);
+                    if count == S::LANES { s.store(to, y) } else { s.store_part(to, y, count) }
                 }
             }
         }
