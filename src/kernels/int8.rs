@@ -135,14 +135,21 @@ pub(super) fn quantize<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> Quantized
 /// The largest magnitude; NaN if an element is NaN.
 #[inline(always)]
 fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let (mut largest, mut doubt) = ([s.zero(); 4], [s.zero(); 4]);
-    for block in x.chunks(4 * S::LANES) {
-        for ((part, largest), doubt) in block.chunks(S::LANES).zip(&mut largest).zip(&mut doubt) {
-            let part = lanes::load(s, part);
-            *largest = s.max(s.abs(part), *largest);
+    let (mut highest, mut doubt) = ([s.zero(); 4], [s.zero(); 4]);
+    // Not one loop over parts of blocks: that keeps its sums in memory.
+    let mut blocks = x.chunks_exact(4 * S::LANES);
+    for block in &mut blocks {
+        for i in 0..4 {
+            let part = lanes::load(s, &block[i * S::LANES..(i + 1) * S::LANES]);
+            highest[i] = s.max(s.abs(part), highest[i]);
             // NaN of what is not finite.
-            *doubt = s.fma(part, s.zero(), *doubt);
+            doubt[i] = s.fma(part, s.zero(), doubt[i]);
         }
+    }
+    for part in blocks.remainder().chunks(S::LANES) {
+        let part = lanes::load(s, part);
+        highest[0] = s.max(s.abs(part), highest[0]);
+        doubt[0] = s.fma(part, s.zero(), doubt[0]);
     }
     let [a, b, c, d] = doubt;
     if s.reduce_add(s.add(s.add(a, b), s.add(c, d))).is_nan() {
@@ -150,7 +157,7 @@ fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
         let bits = x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0);
         return f32::from_bits(bits);
     }
-    let [a, b, c, d] = largest;
+    let [a, b, c, d] = highest;
     s.reduce_max(s.max(s.max(a, b), s.max(c, d)))
 }
 

@@ -158,7 +158,7 @@ impl KvCache {
             let wanted = share(rows.len(), row_parts, index / head_parts);
             let part = tile_start(rows, wanted.start)..tile_start(rows, wanted.end);
             let longest = rows[part.clone()].iter().map(|row| row.length).max().unwrap_or(0);
-            let len = FEW_ROWS * longest.next_multiple_of(PANEL);
+            let len = FEW_ROWS * (longest.next_multiple_of(PANEL) + self.head_dim);
             let scores = &mut memory::scratch(memory::Slot::Work, len);
             with_isa(isa, Attend { cache: self, q, scale, rows, part, heads, scores, out: &out });
         });

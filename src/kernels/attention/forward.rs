@@ -4,6 +4,7 @@
 use super::super::disjoint::Disjoint;
 use super::super::dropout::{DRAWN, Dropout};
 use super::super::element::{Element, narrow};
+use super::super::gemm_blocks::pack_rows;
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
@@ -143,8 +144,8 @@ impl RowSums {
 
 /// Attends with `R` queries: row r of the output, `out[r * out_stride..][..head_dim]`, becomes the
 /// weighted mean of the values it sees (zeros if it sees none). `scores` is scratch space for `R`
-/// rows of the visible keys, rounded up to whole panels. `FAR`: keys and values come from memory, and
-/// are asked for in advance.
+/// rows of the visible keys, rounded up to whole panels, and behind them for the queries. `FAR`: keys
+/// and values come from memory, and are asked for in advance.
 ///
 /// # Safety
 /// - `out` is writable for `R` such rows, and nothing else refers to them.
@@ -164,7 +165,7 @@ pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize, const
     assert!(scores.len() >= R * padded);
     assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + head_dim);
     if let Some((dropout, first)) = &tile.dropout {
-        for (row, &first) in scores.chunks_exact_mut(padded.max(1)).zip(first) {
+        for (row, &first) in scores.chunks_exact_mut(padded.max(1)).take(R).zip(first) {
             drop_weights(s, dropout, first, row);
         }
     }
@@ -196,10 +197,19 @@ pub(super) fn weigh<S: Simd, E: Element, const R: usize, const FAR: bool>(
     let head_dim = head.head_dim;
     let padded = tile.keys().next_multiple_of(PANEL);
     assert!(tile.queries.len() >= (R - 1) * tile.query_stride + head_dim);
-    assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * padded);
-
-    let queries =
-        Left { start: tile.queries.as_ptr(), row_stride: tile.query_stride, step_stride: 1 };
+    assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * (padded + head_dim));
+    let (scores, packed) = scores.split_at_mut(R * padded);
+    let queries = if R == 1 {
+        Left { start: tile.queries.as_ptr(), row_stride: 0, step_stride: 1 }
+    } else {
+        // Side by side, one element of each: no addresses to compute in the product's loop.
+        // SAFETY: the assertions above cover the queries, and `packed` has room for them.
+        unsafe {
+            let (from, to) = (tile.queries.as_ptr(), packed.as_mut_ptr());
+            pack_rows(s, from, tile.query_stride, R, head_dim, to);
+            Left { start: to, row_stride: 1, step_stride: R }
+        }
+    };
     let start = head.keys.as_ptr();
     let panels = Right::panels(start, head_dim).then(head.values.as_ptr());
     let to = Output { start: scores.as_mut_ptr(), row_stride: padded, accumulate: false };
@@ -279,7 +289,8 @@ pub(super) fn run(isa: Isa, part: ForwardPart) {
     let matrix = padded * part.ragged.head_dim;
     // Values are copied where enough queries read them: rows far apart are slow to find.
     let copied = if part.part.queries.len() > LEAST_QUERIES_TO_COPY { matrix } else { 0 };
-    let mut scratch = scratch(Slot::Work, matrix + copied + padded * MOST_ROWS);
+    let mut scratch =
+        scratch(Slot::Work, matrix + copied + (padded + part.ragged.head_dim) * MOST_ROWS);
     let (panels, rest) = scratch.split_at_mut(matrix);
     let (values, scores) = rest.split_at_mut(copied);
     with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, values, scores });

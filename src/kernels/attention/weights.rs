@@ -48,7 +48,8 @@ fn run(
 ) {
     let padded = sequence.keys.next_multiple_of(PANEL);
     let hidden = ragged.hidden(&sequence);
-    let mut scratch = scratch(Slot::Work, padded * (ragged.head_dim + MOST_ROWS));
+    let mut scratch =
+        scratch(Slot::Work, padded * ragged.head_dim + (padded + ragged.head_dim) * MOST_ROWS);
     let (panels, scores) = scratch.split_at_mut(padded * ragged.head_dim);
     let hidden = hidden.as_deref();
     with_isa(isa, Run { ragged, inputs, sequence, head, hidden, panels, scores, out });
