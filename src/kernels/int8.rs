@@ -15,7 +15,7 @@ use super::isa::{self, Kernel, Simd};
 use super::lanes;
 use super::pack::PANEL;
 
-pub use super::int8_product::{linear, linear_each};
+pub use super::int8_product::{linear, linear_best, linear_each};
 pub use super::int8_tile::GROUP;
 
 /// What a stored byte is more than the number it means.
@@ -27,6 +27,8 @@ pub const EPSILON: f32 = 1e-7;
 /// The most inputs a product may have: beyond, a sum could leave 32 bits.
 pub const MOST_INPUTS: usize = (i32::MAX / (127 * 127)) as usize;
 
+/// Added to a small float, it leaves the nearest whole number, ties to even, in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
 /// Values that are read at a time while a matrix is quantised.
 const READ_AT_ONCE: usize = 1 << 16;
 
@@ -88,6 +90,12 @@ impl Kernel for QuantizeRow<'_> {
     fn run<S: Simd>(self, s: S) -> Quantized {
         quantize(s, self.x, self.values)
     }
+}
+
+/// The whole number nearest to what is at most 127 large, ties to even.
+#[inline(always)]
+pub(super) fn round(x: f32) -> i32 {
+    i32::from((x + ROUND).to_bits() as i8)
 }
 
 /// What is known of a row's values.

@@ -19,6 +19,7 @@
 
 pub mod arch;
 pub mod attention;
+pub mod best;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
@@ -42,8 +43,9 @@ pub mod limits;
 pub mod memory;
 pub mod optimizer;
 pub mod pack;
-mod parallel;
+pub(crate) mod parallel;
 pub mod pool;
+pub mod screen;
 pub mod softmax;
 pub mod team;
 #[cfg(test)]

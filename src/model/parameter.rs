@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::kernels::{int8, pack, team};
 use crate::ops::gradient::GradientBuffer;
+use crate::ops::screen::LazyScreen;
 use crate::ops::weight::{self, HalfFormat, Weight};
 use crate::ops::with_floats;
 use crate::random;
@@ -45,6 +46,8 @@ pub struct Parameter {
     /// The same storage without gradient tracking.
     frozen: Tensor,
     gradient: GradientBuffer,
+    /// Place for a coarse copy, where it is multiplied for the best of its outputs.
+    screen: Arc<LazyScreen>,
 }
 
 /// How the values of a parameter lie in its tensor.
@@ -102,8 +105,8 @@ impl Parameter {
         let weight = Weight::new(self.tensor(pass).clone(), rows, columns);
         match self.rounded {
             _ if pass.is_training() => weight.gathering_in(self.gradient.clone()),
-            Some(format) => weight.rounded_to(format),
-            None => weight,
+            Some(format) => weight.rounded_to(format).screened_by(self.screen.clone()),
+            None => weight.screened_by(self.screen.clone()),
         }
     }
 
@@ -299,8 +302,11 @@ impl Parameter {
         if floats { Ok(()) } else { Err(Error::Weights(format!("`{}` is not float32", self.name))) }
     }
 
-    fn change(&self, work: impl FnMut(&mut CpuStorage)) -> Result<()> {
-        change(&self.frozen, work)
+    fn change(&self, mut work: impl FnMut(&mut CpuStorage)) -> Result<()> {
+        change(&self.frozen, |stored| {
+            self.screen.forget();
+            work(stored);
+        })
     }
 }
 
@@ -442,6 +448,7 @@ impl Parameters {
             var,
             frozen,
             gradient: GradientBuffer::default(),
+            screen: Arc::default(),
         });
         self.list.push(parameter.clone());
         Ok(parameter)
