@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::constraints::check_choice;
 use super::generate::{Decoding, check_rows, check_shape};
-use super::input::{Input, Sequence};
+use super::input::{Input, Sequence, with_room};
 use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
 use super::ruled_out::RuledOut;
@@ -60,11 +60,15 @@ impl Sampling {
         options: Arc<Options>,
         settings: Arc<SampleSettings>,
     ) -> Self {
-        let begin = |input: &Arc<Input>| Sequence {
-            ids: input.prompt(input.start()).to_vec(),
-            score: 0.0,
-            token_logprobs: Vec::new(),
-            stopped: false,
+        let begin = |input: &Arc<Input>| {
+            let most = input.max_length();
+            let scored = if options.token_logprobs { most } else { 0 };
+            Sequence {
+                ids: with_room(input.prompt(input.start()), most),
+                score: 0.0,
+                token_logprobs: Vec::with_capacity(scored),
+                stopped: false,
+            }
         };
         let rows: Vec<_> =
             inputs.iter().flat_map(|input| repeat_n(input, settings.returned)).map(begin).collect();
