@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::constraints::check_choice;
 use super::generate::{Decoding, check_rows, check_shape};
-use super::input::{Input, Sequence};
+use super::input::{Input, Sequence, with_room};
 use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
 use super::ruled_out::RuledOut;
@@ -20,9 +20,6 @@ use crate::random::Stream;
 
 /// Scores below which the rows of a pass are not shared among threads.
 const SCORES_TO_SHARE: usize = 1 << 14;
-
-/// Tokens that an answer gets room for before its first one; it may well grow longer.
-const MOST_ROOM: usize = 4096;
 
 /// The state of a generation: `returned` rows for each input, of which `live` still grow.
 pub(super) struct Sampling {
@@ -64,17 +61,19 @@ impl Sampling {
         settings: Arc<SampleSettings>,
     ) -> Self {
         let begin = |input: &Arc<Input>| {
-            // Room for the whole answer, unless its limit is no more than a word.
-            let room = input.max_length().min(MOST_ROOM);
-            let mut ids = Vec::with_capacity(room);
-            ids.extend_from_slice(input.prompt(input.start()));
-            let logprobs = if options.token_logprobs { room } else { 0 };
-            let token_logprobs = Vec::with_capacity(logprobs);
-            Sequence { ids, score: 0.0, token_logprobs, stopped: false }
+            let most = input.max_length();
+            let scored = if options.token_logprobs { most } else { 0 };
+            Sequence {
+                ids: with_room(input.prompt(input.start()), most),
+                score: 0.0,
+                token_logprobs: Vec::with_capacity(scored),
+                stopped: false,
+            }
         };
         let rows: Vec<_> =
             inputs.iter().flat_map(|input| repeat_n(input, settings.returned)).map(begin).collect();
         let live = (0..rows.len()).collect();
+        let longest = inputs.iter().map(|input| input.max_length()).max().unwrap_or(0);
         let mut sampling = Self {
             inputs,
             options,
@@ -87,7 +86,7 @@ impl Sampling {
             steps: Vec::new(),
             ruled_out: RuledOut::default(),
             chosen: Vec::new(),
-            history: Vec::new(),
+            history: Vec::with_capacity(longest),
             candidates: Vec::new(),
         };
         sampling.part_with_ended();

@@ -14,6 +14,8 @@ use crate::ops::weight::HalfFormat;
 pub struct DecoderCache {
     layers: Vec<LayerCache>,
     lengths: Vec<usize>,
+    /// Those before a reordering, while it goes on.
+    lengths_before: Vec<usize>,
     slot_sources: Vec<usize>,
     source_lengths: Vec<usize>,
 }
@@ -54,6 +56,7 @@ impl DecoderCache {
         DecoderCache {
             layers: (0..config.decoder_layers).map(|_| layer()).collect(),
             lengths: vec![0; slot_capacities.len()],
+            lengths_before: Vec::new(),
             slot_sources,
             source_lengths,
         }
@@ -91,12 +94,13 @@ impl DecoderCache {
 
     /// For each (destination, origin): the destination continues the origin's history, all at once.
     pub fn reorder(&mut self, moves: &[(usize, usize)]) {
-        let before = self.lengths.clone();
-        for layer in &mut self.layers {
-            layer.target.reorder(moves, &before);
+        let DecoderCache { layers, lengths, lengths_before: before, .. } = self;
+        before.clone_from(lengths);
+        for layer in layers {
+            layer.target.reorder(moves, before);
         }
         for &(destination, origin) in moves {
-            self.lengths[destination] = before[origin];
+            lengths[destination] = before[origin];
         }
     }
 }
