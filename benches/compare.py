@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--repeats", type=int, help="timings in a process; default: 3")
     add("--seconds", type=float, default=6.0, help="no further repeats after them; default: 6")
     add("--size", default="bart-base", choices=("bart-base", "tiny"), help="tiny is for tests")
-    add("--json", type=Path, metavar="PATH", help="write all samples there, after each round")
+    add("--json", type=Path, metavar="PATH", help="write all samples there, while it runs")
     add("--plot", type=Path, metavar="PATH", help="draw distances to the limit (matplotlib)")
     add("--show", type=Path, metavar="JSON", help="print and draw what `--json` wrote; no run")
     options = parser.parse_args()

@@ -121,12 +121,16 @@ class Comparison:
                     self.limits.setdefault(str(threads), []).append(limits)
                     for scenario in self.scenarios:
                         self._measure(scenario, threads)
+                        self._save()
                 note(f"round {turn + 1} of {self.options.rounds}")
-                if self.options.json:
-                    self.options.json.write_text(json.dumps(self.measured(), indent=1))
         except KeyboardInterrupt:
             note("interrupted: the table has what was measured so far")
         return self.measured()
+
+    def _save(self) -> None:
+        """Keeps what was measured so far, also of a run that is ended before its time."""
+        if self.options.json:
+            self.options.json.write_text(json.dumps(self.measured(), indent=1))
 
     def _measure(self, scenario: Scenario, threads: int) -> None:
         for name in self.present:
