@@ -73,6 +73,7 @@ impl Sampling {
         let rows: Vec<_> =
             inputs.iter().flat_map(|input| repeat_n(input, settings.returned)).map(begin).collect();
         let live = (0..rows.len()).collect();
+        let longest = inputs.iter().map(|input| input.max_length()).max().unwrap_or(0);
         let mut sampling = Self {
             inputs,
             options,
@@ -85,7 +86,7 @@ impl Sampling {
             steps: Vec::new(),
             ruled_out: RuledOut::default(),
             chosen: Vec::new(),
-            history: Vec::new(),
+            history: Vec::with_capacity(longest),
             candidates: Vec::new(),
         };
         sampling.part_with_ended();
