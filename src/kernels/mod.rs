@@ -20,6 +20,8 @@
 pub mod arch;
 pub mod attention;
 pub mod best;
+#[cfg(test)]
+pub mod counting_allocator;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
