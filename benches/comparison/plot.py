@@ -48,7 +48,7 @@ def draw(measured: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("times the limit (of reading weights, or of multiply-adds); logarithmic")
     axes.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _is_drawn(row: Line) -> bool:
