@@ -38,7 +38,7 @@ pub mod limits;
 pub mod memory;
 pub mod optimizer;
 pub mod pack;
-mod parallel;
+pub(crate) mod parallel;
 pub mod softmax;
 pub mod team;
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod parameters;
 mod runtime;
 mod sentencepiece;
 mod tokenizer;
+mod weight_file;
 
 #[pymodule]
 mod _core {
@@ -39,6 +40,8 @@ mod _core {
     use super::sentencepiece::{PySentencePiece, read_tokenizer_kind};
     #[pymodule_export]
     use super::tokenizer::{PyTokenizer, read_tokenizer_json};
+    #[pymodule_export]
+    use super::weight_file::PyWeightFile;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
