@@ -39,7 +39,7 @@ mod _core {
     #[pymodule_export]
     use super::sentencepiece::{PySentencePiece, read_tokenizer_kind};
     #[pymodule_export]
-    use super::tokenizer::{PyTokenizer, read_tokenizer_json};
+    use super::tokenizer::{PyTokenizer, read_tokenizer, read_tokenizer_json};
     #[pymodule_export]
     use super::weight_file::PyWeightFile;
 

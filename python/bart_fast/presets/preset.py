@@ -96,6 +96,8 @@ class Preset:
     _backbone_config: dict | None = None
     # Hugging Face keeps ids in its configuration; Keras goes by the names in the vocabulary.
     _special_ids: dict[str, int | None] | None = None
+    # See `adopt_tokenizer`.
+    _tokenizer: object = None
 
     @property
     def has_backbone(self) -> bool:
@@ -210,6 +212,18 @@ class Preset:
             raise missing_file(self.path, self._names[1], self.format)
         return read_merges(self.merges_file)
 
+    @property
+    def tokenizer_sources(self) -> tuple:
+        """What a tokenizer of byte-level BPE is made of: vocabulary and merges, or their files if
+        they hold all of it. Errors as for `vocabulary` and `merges`."""
+        files = (self.vocabulary_file, self.merges_file)
+        whole = all(files) and self.tokenizer_file is None and not self._added_tokens
+        return files if whole else (self.vocabulary, self.merges)
+
+    def adopt_tokenizer(self, tokenizer) -> None:
+        """Ask this tokenizer, which was made of the preset, for ids, not the vocabulary's file."""
+        self._tokenizer = tokenizer
+
     @cached_property
     def tokenizer_config(self) -> dict:
         """`sequence_length` (int or None), `add_prefix_space` (bool), `unsplittable_tokens` (list
@@ -258,6 +272,8 @@ class Preset:
     def _special(self, field: str, token: str) -> int | None:
         if self._special_ids is not None:
             return self._special_ids[field]
+        if self._tokenizer is not None:
+            return self._tokenizer._special_id(token)
         known = self.vocabulary_file is not None or self.tokenizer_file is not None
         return self.vocabulary.get(token) if known else None
 
