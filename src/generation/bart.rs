@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::model::{PromptRow, StepModel, StepRow};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::{self, Way, with_floats};
+use crate::ops::hidden::Hidden;
+use crate::ops::{self, Way};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
 pub struct BartDecoder {
     model: Arc<BartModel>,
     source: Batch,
-    memory: Tensor,
+    memory: Hidden,
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
-    hidden: Option<Tensor>,
+    hidden: Option<Hidden>,
 }
 
 impl BartDecoder {
@@ -44,14 +43,11 @@ impl BartDecoder {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
         let places = cache.place(slots);
-        let mut hidden = self.model.decode_step(rows, &places, cache)?;
-        self.hidden = Some(hidden.clone());
-        if let Some(wanted) = wanted {
-            hidden = hidden.index_select(&Tensor::new(wanted, hidden.device())?, 0)?;
-        }
-        let scores = self.model.logits(&hidden, &Pass::inference())?.contiguous()?;
+        let hidden = self.hidden.insert(self.model.decode_step(rows, &places, cache)?);
+        let chosen = wanted.map(|wanted| hidden.select(wanted)).transpose()?;
+        let scores = self.model.logits(chosen.as_ref().unwrap_or(hidden), &Pass::inference())?;
         logits.clear();
-        Ok(with_floats([&scores], |[scores]| logits.extend_from_slice(scores))?)
+        Ok(scores.read(|scores| logits.extend_from_slice(scores))?)
     }
 }
 
@@ -96,7 +92,7 @@ impl StepModel for BartDecoder {
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
         hidden.clear();
         if let Some(states) = &self.hidden {
-            with_floats([&states.contiguous()?], |[states]| hidden.extend_from_slice(states))?;
+            states.read(|states| hidden.extend_from_slice(states))?;
         }
         Ok(())
     }

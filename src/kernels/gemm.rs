@@ -54,6 +54,18 @@ impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Panels<'a> {
     }
 }
 
+/// A linear layer over given inputs: `out = epilogue(x W^T + bias)`.
+pub struct Layer<'a, W> {
+    /// The weight, `[n, k]`.
+    pub w: W,
+    /// Number of outputs.
+    pub n: usize,
+    /// `[n]`
+    pub bias: Option<&'a [f32]>,
+    /// `[m, n]`
+    pub out: &'a mut [f32],
+}
+
 /// A linear layer: `out = epilogue(x W^T + bias)`; `x [m, k]`, `w` packed `[n, k]`, `bias [n]`,
 /// `out [m, n]`.
 ///
@@ -70,22 +82,34 @@ pub fn linear<'w>(
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    let w = w.into();
+    linear_each(x, m, k, [Layer { w: w.into(), n, bias, out }], epilogue);
+}
+
+/// Several linear layers over the same inputs, side by side; each has the bits of [`linear`].
+pub fn linear_each<const N: usize>(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    layers: [Layer<'_, Panels<'_>>; N],
+    epilogue: Epilogue,
+) {
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
-    assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
-    assert_eq!(out.len(), m * n, "`out` is not [m, n]");
-    assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
-    run(&Product {
-        rows: m,
-        columns: n,
-        depth: k,
-        left: Left::Rows(x),
-        right: Right::Panels(w),
-        out: SharedMut(out.as_mut_ptr()),
-        layout: Layout::Rows,
-        bias,
-        epilogue,
-    });
+    run(&layers.map(|Layer { w, n, bias, out }| {
+        assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
+        assert_eq!(out.len(), m * n, "`out` is not [m, n]");
+        assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
+        Product {
+            rows: m,
+            columns: n,
+            depth: k,
+            left: Left::Rows(x),
+            right: Right::Panels(w),
+            out: SharedMut(out.as_mut_ptr()),
+            layout: Layout::Rows,
+            bias,
+            epilogue,
+        }
+    }));
 }
 
 /// The gradient of a linear layer's input: `dx = dy W`; `dy [m, n]`, `w` packed `[n, k]`, `dx [m, k]`.
@@ -93,7 +117,7 @@ pub fn linear_backward_input(dy: &[f32], m: usize, n: usize, w: &[f32], k: usize
     assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
     assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
     assert_eq!(dx.len(), m * k, "`dx` is not [m, k]");
-    run(&Product {
+    run(&[Product {
         rows: m,
         columns: k,
         depth: n,
@@ -103,7 +127,7 @@ pub fn linear_backward_input(dy: &[f32], m: usize, n: usize, w: &[f32], k: usize
         layout: Layout::Rows,
         bias: None,
         epilogue: Epilogue::None,
-    });
+    }]);
 }
 
 /// The gradient of a linear layer's weight: `dW = dy^T x`, overwritten; `x [m, k]`, `dy [m, n]`, `dw`
@@ -112,7 +136,7 @@ pub fn linear_backward_weight(x: &[f32], dy: &[f32], m: usize, k: usize, n: usiz
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
     assert_eq!(dw.len(), packed_len(n, k), "`dw` is not packed [n, k]");
-    run(&Product {
+    run(&[Product {
         rows: k,
         columns: n,
         depth: m,
@@ -122,7 +146,7 @@ pub fn linear_backward_weight(x: &[f32], dy: &[f32], m: usize, k: usize, n: usiz
         layout: Layout::Panels,
         bias: None,
         epilogue: Epilogue::None,
-    });
+    }]);
 }
 
 /// The gradient of a bias: `db[j] = sum over i of dy[i][j]`, `i` ascending; `dy [m, n]`, `db [n]`.
@@ -156,18 +180,22 @@ const DEPTH_OF_FEW_ROWS: usize = 4096;
 /// Parts for each thread, so that one that comes late leaves its share to the others.
 const PARTS_PER_THREAD: usize = 4;
 
-/// Computes a product on the team.
-fn run(product: &Product<'_>) {
-    if product.rows == 0 || product.columns == 0 {
-        return;
-    }
+/// Computes products on the team, side by side. What they write does not overlap.
+fn run<const N: usize>(products: &[Product<'_>; N]) {
     let isa = isa::current();
-    let grid = Grid::new(product, team::num_threads());
-    team::run(grid.row_parts * grid.panel_parts, &|part| {
-        // Neighbouring parts share panels.
-        let rows = share(product.rows, grid.row_parts, part % grid.row_parts);
-        let panels = share(grid.panels, grid.panel_parts, part / grid.row_parts);
-        isa::with_isa(isa, Part { product, rows, panels, depth_block: grid.depth_block });
+    let threads = team::num_threads();
+    let grids: [Grid; N] = std::array::from_fn(|i| Grid::new(&products[i], threads));
+    team::run(grids.iter().map(Grid::parts).sum(), &|mut part| {
+        for (product, grid) in products.iter().zip(&grids) {
+            if part < grid.parts() {
+                // Neighbouring parts share panels.
+                let rows = share(product.rows, grid.row_parts, part % grid.row_parts);
+                let panels = share(grid.panels, grid.panel_parts, part / grid.row_parts);
+                let depth_block = grid.depth_block;
+                return isa::with_isa(isa, Part { product, rows, panels, depth_block });
+            }
+            part -= grid.parts();
+        }
     });
 }
 
@@ -182,6 +210,9 @@ struct Grid {
 impl Grid {
     fn new(product: &Product<'_>, threads: usize) -> Self {
         let panels = product.columns.div_ceil(PANEL);
+        if product.rows == 0 || panels == 0 {
+            return Grid { panels, row_parts: 0, panel_parts: 0, depth_block: DEPTH_BLOCK };
+        }
         let packed = matches!(product.right, Right::Panels(Panels::Float(_) | Panels::Half(..)));
         let most_rows = if packed { ROWS_OF_A_PART } else { ROWS_WHERE_PACKING };
         let row_parts = product.rows.div_ceil(most_rows);
@@ -192,6 +223,10 @@ impl Grid {
         let few = packed && product.rows <= FEW_ROWS;
         let depth_block = if few { DEPTH_OF_FEW_ROWS } else { DEPTH_BLOCK };
         Grid { panels, row_parts, panel_parts, depth_block }
+    }
+
+    fn parts(&self) -> usize {
+        self.row_parts * self.panel_parts
     }
 }
 

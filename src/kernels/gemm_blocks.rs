@@ -8,9 +8,10 @@
 
 use std::ops::Range;
 
+use super::element::{Bfloat16, Element, Float16, elements, round, widen};
 use super::gelu;
 use super::gemm::{Epilogue, Panels};
-use super::gemm_microkernel::{Bfloat16, Element, Float16, MOST_ROWS, Tile, multiply};
+use super::gemm_microkernel::{MOST_ROWS, Tile, multiply};
 use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd};
 use super::memory::{Slot, scratch};
@@ -205,14 +206,19 @@ impl Part<'_> {
         match self.product.right {
             Right::Panels(Panels::Float(w)) => return w[stored].as_ptr(),
             Right::Panels(Panels::Rounded(format, w)) => {
-                let count = stored.len();
-                format.round(&w[stored], &mut right[..count]);
+                let (w, right) = (&w[stored], &mut right[..depths.len() * PANEL]);
+                match format {
+                    HalfFormat::Float16 => round::<S, Float16>(s, w, right),
+                    HalfFormat::Bfloat16 => round::<S, Bfloat16>(s, w, right),
+                }
             }
             Right::Panels(Panels::Half(HalfFormat::Float16, w)) => {
-                widen::<S, Float16>(s, &w[stored], right);
+                let (w, right) = (&w[stored], &mut right[..depths.len() * PANEL]);
+                widen::<S, Float16>(s, elements(w), right);
             }
             Right::Panels(Panels::Half(HalfFormat::Bfloat16, w)) => {
-                widen::<S, Bfloat16>(s, &w[stored], right);
+                let (w, right) = (&w[stored], &mut right[..depths.len() * PANEL]);
+                widen::<S, Bfloat16>(s, elements(w), right);
             }
             // SAFETY: the source is [depth, columns] and `width` columns are left; `right` holds
             // `depths.len()` rows of a panel.
@@ -318,17 +324,6 @@ impl Part<'_> {
                 }
             }
         }
-    }
-}
-
-/// Widens what whole rows of a panel store.
-#[inline(always)]
-fn widen<S: Simd, E: Element>(s: S, from: &[u16], to: &mut [f32]) {
-    assert!(size_of::<E>() == size_of::<u16>() && from.len().is_multiple_of(PANEL));
-    assert!(to.len() >= from.len());
-    for i in (0..from.len()).step_by(S::LANES) {
-        // SAFETY: vectors divide a panel's row, and `E` stands for 16 bits.
-        unsafe { s.store(to.as_mut_ptr().add(i), E::load(s, from.as_ptr().add(i).cast())) };
     }
 }
 

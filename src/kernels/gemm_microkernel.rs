@@ -5,6 +5,7 @@
 //! rows by 32 columns), on AVX2 12 for 8 (6 by 16, a panel in two halves): both units that multiply
 //! are busy and the two that load are not.
 
+use super::element::Element;
 use super::isa::Simd;
 use super::pack::PANEL;
 
@@ -13,49 +14,6 @@ pub(super) const MOST_ROWS: usize = 12;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// What a panel is stored in.
-pub(super) trait Element: Copy {
-    /// A vector of them as floats.
-    ///
-    /// # Safety
-    /// - `from` is valid for `LANES` elements.
-    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
-        // SAFETY: the caller's duty is passed on.
-        unsafe { s.load(from) }
-    }
-}
-
-/// The bits of a float16.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Float16(u16);
-
-impl Element for Float16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
-        // SAFETY: the caller's duty is passed on.
-        unsafe { s.load_f16(from.cast()) }
-    }
-}
-
-/// The bits of a bfloat16.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Bfloat16(u16);
-
-impl Element for Bfloat16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
-        // SAFETY: the caller's duty is passed on.
-        unsafe { s.load_bf16(from.cast()) }
-    }
-}
 
 /// One tile: `c[r][j] = (start ? 0 : c[r][j]) + sum over d of a[d][r] * b[d][j]`, each sum a single
 /// chain of multiply-adds with `d` ascending.

@@ -4,11 +4,13 @@
 //! widen it a block of a panel at a time ([`gemm`](super::gemm)), so that nothing of the size of the
 //! matrix is made beside it.
 
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use std::marker::PhantomData;
+
 use half::{bf16, f16};
 
 use super::disjoint::Disjoint;
-use super::isa;
+use super::element::{Bfloat16, Element, Float16, elements, elements_mut, narrow, round, widen};
+use super::isa::{self, Kernel, Simd, with_isa};
 use super::memory::{Slot, scratch};
 use super::pack::{self, PANEL, Read};
 use super::parallel;
@@ -27,27 +29,34 @@ impl HalfFormat {
     /// `to[i]` is `from[i]` rounded to nearest, ties to even; both of one length.
     pub fn narrow(self, from: &[f32], to: &mut [u16]) {
         match self {
-            Self::Float16 => to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from),
-            Self::Bfloat16 => to.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(from),
+            Self::Float16 => isa::dispatch(Narrow { from, to: elements_mut::<Float16>(to) }),
+            Self::Bfloat16 => isa::dispatch(Narrow { from, to: elements_mut::<Bfloat16>(to) }),
         }
     }
 
     /// `to[i]` is `from[i]`, exactly; both of one length.
     pub fn widen(self, from: &[u16], to: &mut [f32]) {
         match self {
-            Self::Float16 => from.reinterpret_cast::<f16>().convert_to_f32_slice(to),
-            Self::Bfloat16 => from.reinterpret_cast::<bf16>().convert_to_f32_slice(to),
+            Self::Float16 => isa::dispatch(Widen { from: elements::<Float16>(from), to }),
+            Self::Bfloat16 => isa::dispatch(Widen { from: elements::<Bfloat16>(from), to }),
         }
     }
 
-    /// `to[i]` is `from[i]` after a round trip through the format; both of one length.
+    /// `to[i]` is `from[i]` after a round trip through the format; both of one length. Shared by the
+    /// team where there is much of it.
     pub fn round(self, from: &[f32], to: &mut [f32]) {
-        let mut narrow = [0; 256];
-        for (from, to) in from.chunks(narrow.len()).zip(to.chunks_mut(narrow.len())) {
-            let narrow = &mut narrow[..from.len()];
-            self.narrow(from, narrow);
-            self.widen(narrow, to);
-        }
+        /// Values that are worth a part of their own.
+        const GRAIN: usize = 1 << 15;
+        assert_eq!(from.len(), to.len(), "round: lengths");
+        parallel::map(to, GRAIN, |isa, range, to| {
+            let from = &from[range];
+            match self {
+                Self::Float16 => with_isa(isa, Round::<Float16> { from, to, format: PhantomData }),
+                Self::Bfloat16 => {
+                    with_isa(isa, Round::<Bfloat16> { from, to, format: PhantomData });
+                }
+            }
+        });
     }
 
     /// Whether `value` is finite and would be no longer.
@@ -119,6 +128,49 @@ impl HalfFormat {
             column.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
             self.widen(&column, row);
         }
+    }
+}
+
+struct Narrow<'a, E> {
+    from: &'a [f32],
+    to: &'a mut [E],
+}
+
+impl<E: Element> Kernel for Narrow<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        narrow(s, self.from, self.to);
+    }
+}
+
+struct Widen<'a, E> {
+    from: &'a [E],
+    to: &'a mut [f32],
+}
+
+impl<E: Element> Kernel for Widen<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        widen(s, self.from, self.to);
+    }
+}
+
+struct Round<'a, E> {
+    from: &'a [f32],
+    to: &'a mut [f32],
+    format: PhantomData<E>,
+}
+
+impl<E: Element> Kernel for Round<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        round::<S, E>(s, self.from, self.to);
     }
 }
 

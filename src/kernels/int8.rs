@@ -17,7 +17,7 @@ use super::memory::{Slot, scratch};
 use super::pack::{PANEL, Read};
 use super::parallel;
 
-pub use super::int8_product::linear;
+pub use super::int8_product::{linear, linear_each};
 pub use super::int8_tile::GROUP;
 
 /// What a stored byte is more than the number it means.

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::gelu;
-use super::gemm::Epilogue;
+use super::gemm::{Epilogue, Layer};
 use super::int8::{self, MOST_INPUTS, Weight};
 use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
@@ -43,14 +43,23 @@ pub fn linear(
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    int8::check(w.packed, w.scales, n, k);
+    linear_each(x, m, k, [Layer { w, n, bias, out }], epilogue);
+}
+
+/// Several linear layers over the same inputs, which are quantised once; each has the bits of
+/// [`linear`].
+///
+/// # Panics
+/// As for [`linear`].
+pub fn linear_each<const N: usize>(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    layers: [Layer<'_, Weight<'_>>; N],
+    epilogue: Epilogue,
+) {
     assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
-    assert_eq!(out.len(), m * n, "`out` is not [m, n]");
-    assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
-    if m == 0 || n == 0 {
-        return;
-    }
     let isa = isa::current();
     let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
     let groups = k.div_ceil(GROUP);
@@ -68,18 +77,15 @@ pub fn linear(
     parallel::items(tiles.count(), m * k >= VALUES_TO_SHARE, |isa, tile| {
         isa::with_isa(isa, Quantize { x, k, inputs: &inputs, tile });
     });
-    let panels = n.div_ceil(PANEL);
-    let row_parts = m.div_ceil(ROWS_OF_A_PART);
-    let threads = team::num_threads();
-    let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
-    let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
-    let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels);
-    let product = Product { inputs, w, n, bias, epilogue, out: SharedMut(out.as_mut_ptr()) };
-    team::run(row_parts * panel_parts, &|part| {
-        // Neighbouring parts share panels.
-        let of_tiles = share(tiles.count(), row_parts, part % row_parts);
-        let panels = share(panels, panel_parts, part / row_parts);
-        isa::with_isa(isa, Part { product: &product, of_tiles, panels });
+    let products = layers.map(|layer| Product::new(&inputs, k, layer, epilogue));
+    team::run(products.iter().map(Product::parts).sum(), &|mut part| {
+        for product in &products {
+            if part < product.parts() {
+                let (of_tiles, panels) = product.part(part);
+                return isa::with_isa(isa, Part { product, of_tiles, panels });
+            }
+            part -= product.parts();
+        }
     });
 }
 
@@ -167,12 +173,50 @@ impl Kernel for Quantize<'_> {
 
 /// A whole product; `out` has room for `inputs.tiles.rows` rows of `n`.
 struct Product<'a> {
-    inputs: Inputs,
+    inputs: &'a Inputs,
     w: Weight<'a>,
     n: usize,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
     out: SharedMut<f32>,
+    row_parts: usize,
+    panel_parts: usize,
+}
+
+impl<'a> Product<'a> {
+    /// Checks a layer of `k` inputs and divides it into parts.
+    fn new(
+        inputs: &'a Inputs,
+        k: usize,
+        Layer { w, n, bias, out }: Layer<'a, Weight<'a>>,
+        epilogue: Epilogue,
+    ) -> Self {
+        let m = inputs.tiles.rows;
+        int8::check(w.packed, w.scales, n, k);
+        assert_eq!(out.len(), m * n, "`out` is not [m, n]");
+        assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
+        let panels = n.div_ceil(PANEL);
+        let row_parts = if panels == 0 { 0 } else { m.div_ceil(ROWS_OF_A_PART) };
+        let threads = team::num_threads();
+        let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+        let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
+        let panel_parts = worthwhile.div_ceil(row_parts.max(1)).clamp(1, panels.max(1));
+        let out = SharedMut(out.as_mut_ptr());
+        Product { inputs, w, n, bias, epilogue, out, row_parts, panel_parts }
+    }
+
+    fn parts(&self) -> usize {
+        self.row_parts * self.panel_parts
+    }
+
+    /// The tiles and panels of a part. Neighbouring parts share panels.
+    fn part(&self, part: usize) -> (Range<usize>, Range<usize>) {
+        let panels = self.n.div_ceil(PANEL);
+        (
+            share(self.inputs.tiles.count(), self.row_parts, part % self.row_parts),
+            share(panels, self.panel_parts, part / self.row_parts),
+        )
+    }
 }
 
 /// Some tiles times some panels.
@@ -244,7 +288,7 @@ impl Part<'_> {
     /// Sums to results: scales, bias and epilogue.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, rows: Range<usize>, panel: usize, sums: &[i32]) {
-        let Product { inputs, w, n, bias, epilogue, out } = self.product;
+        let Product { inputs, w, n, bias, epilogue, out, .. } = self.product;
         let first = panel * PANEL;
         let width = PANEL.min(n - first);
         for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {

@@ -34,7 +34,8 @@ use super::arch::{avx2::Avx2, avx512::Avx512};
 /// : b`, so a NaN in either gives `b`.
 ///
 /// # Safety of the pointer methods
-/// - `load`, `store`, `load_i32`, `load_bf16`, `load_f16`: the pointer is valid for `LANES` numbers.
+/// - `load`, `store`, `load_i32`, `load_bf16`, `load_f16`, `store_bf16`, `store_f16`: the pointer is
+///   valid for `LANES` numbers.
 /// - `load_part`, `store_part`: the pointer is valid for `count` floats, `count <= LANES`.
 /// - `transpose8`: each of the eight source pointers is valid for 8 floats, and so is
 ///   `destination + j * stride` for `j` in 0..8.
@@ -128,6 +129,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_bf16(self, from: *const u16) -> Self::V;
     /// `LANES` float16 numbers at `from`, widened, which is exact.
     unsafe fn load_f16(self, from: *const u16) -> Self::V;
+    /// Writes all lanes as bfloat16, rounded to the nearest, ties to even; NaN stays NaN.
+    unsafe fn store_bf16(self, to: *mut u16, v: Self::V);
+    /// Writes all lanes as float16, rounded likewise.
+    unsafe fn store_f16(self, to: *mut u16, v: Self::V);
 
     /// Rows of the 8-bit tile that keeps the registers full, at most
     /// [`int8_tile::MOST_ROWS`].

@@ -385,3 +385,51 @@ fn sixteen_bits_and_whole_numbers_widen_exactly() {
         failures.finish();
     });
 }
+
+/// Sixteen numbers, narrowed to bfloat16 and to float16.
+struct Narrow<'a>(&'a [f32; 16]);
+
+impl Kernel for Narrow<'_> {
+    type Output = [[u16; 16]; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut out = [[0; 16]; 2];
+        for i in (0..16).step_by(S::LANES) {
+            // SAFETY: the lanes of every instruction set divide sixteen.
+            unsafe {
+                let v = s.load(self.0.as_ptr().add(i));
+                s.store_bf16(out[0].as_mut_ptr().add(i), v);
+                s.store_f16(out[1].as_mut_ptr().add(i), v);
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn floats_narrow_to_the_nearest_of_sixteen_bits() {
+    // Between two numbers of either format: at, below, on and above the middle.
+    const LOWER: [u32; 16] = [
+        0, 1, 0xfff, 0x1000, 0x1001, 0x2000, 0x2fff, 0x3000, 0x3001, 0x5000, 0x7fff, 0x8000,
+        0x8001, 0xb000, 0xd000, 0xffff,
+    ];
+    on_every_isa(|isa| {
+        let mut failures = Failures::default();
+        for upper in 0..=u32::from(u16::MAX) {
+            let values = LOWER.map(|lower| f32::from_bits(upper << 16 | lower));
+            let out = with_isa(isa, Narrow(&values));
+            for (i, x) in values.into_iter().enumerate() {
+                let (b, f) = (half::bf16::from_bits(out[0][i]), half::f16::from_bits(out[1][i]));
+                let same = if x.is_nan() {
+                    b.is_nan() && f.is_nan()
+                } else {
+                    out[0][i] == half::bf16::from_f32_const(x).to_bits()
+                        && out[1][i] == half::f16::from_f32_const(x).to_bits()
+                };
+                failures.check(same, || format!("{} {:#x}: {b} {f}", isa.name(), x.to_bits()));
+            }
+        }
+        failures.finish();
+    });
+}

@@ -3,7 +3,8 @@
 //! A slot is one history: the keys of a head as panels of 32 positions, `[panel][head_dim][32]`,
 //! the values as `[position][head_dim]`, head after head. Both are what the tiles of
 //! [`super::attention`] read, so a cached step has the bits of the whole pass over the same keys.
-//! Nothing is allocated after construction but what the first reordering of beams needs; it copies
+//! Both are floats, or rounded to 16 bits and widened in registers as they are read: then the whole
+//! pass is that over keys and values rounded likewise. Nothing is allocated after construction but what the first reordering of beams needs; it copies
 //! a history only where two slots go on from it.
 //!
 //! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
@@ -13,6 +14,8 @@ use std::mem;
 
 use super::attention::{Head, PANEL, Tile, attend, most_rows, pack_keys};
 use super::disjoint::Disjoint;
+use super::element::{Bfloat16, Element, Float16, narrow};
+use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd, with_isa};
 use super::memory::{self, AlignedBuffer};
 use super::parallel;
@@ -35,16 +38,39 @@ pub struct CachedRow {
 pub struct KvCache {
     heads: usize,
     head_dim: usize,
+    /// What keys and values are rounded to; `None`: they are floats.
+    format: Option<HalfFormat>,
     slots: Vec<Slot>,
     /// Slots that a reordering replaced, kept for the next one.
     spare: Vec<Slot>,
 }
 
 impl KvCache {
-    /// Slots for `capacities[slot]` positions each, of `heads` heads of `head_dim` values.
-    pub fn new(heads: usize, head_dim: usize, capacities: &[usize]) -> Self {
-        let slots = capacities.iter().map(|&capacity| Slot::new(heads * head_dim, capacity));
-        Self { heads, head_dim, slots: slots.collect(), spare: Vec::new() }
+    /// Slots for `capacities[slot]` positions each, of `heads` heads of `head_dim` values, which are
+    /// kept in `format` (`None`: as floats).
+    pub fn new(
+        heads: usize,
+        head_dim: usize,
+        format: Option<HalfFormat>,
+        capacities: &[usize],
+    ) -> Self {
+        let mut cache = Self { heads, head_dim, format, slots: Vec::new(), spare: Vec::new() };
+        cache.slots = capacities.iter().map(|&capacity| cache.slot(capacity)).collect();
+        cache
+    }
+
+    /// An empty slot.
+    fn slot(&self, capacity: usize) -> Slot {
+        let padded = capacity.next_multiple_of(PANEL);
+        let floats_of = |positions: usize| {
+            let elements = self.heads * self.head_dim * positions;
+            if self.format.is_some() { elements.div_ceil(2) } else { elements }
+        };
+        Slot {
+            keys: AlignedBuffer::zeroed(floats_of(padded)),
+            values: AlignedBuffer::zeroed(floats_of(capacity)),
+            capacity,
+        }
     }
 
     /// Number of slots.
@@ -60,6 +86,14 @@ impl KvCache {
     /// Stores row i of `k` and `v` [rows, heads * head_dim] at position `rows[i].length - 1` of its
     /// slot. Panics if a position is beyond the slot's capacity.
     pub fn append(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
+        match self.format {
+            None => self.append_as::<f32>(k, v, rows),
+            Some(HalfFormat::Float16) => self.append_as::<Float16>(k, v, rows),
+            Some(HalfFormat::Bfloat16) => self.append_as::<Bfloat16>(k, v, rows),
+        }
+    }
+
+    fn append_as<E: Element>(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
         let (heads, head_dim) = (self.heads, self.head_dim);
         let width = heads * head_dim;
         assert_eq!((k.len(), v.len()), (rows.len() * width, rows.len() * width), "append: k, v");
@@ -69,7 +103,8 @@ impl KvCache {
             let first = run[0].length.checked_sub(1).expect("append: a stored row has a position");
             assert!(first + run.len() <= slot.capacity, "append: beyond the slot's capacity");
             let (key_len, value_len) = (slot.padded() * head_dim, slot.capacity * head_dim);
-            let (keys, values) = (Disjoint::new(&mut slot.keys), Disjoint::new(&mut slot.values));
+            let keys = Disjoint::new(elements_mut::<E>(&mut slot.keys));
+            let values = Disjoint::new(elements_mut::<E>(&mut slot.values));
             let rows = start * width..(start + run.len()) * width;
             let (k, v) = (&k[rows.clone()], &v[rows]);
             parallel::items(heads, k.len() >= ENOUGH_WORK, |isa, head| {
@@ -114,7 +149,8 @@ impl KvCache {
             let len = tile.len() * longest.next_multiple_of(PANEL);
             let scores = &mut memory::scratch(memory::Slot::Work, len);
             let (rows, first) = (&rows[tile.clone()], tile.start);
-            with_isa(isa, Attend { cache: self, q, scale, rows, first, head, scores, out: &out });
+            let attend = Attend { cache: self, q, scale, rows, first, head, scores, out: &out };
+            with_isa(isa, attend);
         });
     }
 
@@ -136,7 +172,7 @@ impl KvCache {
             let is_last = moved[place + 1..].iter().all(|&(_, other)| other != origin);
             let takes_over = is_last && is_destination(origin) && capacities[origin] == capacity;
             histories.push(if takes_over {
-                mem::replace(&mut self.slots[origin], Slot::new(0, 0))
+                mem::take(&mut self.slots[origin])
             } else {
                 self.copy_of(origin, capacity, lengths[origin])
             });
@@ -154,62 +190,94 @@ impl KvCache {
         let fits = |spare: &Slot| spare.capacity == capacity;
         let mut copy = match self.spare.iter().position(fits) {
             Some(index) => self.spare.swap_remove(index),
-            None => Slot::new(self.heads * self.head_dim, capacity),
+            None => self.slot(capacity),
         };
-        copy.copy_from(&self.slots[origin], self.heads, self.head_dim, length);
+        let (origin, sizes) = (&self.slots[origin], (self.heads, self.head_dim));
+        match self.format {
+            None => copy.copy_from::<f32>(origin, sizes, length),
+            Some(HalfFormat::Float16) => copy.copy_from::<Float16>(origin, sizes, length),
+            Some(HalfFormat::Bfloat16) => copy.copy_from::<Bfloat16>(origin, sizes, length),
+        }
         copy
     }
 }
 
 /// One history.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
-    /// `[head][panel][head_dim][PANEL]`
+    /// `[head][panel][head_dim][PANEL]` elements
     keys: AlignedBuffer,
-    /// `[head][position][head_dim]`
+    /// `[head][position][head_dim]` elements
     values: AlignedBuffer,
     capacity: usize,
 }
 
 impl Slot {
-    fn new(width: usize, capacity: usize) -> Self {
-        Self {
-            keys: AlignedBuffer::zeroed(width * capacity.next_multiple_of(PANEL)),
-            values: AlignedBuffer::zeroed(width * capacity),
-            capacity,
-        }
-    }
-
     fn padded(&self) -> usize {
         self.capacity.next_multiple_of(PANEL)
     }
 
+    /// Keys and values of one head.
+    #[inline(always)]
+    fn head<E: Element>(&self, head: usize, head_dim: usize) -> (&[E], &[E]) {
+        let (keys, values) = (self.padded() * head_dim, self.capacity * head_dim);
+        (
+            &elements(&self.keys)[head * keys..(head + 1) * keys],
+            &elements(&self.values)[head * values..(head + 1) * values],
+        )
+    }
+
     /// Copies the first `length` positions of `origin`.
-    fn copy_from(&mut self, origin: &Slot, heads: usize, head_dim: usize, length: usize) {
+    fn copy_from<E: Element>(
+        &mut self,
+        origin: &Slot,
+        (heads, head_dim): (usize, usize),
+        length: usize,
+    ) {
         let key_len = length.next_multiple_of(PANEL) * head_dim;
+        let value_len = length * head_dim;
         for head in 0..heads {
-            let (to, from) = (head * self.padded() * head_dim, head * origin.padded() * head_dim);
-            self.keys[to..to + key_len].copy_from_slice(&origin.keys[from..from + key_len]);
-            let (to, from) = (head * self.capacity * head_dim, head * origin.capacity * head_dim);
-            let value_len = length * head_dim;
-            self.values[to..to + value_len].copy_from_slice(&origin.values[from..from + value_len]);
+            let (keys, values) = origin.head::<E>(head, head_dim);
+            let to = head * self.padded() * head_dim;
+            elements_mut(&mut self.keys)[to..to + key_len].copy_from_slice(&keys[..key_len]);
+            let to = head * self.capacity * head_dim;
+            let to = &mut elements_mut(&mut self.values)[to..to + value_len];
+            to.copy_from_slice(&values[..value_len]);
         }
     }
 }
 
+/// A buffer as elements.
+#[inline(always)]
+fn elements<E: Element>(buffer: &AlignedBuffer) -> &[E] {
+    // SAFETY: elements are numbers of 16 or 32 bits, of which any bits are one; the buffer is aligned
+    // for floats, and the borrow goes on.
+    unsafe {
+        std::slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(&**buffer) / size_of::<E>())
+    }
+}
+
+/// A buffer as elements to be written.
+#[inline(always)]
+fn elements_mut<E: Element>(buffer: &mut AlignedBuffer) -> &mut [E] {
+    let len = size_of_val(&**buffer) / size_of::<E>();
+    // SAFETY: as for `elements`.
+    unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), len) }
+}
+
 /// Stores consecutive rows of one head from position `first` on.
-struct Append<'a> {
+struct Append<'a, E> {
     k: &'a [f32],
     v: &'a [f32],
     width: usize,
     column: usize,
     head_dim: usize,
     first: usize,
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
+    keys: &'a mut [E],
+    values: &'a mut [E],
 }
 
-impl Kernel for Append<'_> {
+impl<E: Element> Kernel for Append<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -219,7 +287,7 @@ impl Kernel for Append<'_> {
         pack_keys(s, &k[column..], width, rows, head_dim, first, keys);
         let values = values[first * head_dim..].chunks_exact_mut(head_dim);
         for (to, from) in values.zip(v.chunks_exact(width)) {
-            to.copy_from_slice(&from[column..column + head_dim]);
+            narrow(s, &from[column..column + head_dim], to);
         }
     }
 }
@@ -241,40 +309,42 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.rows.len() {
-            6 => self.tile::<S, 6>(s),
-            4 => self.tile::<S, 4>(s),
-            2 => self.tile::<S, 2>(s),
-            _ => self.tile::<S, 1>(s),
+        match self.cache.format {
+            None => self.rows::<S, f32>(s),
+            Some(HalfFormat::Float16) => self.rows::<S, Float16>(s),
+            Some(HalfFormat::Bfloat16) => self.rows::<S, Bfloat16>(s),
         }
     }
 }
 
 impl Attend<'_> {
     #[inline(always)]
-    fn tile<S: Simd, const R: usize>(self, s: S) {
+    fn rows<S: Simd, E: Element>(self, s: S) {
+        match self.rows.len() {
+            6 => self.tile::<S, E, 6>(s),
+            4 => self.tile::<S, E, 4>(s),
+            2 => self.tile::<S, E, 2>(s),
+            _ => self.tile::<S, E, 1>(s),
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, E: Element, const R: usize>(self, s: S) {
         let KvCache { heads, head_dim, slots, .. } = self.cache;
         let (head_dim, width) = (*head_dim, heads * head_dim);
-        let slot = &slots[self.rows[0].slot];
         let start = self.first * width + self.head * head_dim;
         let mut tile =
             Tile { queries: &self.q[start..], query_stride: width, visible: [0; R], dropout: None };
         for (visible, row) in tile.visible.iter_mut().zip(self.rows) {
             *visible = row.length;
         }
-        let head = Head {
-            keys: &slot.keys[self.head * slot.padded() * head_dim..][..slot.padded() * head_dim],
-            values: &slot.values[self.head * slot.capacity * head_dim..]
-                [..slot.capacity * head_dim],
-            value_stride: head_dim,
-            head_dim,
-            scale: self.scale,
-            hidden: None,
-        };
+        let (keys, values) = slots[self.rows[0].slot].head::<E>(self.head, head_dim);
+        let value_stride = head_dim;
+        let head = Head { keys, values, value_stride, head_dim, scale: self.scale, hidden: None };
         // SAFETY: these rows and columns of the output belong to this tile and head alone.
         unsafe {
             let to = self.out.pointer(start, (R - 1) * width + head_dim);
-            attend::<S, R>(s, &head, &tile, self.scores, to, width);
+            attend::<S, E, R>(s, &head, &tile, self.scores, to, width);
         }
     }
 }

@@ -5,9 +5,10 @@
 //!
 //! - [`arch`] gives the vector primitives of each processor, [`isa`] the trait over them, the choice
 //!   among them and the elementary functions built on them.
-//! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space.
+//! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space,
+//!   [`pool`] keeps the buffers of results.
 //! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it;
-//!   [`half_float`] stores them in 16 bits, [`int8`] in 8, with its own products.
+//!   [`half_float`] stores them in 16 bits (`element` widens these in registers), [`int8`] in 8, with its own products.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
 //!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`],
 //!   [`optimizer`], and [`attention`] with its cached form, [`kv_cache`].
@@ -21,6 +22,7 @@ pub mod attention;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
+mod element;
 pub mod elementwise;
 pub mod gelu;
 pub mod gemm;
@@ -39,6 +41,7 @@ pub mod memory;
 pub mod optimizer;
 pub mod pack;
 pub(crate) mod parallel;
+pub mod pool;
 pub mod softmax;
 pub mod team;
 #[cfg(test)]

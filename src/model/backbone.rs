@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
@@ -15,6 +15,7 @@ use super::precision::Precision;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::ops::hidden::{self, Hidden};
 
 /// BART with its language-model head.
 #[derive(Debug)]
@@ -132,32 +133,36 @@ impl BartModel {
     }
 
     /// The encoder's output `[source rows, width]`.
-    pub fn encode(&self, source: &Batch, pass: &Pass) -> Result<Tensor> {
+    pub fn encode(&self, source: &Batch, pass: &Pass) -> Result<Hidden> {
         self.check_room(source.rows(), self.config.encoder_ffn_dim)?;
-        self.encoder.forward(source, pass)
+        let memory = self.encoder.forward(source, pass);
+        hidden::trim();
+        memory
     }
 
     /// The decoder's output `[target rows, width]` for whole targets.
     pub fn decode(
         &self,
         target: &Batch,
-        memory: &Tensor,
+        memory: &Hidden,
         source: &Batch,
         pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
-        self.decoder.forward(target, memory, source, pass)
+        let states = self.decoder.forward(target, memory, source, pass);
+        hidden::trim();
+        states
     }
 
     /// The weights that some decoder layers give the source: see [`Decoder::cross_attention`].
     pub fn cross_attention(
         &self,
         target: &Batch,
-        memory: &Tensor,
+        memory: &Hidden,
         source: &Batch,
         layers: &[usize],
         pass: &Pass,
-        take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+        take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
         self.decoder.cross_attention(target, memory, source, layers, pass, take)
@@ -167,14 +172,17 @@ impl BartModel {
     /// `slot_sources[i]`, with the sources' keys and values computed.
     pub fn start_decoding(
         &self,
-        memory: &Tensor,
+        memory: &Hidden,
         source: &Batch,
         slot_capacities: &[usize],
         slot_sources: Vec<usize>,
     ) -> Result<DecoderCache> {
         let lengths = source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
-        let mut cache = DecoderCache::new(&self.config, slot_capacities, slot_sources, lengths);
+        let format = self.precision.cached();
+        let mut cache =
+            DecoderCache::new(&self.config, format, slot_capacities, slot_sources, lengths);
         self.decoder.remember_sources(memory, source, &mut cache)?;
+        hidden::trim();
         Ok(cache)
     }
 
@@ -184,19 +192,19 @@ impl BartModel {
         rows: &Batch,
         slots: &CachedRows,
         cache: &mut DecoderCache,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         self.decoder.step(rows, slots, cache)
     }
 
     /// Scores of every token `[rows, vocabulary]` after hidden states `[rows, width]`.
-    pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn logits(&self, hidden: &Hidden, pass: &Pass) -> Result<Hidden> {
         Error::check_room(
             "the logits of this batch",
-            product(&[hidden.dim(0)?, self.config.vocab_size]),
+            product(&[hidden.rows(), self.config.vocab_size]),
         )?;
-        let bias =
-            self.final_logits_bias.as_ref().map(|bias| bias.tensor(&Pass::inference()).clone());
-        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias.as_ref())?)
+        let untrained = Pass::inference();
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&untrained));
+        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias)?)
     }
 
     /// Refuses a batch whose widest layer alone would not fit into memory.
@@ -206,12 +214,8 @@ impl BartModel {
     }
 
     /// Rows of the encoder's token table `[tokens, width]`, not scaled.
-    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        let nowhere = Tensor::zeros(
-            (1, self.config.d_model),
-            candle_core::DType::F32,
-            &candle_core::Device::Cpu,
-        )?;
+    pub fn embed(&self, tokens: &[u32]) -> Result<Hidden> {
+        let nowhere = Tensor::zeros((1, self.config.d_model), DType::F32, &Device::Cpu)?;
         let places = vec![0; tokens.len()];
         let table = self.tokens.encoder.weight(&Pass::inference());
         Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)

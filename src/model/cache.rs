@@ -1,12 +1,12 @@
 //! What decoding remembers: keys and values of every token fed so far, by slot and layer, and of
 //! every source. Owns layout, growth and reordering.
 
-use candle_core::Tensor;
-
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::Heads;
+use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
+use crate::ops::weight::HalfFormat;
 
 /// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
 /// may share a source.
@@ -35,8 +35,10 @@ pub struct CachedRows {
 impl DecoderCache {
     /// Room for `slot_capacities.len()` slots; slot `i` holds up to `slot_capacities[i]` tokens and
     /// reads source `slot_sources[i]`, which has `source_lengths[slot_sources[i]]` rows.
+    /// Keys and values are rounded to `format` (`None`: they are floats).
     pub fn new(
         config: &BartConfig,
+        format: Option<HalfFormat>,
         slot_capacities: &[usize],
         slot_sources: Vec<usize>,
         source_lengths: Vec<usize>,
@@ -44,8 +46,8 @@ impl DecoderCache {
         let count = config.decoder_attention_heads;
         let heads = Heads { count, width: config.d_model / count };
         let layer = || LayerCache {
-            target: KvStore::new(heads, slot_capacities),
-            source: KvStore::new(heads, &source_lengths),
+            target: KvStore::new(heads, format, slot_capacities),
+            source: KvStore::new(heads, format, &source_lengths),
         };
         DecoderCache {
             layers: (0..config.decoder_layers).map(|_| layer()).collect(),
@@ -107,8 +109,8 @@ impl LayerCache {
     /// Stores the sources' keys and values `[rows, width]`, cut at `offsets`.
     pub(super) fn store_sources(
         &mut self,
-        k: &Tensor,
-        v: &Tensor,
+        k: &Hidden,
+        v: &Hidden,
         offsets: &[usize],
     ) -> Result<()> {
         let rows: Vec<CachedRow> = offsets
@@ -124,17 +126,17 @@ impl LayerCache {
     /// Stores the rows' keys and values, then attends to what each row sees of its own sequence.
     pub(super) fn attend_to_target(
         &mut self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        q: &Hidden,
+        k: &Hidden,
+        v: &Hidden,
         rows: &CachedRows,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         self.target.append(k, v, &rows.target)?;
         Ok(self.target.attend(q, &rows.target)?)
     }
 
     /// Attends to each row's source.
-    pub(super) fn attend_to_source(&self, q: &Tensor, rows: &CachedRows) -> Result<Tensor> {
+    pub(super) fn attend_to_source(&self, q: &Hidden, rows: &CachedRows) -> Result<Hidden> {
         Ok(self.source.attend(q, &rows.source)?)
     }
 }

@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::backbone::BartModel;
 use super::batch::Batch;
 use super::layers::Linear;
@@ -14,6 +12,7 @@ use super::pass::Pass;
 use super::precision::Precision;
 use crate::config::Activation;
 use crate::error::{Error, Result};
+use crate::ops::hidden::Hidden;
 
 /// Largest size of the head: far above any number of classes.
 const MAX_SIZE: usize = 1 << 24;
@@ -60,8 +59,8 @@ impl ClassificationHead {
     }
 
     /// Scores `[rows, classes]` of hidden states `[rows, width]`.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let x = pass.dropout(x.clone(), self.dropout)?;
+    pub fn forward(&self, x: Hidden, pass: &Pass) -> Result<Hidden> {
+        let x = pass.dropout(x, self.dropout)?;
         let x = self.dense.forward_activated(&x, Activation::Tanh, pass)?;
         let x = pass.dropout(x, self.dropout)?;
         self.out_proj.forward(&x, pass)
@@ -79,7 +78,7 @@ impl ClassificationHead {
         source: &Batch,
         target: &Batch,
         pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         source.check("token_ids", model.config())?;
         target.check("token_ids", model.config())?;
         let empty = target.offsets().windows(2).any(|ends| ends[0] == ends[1]);
@@ -89,6 +88,6 @@ impl ClassificationHead {
         let memory = model.encode(source, pass)?;
         let hidden = model.decode(target, &memory, source, pass)?;
         let last: Vec<u32> = target.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.forward(&hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?, pass)
+        self.forward(hidden.select(&last)?, pass)
     }
 }

@@ -3,13 +3,10 @@
 //! A whole pass gives the bits of cached decoding, so a generation needs to keep nothing: what its
 //! answers looked at is computed from the answers.
 
-use candle_core::Tensor;
-
 use super::backbone::{BartModel, product};
 use super::batch::Batch;
 use super::pass::Pass;
 use crate::error::{Error, Result};
-use crate::ops::with_floats;
 
 /// Rows of sources and targets that one pass computes.
 const ROWS_AT_ONCE: usize = 4096;
@@ -113,7 +110,7 @@ impl CrossAttention<'_> {
             .map(|&each| each - range.start)
             .flat_map(|each| source.offsets()[each] as u32..source.offsets()[each + 1] as u32)
             .collect();
-        let memory = memory.index_select(&Tensor::new(rows, memory.device())?, 0)?;
+        let memory = memory.select(&rows)?;
         let source = batch(&sources);
         model.cross_attention(
             &target,
@@ -121,12 +118,7 @@ impl CrossAttention<'_> {
             &source,
             self.layers,
             pass,
-            &mut |layer, weights| {
-                let weights = weights.contiguous()?;
-                with_floats([&weights], |[weights]| {
-                    self.place(model, (&target, &source), layer, weights, answer)
-                })?
-            },
+            &mut |layer, weights| self.place(model, (&target, &source), layer, weights, answer),
         )
     }
 

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::attention::MultiHeadAttention;
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
@@ -16,11 +14,12 @@ use super::pass::Pass;
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::{NoKey, Spans};
+use crate::ops::hidden::Hidden;
 
 /// Where a layer's two attentions find keys and values: in whole sequences, or in caches.
 trait Attend {
-    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor>;
-    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor>;
+    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden>;
+    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden>;
 }
 
 /// One decoder layer.
@@ -37,10 +36,12 @@ pub struct DecoderLayer {
 impl DecoderLayer {
     fn new(parameters: &mut Parameters, name: &str, config: &BartConfig) -> Result<Self> {
         let (width, heads) = (config.d_model, config.decoder_attention_heads);
+        let cached = parameters.precision().cached();
         let mut attention = |part: &str| -> Result<_> {
             let name = format!("{name}.{part}");
             let block =
                 MultiHeadAttention::new(parameters, &name, width, heads, config.attention_dropout)?;
+            let block = block.keeping(cached);
             Ok((block, Residual::new(parameters, &format!("{name}_layer_norm"), config)?))
         };
         let (self_attn, around_self_attn) = attention("self_attn")?;
@@ -59,7 +60,7 @@ impl DecoderLayer {
         })
     }
 
-    fn forward(&self, x: &Tensor, attend: &mut dyn Attend, pass: &Pass) -> Result<Tensor> {
+    fn forward(&self, x: &Hidden, attend: &mut dyn Attend, pass: &Pass) -> Result<Hidden> {
         let x =
             self.around_self_attn.around(x, pass, |x| attend.self_attention(&self.self_attn, x))?;
         let x = self
@@ -101,10 +102,10 @@ impl Decoder {
     pub fn forward(
         &self,
         target: &Batch,
-        memory: &Tensor,
+        memory: &Hidden,
         source: &Batch,
         pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         let mut attend = WholeSequences::new(target, memory, source, self.no_key, pass);
         let mut x = self.embedding.forward(target, pass)?;
         for layer in &self.layers {
@@ -121,11 +122,11 @@ impl Decoder {
     pub fn cross_attention(
         &self,
         target: &Batch,
-        memory: &Tensor,
+        memory: &Hidden,
         source: &Batch,
         layers: &[usize],
         pass: &Pass,
-        take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+        take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let whole = WholeSequences::new(target, memory, source, self.no_key, pass);
         let mut attend = Observed { whole, wanted: false, weights: None };
@@ -136,7 +137,7 @@ impl Decoder {
             attend.wanted = layers.contains(&number);
             x = layer.forward(&x, &mut attend, pass)?;
             if let Some(weights) = attend.weights.take() {
-                take(number, weights)?;
+                take(number, &weights)?;
             }
         }
         Ok(())
@@ -148,7 +149,7 @@ impl Decoder {
         rows: &Batch,
         slots: &CachedRows,
         cache: &mut DecoderCache,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         let pass = Pass::inference();
         let mut x = self.embedding.forward(rows, &pass)?;
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
@@ -162,13 +163,13 @@ impl Decoder {
     /// Computes and stores the keys and values of each source, once for the whole generation.
     pub fn remember_sources(
         &self,
-        memory: &Tensor,
+        memory: &Hidden,
         source: &Batch,
         cache: &mut DecoderCache,
     ) -> Result<()> {
         let pass = Pass::inference();
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
-            let (k, v) = layer.encoder_attn.keys_values(memory, &pass)?;
+            let [k, v] = layer.encoder_attn.keys_values(memory, &pass)?;
             cache.store_sources(&k, &v, source.offsets())?;
         }
         Ok(())
@@ -176,7 +177,7 @@ impl Decoder {
 }
 
 struct WholeSequences<'a> {
-    memory: &'a Tensor,
+    memory: &'a Hidden,
     to_target: Spans,
     to_source: Spans,
     pass: &'a Pass<'a>,
@@ -185,7 +186,7 @@ struct WholeSequences<'a> {
 impl<'a> WholeSequences<'a> {
     fn new(
         target: &Batch,
-        memory: &'a Tensor,
+        memory: &'a Hidden,
         source: &Batch,
         no_key: NoKey,
         pass: &'a Pass<'a>,
@@ -197,12 +198,12 @@ impl<'a> WholeSequences<'a> {
 }
 
 impl Attend for WholeSequences<'_> {
-    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
-        block.forward(x, x, &self.to_target, self.pass)
+    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
+        block.self_attention(x, &self.to_target, self.pass)
     }
 
-    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
-        block.forward(x, self.memory, &self.to_source, self.pass)
+    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
+        block.cross_attention(x, self.memory, &self.to_source, self.pass)
     }
 }
 
@@ -210,15 +211,15 @@ impl Attend for WholeSequences<'_> {
 struct Observed<'a> {
     whole: WholeSequences<'a>,
     wanted: bool,
-    weights: Option<Tensor>,
+    weights: Option<Vec<f32>>,
 }
 
 impl Attend for Observed<'_> {
-    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
         self.whole.self_attention(block, x)
     }
 
-    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
         if self.wanted {
             let WholeSequences { memory, to_source, pass, .. } = &self.whole;
             self.weights = Some(block.weights(x, memory, to_source, pass)?);
@@ -234,14 +235,13 @@ struct Cached<'a> {
 }
 
 impl Attend for Cached<'_> {
-    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
-        let q = block.queries(x, self.pass)?;
-        let (k, v) = block.keys_values(x, self.pass)?;
+    fn self_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
+        let [q, k, v] = block.queries_keys_values(x, self.pass)?;
         let context = self.cache.attend_to_target(&q, &k, &v, self.slots)?;
         block.output(&context, self.pass)
     }
 
-    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Tensor) -> Result<Tensor> {
+    fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
         let q = block.queries(x, self.pass)?;
         let context = self.cache.attend_to_source(&q, self.slots)?;
         block.output(&context, self.pass)

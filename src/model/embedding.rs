@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::batch::Batch;
 use super::layers::LayerNorm;
 use super::parameter::{Parameter, Parameters};
@@ -11,6 +9,7 @@ use super::pass::Pass;
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops;
+use crate::ops::hidden::Hidden;
 
 /// The token tables: in BART one, which encoder, decoder and language-model head share.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ impl Embedding {
     }
 
     /// The batch's tokens as `[rows, width]`.
-    pub fn forward(&self, batch: &Batch, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, batch: &Batch, pass: &Pass) -> Result<Hidden> {
         let table = self.tokens.weight(pass);
         let positions = self.positions.tensor(pass);
         let x =

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::attention::MultiHeadAttention;
 use super::batch::Batch;
 use super::embedding::Embedding;
@@ -13,6 +11,7 @@ use super::pass::Pass;
 use crate::config::{Activation, BartConfig};
 use crate::error::Result;
 use crate::ops::attention::{NoKey, Spans};
+use crate::ops::hidden::Hidden;
 
 /// What a query gets whose keys are all masked. keras-hub computes attention in two ways, by the
 /// dropout it was built with, and they differ here; Hugging Face (without attention dropout) agrees
@@ -47,7 +46,7 @@ impl FeedForward {
     }
 
     /// `[rows, width]` to `[rows, width]`.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, x: &Hidden, pass: &Pass) -> Result<Hidden> {
         let inner = self.fc1.forward_activated(x, self.activation, pass)?;
         let inner = pass.dropout(inner, self.activation_dropout)?;
         self.fc2.forward(&inner, pass)
@@ -90,9 +89,10 @@ impl EncoderLayer {
     }
 
     /// `[rows, width]` to `[rows, width]`; `spans` says which rows see which.
-    pub fn forward(&self, x: &Tensor, spans: &Spans, pass: &Pass) -> Result<Tensor> {
-        let x =
-            self.around_self_attn.around(x, pass, |x| self.self_attn.forward(x, x, spans, pass))?;
+    pub fn forward(&self, x: &Hidden, spans: &Spans, pass: &Pass) -> Result<Hidden> {
+        let x = self
+            .around_self_attn
+            .around(x, pass, |x| self.self_attn.self_attention(x, spans, pass))?;
         self.around_feed_forward.around(&x, pass, |x| self.feed_forward.forward(x, pass))
     }
 }
@@ -126,7 +126,7 @@ impl Encoder {
     }
 
     /// The source's hidden states `[rows, width]`: the decoder's memory.
-    pub fn forward(&self, source: &Batch, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, source: &Batch, pass: &Pass) -> Result<Hidden> {
         let spans = source.attending_to(source, false, self.no_key);
         let mut x = self.embedding.forward(source, pass)?;
         for layer in &self.layers {

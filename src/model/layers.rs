@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
 use crate::config::{Activation, BartConfig};
 use crate::error::Result;
 use crate::ops;
+use crate::ops::hidden::Hidden;
 
 /// `x W^T + b`.
 #[derive(Debug)]
@@ -32,17 +31,28 @@ impl Linear {
     }
 
     /// `x [rows, inputs]` to `[rows, outputs]`.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, x: &Hidden, pass: &Pass) -> Result<Hidden> {
         Ok(ops::linear::linear(x, &self.weight.weight(pass), Some(self.bias.tensor(pass)))?)
+    }
+
+    /// [`Self::forward`] of several layers over the same `x`, in one pass over it.
+    pub fn forward_each<const N: usize>(
+        layers: [&Linear; N],
+        x: &Hidden,
+        pass: &Pass,
+    ) -> Result<[Hidden; N]> {
+        let weights = layers.map(|layer| layer.weight.weight(pass));
+        let affine = |i: usize| (&weights[i], Some(layers[i].bias.tensor(pass)));
+        Ok(ops::linear::linear_each(x, std::array::from_fn(affine))?)
     }
 
     /// `activation` of [`Self::forward`]; GELU in one pass with it.
     pub fn forward_activated(
         &self,
-        x: &Tensor,
+        x: &Hidden,
         activation: Activation,
         pass: &Pass,
-    ) -> Result<Tensor> {
+    ) -> Result<Hidden> {
         let activate = match activation {
             Activation::Gelu => {
                 let (weight, bias) = (self.weight.weight(pass), self.bias.tensor(pass));
@@ -75,7 +85,7 @@ impl LayerNorm {
     }
 
     /// `LN(x)` or `LN(x + residual)`, shape kept.
-    pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, x: &Hidden, residual: Option<&Hidden>, pass: &Pass) -> Result<Hidden> {
         let (gamma, beta) = (self.weight.tensor(pass), self.bias.tensor(pass));
         Ok(ops::add_layer_norm::add_layer_norm(x, residual, gamma, beta)?)
     }
@@ -103,13 +113,13 @@ impl Residual {
     /// `x [rows, width]` with what `block` makes of it, shape kept.
     pub fn around(
         &self,
-        x: &Tensor,
+        x: &Hidden,
         pass: &Pass,
-        block: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+        block: impl FnOnce(&Hidden) -> Result<Hidden>,
+    ) -> Result<Hidden> {
         if self.before {
             let y = pass.dropout(block(&self.norm.forward(x, None, pass)?)?, self.dropout)?;
-            return Ok((x + y)?);
+            return Ok(ops::add::add(x, &y)?);
         }
         let y = pass.dropout(block(x)?, self.dropout)?;
         self.norm.forward(&y, Some(x), pass)
@@ -128,7 +138,7 @@ impl FinalNorm {
     }
 
     /// The stack's output for its last layer's `x`.
-    pub fn forward(&self, x: Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, x: Hidden, pass: &Pass) -> Result<Hidden> {
         match &self.0 {
             Some(norm) => norm.forward(&x, None, pass),
             None => Ok(x),

@@ -3,10 +3,9 @@
 use std::cell::Cell;
 use std::fmt;
 
-use candle_core::Tensor;
-
 use crate::error::Result;
 use crate::ops::dropout::{self, Dropout};
+use crate::ops::hidden::Hidden;
 use crate::random;
 
 /// Called now and then during long work; an error of it ends the work.
@@ -50,9 +49,9 @@ impl<'a> Pass<'a> {
     }
 
     /// Applies dropout in training; otherwise gives `x` back.
-    pub fn dropout(&self, x: Tensor, probability: f64) -> Result<Tensor> {
+    pub fn dropout(&self, x: Hidden, probability: f64) -> Result<Hidden> {
         match self.draw(probability) {
-            Some(draw) => Ok(dropout::dropout(&x, draw)?),
+            Some(draw) => Ok(dropout::dropout(x, draw)?),
             None => Ok(x),
         }
     }

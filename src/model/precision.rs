@@ -75,6 +75,16 @@ impl Precision {
         }
     }
 
+    /// The 16 bits to which the decoder rounds keys and values, if it does: its caches keep them so,
+    /// and a whole pass, which has no cache, must agree with them.
+    pub fn cached(self) -> Option<HalfFormat> {
+        match self {
+            Precision::Float16 => Some(HalfFormat::Float16),
+            Precision::Bfloat16 | Precision::Int8 => Some(HalfFormat::Bfloat16),
+            _ => None,
+        }
+    }
+
     /// Whether it keeps weights that steps as small as training's can change.
     ///
     /// # Errors
@@ -126,7 +136,7 @@ mod tests {
         let memory = model.encode(&batch(source), &pass).unwrap();
         let hidden = model.decode(&batch(target), &memory, &batch(source), &pass).unwrap();
         let logits = model.logits(&hidden, &pass).unwrap();
-        logits.flatten_all().unwrap().to_vec1().unwrap()
+        logits.read(<[f32]>::to_vec).unwrap()
     }
 
     fn largest_difference(a: &[f32], b: &[f32]) -> f32 {

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
-use super::{floats, tensor, use_kernels, wants_gradient, with_floats};
+use super::hidden::Hidden;
+use super::{floats, tensor, use_kernels, with_floats};
 use crate::kernels::layer_norm;
 
 /// The constant inside the square root, as in keras-hub and Hugging Face.
@@ -14,40 +15,33 @@ pub const EPSILON: f32 = 1e-5;
 /// `LN(x + residual) * gamma + beta` over the last dimension of `x [rows, width]`; without a
 /// residual, `LN(x)`.
 pub fn add_layer_norm(
-    x: &Tensor,
-    residual: Option<&Tensor>,
+    x: &Hidden,
+    residual: Option<&Hidden>,
     gamma: &Tensor,
     beta: &Tensor,
-) -> Result<Tensor> {
-    if !use_kernels(x) {
-        return portable(x, residual, gamma, beta);
-    }
-    let x = x.contiguous()?;
-    let operands = [Some(&x), residual, Some(gamma), Some(beta)];
-    if wants_gradient(&operands.into_iter().flatten().collect::<Vec<_>>()) {
-        let sum = match residual {
-            Some(residual) => (x + residual)?,
-            None => x,
+) -> Result<Hidden> {
+    if let Some(x_floats) = x.floats() {
+        let normed = |other: Option<&[f32]>| {
+            with_floats([gamma, beta], |[gamma, beta]| {
+                Hidden::computed(x.rows(), x.width(), |out| {
+                    layer_norm::forward(x_floats, other, gamma, beta, EPSILON, out);
+                })
+            })
         };
-        return sum.apply_op3(gamma, beta, LayerNorm { mean_rstd: OnceLock::new() });
+        return match residual {
+            Some(residual) => residual.read(|other| normed(Some(other)))?,
+            None => normed(None),
+        };
     }
-    let residual = residual.map(Tensor::contiguous).transpose()?;
-    let out = with_floats(
-        [&x, residual.as_ref().unwrap_or(&x), gamma, beta],
-        |[x, other, gamma, beta]| {
-            let mut out = vec![0.0; x.len()];
-            layer_norm::forward(
-                x,
-                residual.as_ref().map(|_| other),
-                gamma,
-                beta,
-                EPSILON,
-                &mut out,
-            );
-            out
-        },
-    )?;
-    tensor(out, x.shape().clone())
+    let (x, residual) = (x.tensor()?, residual.map(Hidden::tensor).transpose()?);
+    if !use_kernels(&x) {
+        return portable(&x, residual.as_ref(), gamma, beta)?.try_into();
+    }
+    let sum = match residual {
+        Some(residual) => (x + residual)?,
+        None => x.contiguous()?,
+    };
+    sum.apply_op3(gamma, beta, LayerNorm { mean_rstd: OnceLock::new() })?.try_into()
 }
 
 fn portable(

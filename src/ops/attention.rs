@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::dropout::Dropout;
-use super::{floats, tensor, use_kernels, wants_gradient, with_floats};
+use super::hidden::Hidden;
+use super::{floats, tensor, use_kernels, with_floats};
 use crate::kernels::attention as kernel;
 
 pub use crate::kernels::attention::NoKey;
@@ -63,48 +64,41 @@ impl Heads {
 /// `softmax(q k^T / sqrt(d)) v` for each sequence and head; `q [query rows, heads * width]`, `k`
 /// and `v [key rows, heads * width]`. A query that sees no key gets what [`Spans::no_key`] says.
 pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q: &Hidden,
+    k: &Hidden,
+    v: &Hidden,
     spans: &Spans,
     heads: Heads,
     dropout: Option<Dropout>,
-) -> Result<Tensor> {
-    if !use_kernels(q) {
-        return portable(q, k, v, spans, heads, dropout);
+) -> Result<Hidden> {
+    if let (Some(q_floats), Some(k), Some(v)) = (q.floats(), k.floats(), v.floats()) {
+        return Ok(Hidden::computed(q.rows(), q.width(), |out| {
+            kernel::forward(&ragged(spans, heads, dropout), q_floats, k, v, out);
+        }));
     }
-    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (q, k, v) = (q.tensor()?, k.tensor()?, v.tensor()?);
+    if !use_kernels(&q) {
+        return portable(&q, &k, &v, spans, heads, dropout)?.try_into();
+    }
     let op = Attention { spans: spans.clone(), heads, dropout, log_sum_exp: OnceLock::new() };
-    if wants_gradient(&[&q, &k, &v]) {
-        return q.apply_op3(&k, &v, op);
-    }
-    let out = with_floats([&q, &k, &v], |[q, k, v]| {
-        let mut out = vec![0.0; q.len()];
-        kernel::forward(&op.ragged(), q, k, v, &mut out);
-        out
-    })?;
-    tensor(out, q.shape().clone())
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?.try_into()
 }
 
-/// The weights that [`attention`] gives the values, for whoever asks to see them: a vector with a
-/// block `[heads, query rows, key rows]` for each sequence, one after the other. Without dropout.
-pub fn weights(q: &Tensor, k: &Tensor, spans: &Spans, heads: Heads) -> Result<Tensor> {
-    let (q, k) = (q.contiguous()?, k.contiguous()?);
-    if !use_kernels(&q) {
-        let blocks = (0..spans.sequences())
-            .filter(|&s| spans.counts(s).0 * spans.counts(s).1 > 0)
-            .map(|s| portable_weights(&q, &k, spans, s, heads, None)?.flatten_all())
-            .collect::<Result<Vec<_>>>()?;
-        return if blocks.is_empty() { tensor(Vec::new(), 0) } else { Tensor::cat(&blocks, 0) };
-    }
-    let weights = with_floats([&q, &k], |[q, k]| {
+/// The weights that [`attention`] gives the values, for whoever asks to see them: a block `[heads, query
+/// rows, key rows]` for each sequence, one after the other. Without dropout.
+pub fn weights(q: &Hidden, k: &Hidden, spans: &Spans, heads: Heads) -> Result<Vec<f32>> {
+    if let (Some(q), Some(k)) = (q.floats(), k.floats()) {
         let count = |s| spans.counts(s).0 * spans.counts(s).1 * heads.count;
         let mut out = vec![0.0; (0..spans.sequences()).map(count).sum()];
         kernel::weights(&ragged(spans, heads, None), q, k, &mut out);
-        out
-    })?;
-    let count = weights.len();
-    tensor(weights, count)
+        return Ok(out);
+    }
+    let (q, k, mut all) = (q.tensor()?, k.tensor()?, Vec::new());
+    for s in (0..spans.sequences()).filter(|&s| spans.counts(s).0 * spans.counts(s).1 > 0) {
+        let block = portable_weights(&q, &k, spans, s, heads, None)?;
+        all.extend(block.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(all)
 }
 
 /// [`attention`], one sequence at a time, by candle's own operations.
@@ -284,8 +278,8 @@ mod tests {
 
     const HEADS: Heads = Heads { count: 2, width: 5 };
 
-    fn rows(count: usize, seed: u64) -> Tensor {
-        tensor(noise(count * 10, seed), (count, 10)).unwrap()
+    fn rows(count: usize, seed: u64) -> Hidden {
+        Hidden::new(count, 10, |out| out.copy_from_slice(&noise(count * 10, seed))).unwrap()
     }
 
     #[test]
@@ -300,10 +294,7 @@ mod tests {
                 causal: false,
                 no_key,
             };
-            let both = in_way(|| {
-                let weights = weights(&rows(10, 1), &rows(41, 2), &spans, HEADS).unwrap();
-                weights.to_vec1::<f32>().unwrap()
-            });
+            let both = in_way(|| weights(&rows(10, 1), &rows(41, 2), &spans, HEADS).unwrap());
             assert_eq!(both.kernel.len(), 2 * (2 * 4 + 7 * 37));
             for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
                 assert!((kernel - portable).abs() < 1e-6, "[{i}]: {kernel} and {portable}");
@@ -311,7 +302,8 @@ mod tests {
             // The last query of the last head, times the values.
             let values = rows(41, 3);
             let out = attention(&rows(10, 1), &rows(41, 2), &values, &spans, HEADS, None).unwrap();
-            let (out, values) = (out.to_vec2::<f32>().unwrap(), values.to_vec2::<f32>().unwrap());
+            let rows = |x: Hidden| x.tensor().unwrap().to_vec2::<f32>().unwrap();
+            let (out, values) = (rows(out), rows(values));
             let last = &both.kernel[both.kernel.len() - 37..];
             assert!((last.iter().sum::<f32>() - 1.0).abs() < 1e-6);
             let sum: f32 = last.iter().zip(&values[4..]).map(|(weight, row)| weight * row[9]).sum();

@@ -3,21 +3,24 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::hidden::Hidden;
 use super::{floats, tensor, use_kernels, with_floats};
 use crate::kernels::dropout as kernel;
 
 pub use crate::kernels::dropout::Dropout;
 
 /// Sets elements to zero with the draw's probability and divides the rest by its complement.
-pub fn dropout(x: &Tensor, draw: Dropout) -> Result<Tensor> {
+pub fn dropout(x: Hidden, draw: Dropout) -> Result<Hidden> {
     if draw.probability == 0.0 {
-        return Ok(x.clone());
+        return Ok(x);
     }
-    if use_kernels(x) {
-        return x.contiguous()?.apply_op1(Drop(draw));
-    }
-    let factors: Vec<f32> = (0..x.elem_count() as u64).map(|i| draw.factor(i)).collect();
-    x * Tensor::from_vec(factors, x.shape().clone(), x.device())?.to_dtype(x.dtype())?
+    x.by_candle(|x| {
+        if use_kernels(x) {
+            return x.contiguous()?.apply_op1(Drop(draw));
+        }
+        let factors: Vec<f32> = (0..x.elem_count() as u64).map(|i| draw.factor(i)).collect();
+        x * Tensor::from_vec(factors, x.shape().clone(), x.device())?.to_dtype(x.dtype())?
+    })
 }
 
 struct Drop(Dropout);

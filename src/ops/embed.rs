@@ -3,8 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::gradient::GradientBuffer;
+use super::hidden::Hidden;
 use super::weight::{Weight, panels};
-use super::{floats, int8, tensor, use_kernels, with_floats};
+use super::{floats, int8, on_cpu, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::gemm::Panels;
 use crate::kernels::pack;
 
@@ -18,14 +19,18 @@ pub fn embed(
     scale: f32,
     positions: &Tensor,
     places: &[u32],
-) -> Result<Tensor> {
-    if use_kernels(positions) && table.is_packed() {
-        if let Some(scales) = table.scales() {
-            let mut out = int8::gather(table, scales, tokens)?;
-            out.iter_mut().for_each(|x| *x *= scale);
-            with_floats([positions], |[positions]| add_rows(positions, places, &mut out))?;
-            return tensor(out, (tokens.len(), table.columns()));
-        }
+) -> Result<Hidden> {
+    let kernels = use_kernels(positions) && table.is_packed();
+    if kernels && !wants_gradient(&[table.stored(), positions]) {
+        let mut outcome = Ok(());
+        let x = Hidden::computed(tokens.len(), table.columns(), |out| {
+            outcome = gather(table, tokens, scale, out).and_then(|()| {
+                with_floats([positions], |[positions]| add_rows(positions, places, out))
+            });
+        });
+        return outcome.map(|()| x);
+    }
+    if kernels {
         let op = Embed {
             rows: table.rows(),
             tokens: tokens.to_vec(),
@@ -33,7 +38,7 @@ pub fn embed(
             places: places.to_vec(),
             gradient: table.gradient().cloned(),
         };
-        return table.stored().apply_op2(positions, op);
+        return table.stored().apply_op2(positions, op)?.try_into();
     }
     let device = positions.device();
     let tokens = Tensor::new(tokens, device)?;
@@ -42,7 +47,39 @@ pub fn embed(
     if let Some(scales) = table.scales() {
         embedded = embedded.broadcast_div(&scales.index_select(&tokens, 0)?.unsqueeze(1)?)?;
     }
-    (embedded * f64::from(scale))? + positions.index_select(&places, 0)?
+    ((embedded * f64::from(scale))? + positions.index_select(&places, 0)?)?.try_into()
+}
+
+/// `scale * table[token]` for each token, by our kernels.
+fn gather(table: &Weight, tokens: &[u32], scale: f32, out: &mut [f32]) -> Result<()> {
+    if let Some(scales) = table.scales() {
+        int8::gather(table, scales, tokens, out)?;
+        out.iter_mut().for_each(|x| *x *= scale);
+        return Ok(());
+    }
+    let (storage, layout) = table.stored().storage_and_layout();
+    let panels = panels(on_cpu(&storage)?, layout, None)?;
+    gather_panels(panels, (table.rows(), table.columns()), tokens, scale, out);
+    Ok(())
+}
+
+/// The same of a table `[rows, width]` of floats.
+fn gather_panels(
+    table: Panels<'_>,
+    (rows, width): (usize, usize),
+    tokens: &[u32],
+    scale: f32,
+    out: &mut [f32],
+) {
+    match table {
+        Panels::Half(format, table) => {
+            format.gather_rows(table, rows, width, tokens, out);
+            out.iter_mut().for_each(|x| *x *= scale);
+        }
+        Panels::Float(table) | Panels::Rounded(_, table) => {
+            pack::gather_rows(table, rows, width, tokens, scale, out);
+        }
+    }
 }
 
 /// Adds row `places[i]` of `table` to row `i` of `out`.
@@ -76,16 +113,9 @@ impl CustomOp2 for Embed {
     ) -> Result<(CpuStorage, Shape)> {
         let width = positions_layout.shape().dims2()?.1;
         let positions = floats(positions, positions_layout)?;
-        let (tokens, mut out) = (&self.tokens, vec![0.0; self.tokens.len() * width]);
-        match panels(table, table_layout, None)? {
-            Panels::Half(format, table) => {
-                format.gather_rows(table, self.rows, width, tokens, &mut out);
-                out.iter_mut().for_each(|x| *x *= self.scale);
-            }
-            Panels::Float(table) | Panels::Rounded(_, table) => {
-                pack::gather_rows(table, self.rows, width, tokens, self.scale, &mut out);
-            }
-        }
+        let mut out = vec![0.0; self.tokens.len() * width];
+        let table = panels(table, table_layout, None)?;
+        gather_panels(table, (self.rows, width), &self.tokens, self.scale, &mut out);
         add_rows(positions, &self.places, &mut out);
         Ok((CpuStorage::F32(out), Shape::from((self.tokens.len(), width))))
     }

@@ -4,39 +4,13 @@
 use candle_core::{Result, Tensor};
 
 use super::weight::Weight;
-use super::{gelu, tensor, use_kernels, with_floats};
-use crate::kernels::gemm::Epilogue;
 use crate::kernels::int8;
 
-/// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`; GELU behind it if asked.
+/// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`, by candle's own operations.
 /// `scales` are the weight's.
+///
+/// The whole numbers are held in float32, sums up to 2^24 exactly.
 pub(super) fn linear(
-    x: &Tensor,
-    weight: &Weight,
-    scales: &Tensor,
-    bias: Option<&Tensor>,
-    epilogue: Epilogue,
-) -> Result<Tensor> {
-    if !use_kernels(x) {
-        let y = portable_linear(x, weight, scales, bias)?;
-        return if epilogue == Epilogue::Gelu { gelu::gelu(&y) } else { Ok(y) };
-    }
-    let ((rows, inputs), outputs) = (x.dims2()?, weight.rows());
-    let mut out = vec![0.0; rows * outputs];
-    weight.with_int8(scales, |w| {
-        let mut product = |x: &[f32], bias: Option<&[f32]>| {
-            int8::linear(x, rows, inputs, w, outputs, bias, epilogue, &mut out);
-        };
-        match bias {
-            Some(bias) => with_floats([&x.contiguous()?, bias], |[x, bias]| product(x, Some(bias))),
-            None => with_floats([&x.contiguous()?], |[x]| product(x, None)),
-        }
-    })??;
-    tensor(out, (rows, outputs))
-}
-
-/// The same in whole numbers that float32 holds, up to sums of 2^24 exactly.
-fn portable_linear(
     x: &Tensor,
     weight: &Weight,
     scales: &Tensor,
@@ -56,11 +30,12 @@ fn portable_linear(
 }
 
 /// Rows `tokens` of a table `[vocabulary, width]`, by our kernels.
-pub(super) fn gather(weight: &Weight, scales: &Tensor, tokens: &[u32]) -> Result<Vec<f32>> {
+pub(super) fn gather(
+    weight: &Weight,
+    scales: &Tensor,
+    tokens: &[u32],
+    out: &mut [f32],
+) -> Result<()> {
     let (rows, width) = (weight.rows(), weight.columns());
-    let mut out = vec![0.0; tokens.len() * width];
-    weight.with_int8(scales, |w| {
-        int8::gather_rows(w.packed, w.scales, rows, width, tokens, &mut out);
-    })?;
-    Ok(out)
+    weight.with_int8(scales, |w| int8::gather_rows(w.packed, w.scales, rows, width, tokens, out))
 }

@@ -3,7 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::{self, Heads, NoKey, Spans};
-use super::{Way, tensor, way, with_floats};
+use super::hidden::Hidden;
+use super::weight::HalfFormat;
+use super::{Way, round, way};
 use crate::kernels::kv_cache::KvCache;
 
 pub use crate::kernels::kv_cache::CachedRow;
@@ -12,6 +14,7 @@ pub use crate::kernels::kv_cache::CachedRow;
 #[derive(Debug)]
 pub struct KvStore {
     heads: Heads,
+    format: Option<HalfFormat>,
     entries: Entries,
 }
 
@@ -24,37 +27,40 @@ enum Entries {
 }
 
 impl KvStore {
-    /// Empty histories that will hold up to the given numbers of entries.
-    pub fn new(heads: Heads, capacities: &[usize]) -> Self {
+    /// Empty histories that will hold up to the given numbers of entries, rounded to `format` (`None`:
+    /// as floats).
+    pub fn new(heads: Heads, format: Option<HalfFormat>, capacities: &[usize]) -> Self {
         let entries = match way() {
-            Way::Kernel => Entries::Kernel(KvCache::new(heads.count, heads.width, capacities)),
+            Way::Kernel => {
+                Entries::Kernel(KvCache::new(heads.count, heads.width, format, capacities))
+            }
             Way::Portable => Entries::Portable(vec![None; capacities.len()]),
         };
-        KvStore { heads, entries }
+        KvStore { heads, format, entries }
     }
 
     /// Stores the rows of `k` and `v` `[rows, width]` as the last entry of what each row sees.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor, rows: &[CachedRow]) -> Result<()> {
+    pub fn append(&mut self, k: &Hidden, v: &Hidden, rows: &[CachedRow]) -> Result<()> {
         match &mut self.entries {
-            Entries::Kernel(cache) => {
-                let (k, v) = (k.contiguous()?, v.contiguous()?);
-                with_floats([&k, &v], |[k, v]| cache.append(k, v, rows))
+            Entries::Kernel(cache) => k.read(|k| v.read(|v| cache.append(k, v, rows)))?,
+            Entries::Portable(slots) => {
+                let kept = |x: &Hidden| match self.format {
+                    Some(format) => round::rounded_tensor(&x.tensor()?, format),
+                    None => x.tensor(),
+                };
+                append(slots, &kept(k)?, &kept(v)?, rows)
             }
-            Entries::Portable(slots) => append(slots, k, v, rows),
         }
     }
 
     /// Attention of each row of `q [rows, width]` to what it sees.
-    pub fn attend(&self, q: &Tensor, rows: &[CachedRow]) -> Result<Tensor> {
+    pub fn attend(&self, q: &Hidden, rows: &[CachedRow]) -> Result<Hidden> {
         match &self.entries {
-            Entries::Kernel(cache) => {
-                let out = with_floats([&q.contiguous()?], |[q]| {
-                    let mut out = vec![0.0; q.len()];
-                    cache.attend(q, self.heads.scale(), rows, &mut out);
-                    out
-                })?;
-                tensor(out, q.shape().clone())
-            }
+            Entries::Kernel(cache) => q.read(|floats| {
+                Hidden::computed(q.rows(), q.width(), |out| {
+                    cache.attend(floats, self.heads.scale(), rows, out);
+                })
+            }),
             Entries::Portable(slots) => attend(slots, self.heads, q, rows),
         }
     }
@@ -72,6 +78,14 @@ impl KvStore {
                 }
             }
         }
+    }
+}
+
+/// Keys or values as a cache of this format gives them back.
+pub fn kept(x: Hidden, format: Option<HalfFormat>) -> Result<Hidden> {
+    match format {
+        Some(format) => round::rounded(&x, format),
+        None => Ok(x),
     }
 }
 
@@ -101,9 +115,9 @@ fn append(
 fn attend(
     slots: &[Option<(Tensor, Tensor)>],
     heads: Heads,
-    q: &Tensor,
+    q: &Hidden,
     rows: &[CachedRow],
-) -> Result<Tensor> {
+) -> Result<Hidden> {
     let (mut keys, mut values, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
     for row in rows {
         if let Some((k, v)) = &slots[row.slot] {
@@ -113,7 +127,7 @@ fn attend(
         offsets.push(offsets[offsets.len() - 1] + row.length);
     }
     if keys.is_empty() {
-        return q.zeros_like();
+        return q.by_candle(Tensor::zeros_like);
     }
     let spans = Spans {
         queries: (0..=rows.len()).collect::<Vec<_>>().into(),
@@ -122,7 +136,7 @@ fn attend(
         causal: false,
         no_key: NoKey::Zeros,
     };
-    let (k, v) = (Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?);
+    let (k, v) = (Tensor::cat(&keys, 0)?.try_into()?, Tensor::cat(&values, 0)?.try_into()?);
     attention::attention(q, &k, &v, &spans, heads, None)
 }
 
@@ -134,15 +148,16 @@ mod tests {
 
     const HEADS: Heads = Heads { count: 2, width: 5 };
 
-    fn rows_of(count: usize, seed: u64) -> Tensor {
-        tensor(noise(count * 10, seed), (count, 10)).unwrap()
+    fn rows_of(count: usize, seed: u64) -> Hidden {
+        Hidden::new(count, 10, |out| out.copy_from_slice(&noise(count * 10, seed))).unwrap()
     }
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
-    fn decode() -> Vec<f32> {
-        let mut store = KvStore::new(HEADS, &[40, 40]);
+    fn decode(format: Option<HalfFormat>) -> Vec<f32> {
+        let mut store = KvStore::new(HEADS, format, &[40, 40]);
+        let read = |x: Hidden| x.read(<[f32]>::to_vec).unwrap();
         let mut outputs =
-            store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap();
+            read(store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap());
         let mut lengths = [35, 2];
         for (slot, &count) in lengths.iter().enumerate() {
             let rows: Vec<CachedRow> =
@@ -154,20 +169,23 @@ mod tests {
             lengths = lengths.map(|length| length + 1);
             let rows = [1, 0].map(|slot| CachedRow { slot, length: lengths[slot] });
             store.append(&rows_of(2, seed), &rows_of(2, seed + 1), &rows).unwrap();
-            let out = store.attend(&rows_of(2, seed + 2), &rows).unwrap();
-            outputs = Tensor::cat(&[&outputs, &out], 0).unwrap();
+            outputs.extend(read(store.attend(&rows_of(2, seed + 2), &rows).unwrap()));
             store.reorder(&[(0, 1), (1, 0)], &lengths);
             lengths.swap(0, 1);
         }
-        outputs.flatten_all().unwrap().to_vec1().unwrap()
+        outputs
     }
 
     #[test]
     fn both_ways_remember_the_same() {
-        let both = in_way(decode);
-        assert_eq!(both.kernel.len(), 70);
-        for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
-            assert!((kernel - portable).abs() < 1e-6, "[{i}]: {kernel} and {portable}");
+        let exact = in_way(|| decode(None)).kernel;
+        for format in [None, Some(HalfFormat::Float16), Some(HalfFormat::Bfloat16)] {
+            let both = in_way(|| decode(format));
+            assert_eq!(both.kernel.len(), 70);
+            for (i, (kernel, portable)) in both.kernel.iter().zip(&both.portable).enumerate() {
+                assert!((kernel - portable).abs() < 1e-6, "{format:?} [{i}]: {kernel}, {portable}");
+            }
+            assert_eq!(both.kernel == exact, format.is_none(), "{format:?}");
         }
     }
 }

@@ -1,22 +1,145 @@
 //! `y = x W^T + b`, and the same with GELU behind it.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, StorageRef, Tensor};
 
 use super::gradient::GradientBuffer;
+use super::hidden::Hidden;
 use super::weight::{HalfFormat, Weight, panels};
-use super::{floats, gelu, int8, tensor, use_kernels, wants_gradient, with_floats};
-use crate::kernels::gemm::{self, Epilogue};
+use super::{floats, gelu, int8, on_cpu, round, slice, tensor, use_kernels, with_floats};
+use crate::kernels::gemm::{self, Epilogue, Layer, Panels};
+use crate::kernels::int8 as int8_kernel;
+use crate::kernels::pool::{self, Buffer};
+
+/// A weight `[out, in]` and its bias `[out]`.
+pub type Affine<'a> = (&'a Weight, Option<&'a Tensor>);
 
 /// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`. The weight says in which
 /// numbers; sums and result are float32.
-pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-    if let Some(scales) = weight.scales() {
-        return int8::linear(x, weight, scales, bias, Epilogue::None);
+pub fn linear(x: &Hidden, weight: &Weight, bias: Option<&Tensor>) -> Result<Hidden> {
+    let [y] = linear_each(x, [(weight, bias)])?;
+    Ok(y)
+}
+
+/// [`linear`] of several layers over the same inputs, side by side.
+pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Result<[Hidden; N]> {
+    match x.floats() {
+        Some(x) if layers.iter().all(|(weight, _)| weight.is_packed()) => {
+            products(x, layers, Epilogue::None)
+        }
+        _ => zip(layers, [(); N], |(weight, bias), ()| {
+            x.by_candle(|x| linear_of_tensor(x, weight, bias))
+        }),
     }
-    let x = &inputs(x, weight)?;
+}
+
+/// GELU of [`linear`], in one pass where no gradient is wanted.
+pub fn linear_gelu(x: &Hidden, weight: &Weight, bias: &Tensor) -> Result<Hidden> {
+    match x.floats() {
+        Some(x) if weight.is_packed() => {
+            let [y] = products(x, [(weight, Some(bias))], Epilogue::Gelu)?;
+            Ok(y)
+        }
+        _ => x.by_candle(|x| gelu::gelu(&linear_of_tensor(x, weight, Some(bias))?)),
+    }
+}
+
+/// Products without gradients by our kernels, in one region of the team. All weights are kept in the
+/// same numbers.
+fn products<const N: usize>(
+    x: &[f32],
+    layers: [Affine<'_>; N],
+    epilogue: Epilogue,
+) -> Result<[Hidden; N]> {
+    let inputs = layers.first().map_or(0, |(weight, _)| weight.columns());
+    let rows = x.len() / inputs.max(1);
+    let rounded = layers.iter().any(|(weight, _)| weight.rounds_inputs()).then(|| {
+        let mut rounded = pool::buffer(x.len());
+        HalfFormat::Bfloat16.round(x, &mut rounded);
+        rounded
+    });
+    let x = rounded.as_deref().unwrap_or(x);
+    let operands = layers.map(Operands::new);
+    let mut outs = layers.map(|(weight, _)| pool::buffer(rows * weight.rows()));
+    if layers.iter().all(|(weight, _)| weight.scales().is_some()) {
+        let layers = zip(operands.each_ref(), outs.each_mut(), Operands::int8_layer)?;
+        int8_kernel::linear_each(x, rows, inputs, layers, epilogue);
+    } else {
+        let layers = zip(operands.each_ref(), outs.each_mut(), Operands::layer)?;
+        gemm::linear_each(x, rows, inputs, layers, epilogue);
+    }
+    zip(outs, layers, |out, (weight, _)| Ok(Hidden::of(out, weight.rows())))
+}
+
+/// A layer's tensors, held so that their floats can be read.
+struct Operands<'a> {
+    weight: &'a Weight,
+    stored: (StorageRef<'a>, &'a Layout),
+    scales: Option<(StorageRef<'a>, &'a Layout)>,
+    bias: Option<(StorageRef<'a>, &'a Layout)>,
+}
+
+impl<'a> Operands<'a> {
+    fn new((weight, bias): Affine<'a>) -> Self {
+        Operands {
+            weight,
+            stored: weight.stored().storage_and_layout(),
+            scales: weight.scales().map(Tensor::storage_and_layout),
+            bias: bias.map(Tensor::storage_and_layout),
+        }
+    }
+
+    fn layer<'o>(&'o self, out: &'o mut Buffer) -> Result<Layer<'o, Panels<'o>>> {
+        let (stored, layout) = &self.stored;
+        let w = panels(on_cpu(stored)?, layout, self.weight.rounded())?;
+        Ok(Layer { w, n: self.weight.rows(), bias: held(&self.bias)?, out })
+    }
+
+    fn int8_layer<'o>(&'o self, out: &'o mut Buffer) -> Result<Layer<'o, int8_kernel::Weight<'o>>> {
+        let (stored, layout) = &self.stored;
+        let packed = slice(on_cpu(stored)?.as_slice()?, layout)?;
+        let w = int8_kernel::Weight { packed, scales: held(&self.scales)?.unwrap_or_default() };
+        Ok(Layer { w, n: self.weight.rows(), bias: held(&self.bias)?, out })
+    }
+}
+
+/// The floats of a tensor that is held.
+fn held<'o>(tensor: &'o Option<(StorageRef<'_>, &Layout)>) -> Result<Option<&'o [f32]>> {
+    tensor.as_ref().map(|(storage, layout)| floats(on_cpu(storage)?, layout)).transpose()
+}
+
+/// What `make` gives for each pair, without a vector in between.
+fn zip<A, B, R, const N: usize>(
+    a: [A; N],
+    b: [B; N],
+    mut make: impl FnMut(A, B) -> Result<R>,
+) -> Result<[R; N]> {
+    let (mut b, mut failure) = (b.into_iter(), None);
+    let made = a.map(|a| match make(a, b.next()?) {
+        Ok(result) => Some(result),
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    });
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(made.map(|result| result.expect("both have N, and none failed"))),
+    }
+}
+
+/// [`linear`] of rows that gradients may go through.
+fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    if let Some(scales) = weight.scales() {
+        return int8::linear(x, weight, scales, bias);
+    }
+    let x = &if weight.rounds_inputs() {
+        round::rounded_tensor(x, HalfFormat::Bfloat16)?
+    } else {
+        x.clone()
+    };
     if use_kernels(x) && weight.is_packed() {
         let x = x.contiguous()?;
-        let op = Linear::new(weight, Epilogue::None);
+        let op = Linear::new(weight);
         return match bias {
             Some(bias) => x.apply_op3(weight.stored(), bias, op),
             None => x.apply_op2(weight.stored(), op),
@@ -29,41 +152,17 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     }
 }
 
-/// GELU of [`linear`], in one pass where no gradient is wanted.
-pub fn linear_gelu(x: &Tensor, weight: &Weight, bias: &Tensor) -> Result<Tensor> {
-    let fused =
-        use_kernels(x) && weight.is_packed() && !wants_gradient(&[x, weight.stored(), bias]);
-    if !fused {
-        return gelu::gelu(&linear(x, weight, Some(bias))?);
-    }
-    if let Some(scales) = weight.scales() {
-        return int8::linear(x, weight, scales, Some(bias), Epilogue::Gelu);
-    }
-    let op = Linear::new(weight, Epilogue::Gelu);
-    inputs(x, weight)?.contiguous()?.apply_op3_no_bwd(weight.stored(), bias, &op)
-}
-
-/// `x` as a product with `weight` takes it.
-fn inputs(x: &Tensor, weight: &Weight) -> Result<Tensor> {
-    if weight.rounds_inputs() {
-        return x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
-    }
-    Ok(x.clone())
-}
-
 struct Linear {
     out_features: usize,
     rounded: Option<HalfFormat>,
-    epilogue: Epilogue,
     gradient: Option<GradientBuffer>,
 }
 
 impl Linear {
-    fn new(weight: &Weight, epilogue: Epilogue) -> Self {
+    fn new(weight: &Weight) -> Self {
         Linear {
             out_features: weight.rows(),
             rounded: weight.rounded(),
-            epilogue,
             gradient: weight.gradient().cloned(),
         }
     }
@@ -84,7 +183,7 @@ impl Linear {
             panels(weight, weight_layout, self.rounded)?,
             self.out_features,
             bias,
-            self.epilogue,
+            Epilogue::None,
             &mut out,
         );
         Ok((CpuStorage::F32(out), Shape::from((rows, self.out_features))))

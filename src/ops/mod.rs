@@ -4,6 +4,7 @@
 //! Which way is taken depends on where the tensors live and on one switch; the model never asks.
 
 pub mod activation;
+pub mod add;
 pub mod add_layer_norm;
 pub mod attention;
 pub mod cross_entropy;
@@ -11,9 +12,11 @@ pub mod dropout;
 pub mod embed;
 pub mod gelu;
 pub mod gradient;
+pub mod hidden;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
+pub mod round;
 pub mod weight;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use candle_core::Device;
 
 use super::*;
 use crate::ops::embed::embed;
+use crate::ops::hidden::Hidden;
 use crate::ops::linear::{linear, linear_gelu};
 use crate::ops::testing::in_way;
 use crate::random;
@@ -73,8 +74,8 @@ fn inputs(x: &[f32], weight: &Weight) -> Vec<f32> {
     taken
 }
 
-fn assert_close(tensor: &Tensor, expected: &[f64], what: &str) {
-    let got = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+fn assert_close(got: &Hidden, expected: &[f64], what: &str) {
+    let got = got.read(<[f32]>::to_vec).unwrap();
     assert_eq!(got.len(), expected.len());
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         let allowed = 3e-5 * expected.abs().max(1.0);
@@ -85,7 +86,6 @@ fn assert_close(tensor: &Tensor, expected: &[f64], what: &str) {
 #[test]
 fn products_and_look_ups_of_every_form_are_their_definition_by_both_ways() {
     let (x, bias) = (noise(1, ROWS * INPUTS), noise(2, OUTPUTS));
-    let x_tensor = tensor_of(x.clone(), (ROWS, INPUTS));
     let bias_tensor = Tensor::from_vec(bias.clone(), OUTPUTS, &Device::Cpu).unwrap();
     let positions = noise(3, 4 * INPUTS);
     let positions_tensor = tensor_of(positions.clone(), (4, INPUTS));
@@ -111,10 +111,11 @@ fn products_and_look_ups_of_every_form_are_their_definition_by_both_ways() {
             })
             .collect();
         let both = in_way(|| {
+            let x = Hidden::new(ROWS, INPUTS, |floats| floats.copy_from_slice(&x)).unwrap();
             let embedded = embed(&weight, &tokens, 1.5, &positions_tensor, &places).unwrap();
             (
-                linear(&x_tensor, &weight, Some(&bias_tensor)).unwrap(),
-                linear_gelu(&x_tensor, &weight, &bias_tensor).unwrap(),
+                linear(&x, &weight, Some(&bias_tensor)).unwrap(),
+                linear_gelu(&x, &weight, &bias_tensor).unwrap(),
                 embedded,
             )
         });

@@ -13,7 +13,6 @@ use super::parameters;
 use super::weight_file::{self, Filling, PyWeightFile};
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{Batch, Initialisation, Parameter, Pass};
-use crate::ops::with_floats;
 use crate::training::classification::{self, LabelledTexts};
 
 /// Float array on its way to Python.
@@ -93,8 +92,8 @@ impl PyClassificationHead {
         let scores = compute_interruptible(py, |stop| {
             let [source, target] = batches(&given);
             let pass = Pass::inference().stopped_by(stop);
-            let scores = self.head.classify(model.core(), &source, &target, &pass)?.contiguous()?;
-            Ok(with_floats([&scores], |[scores]| scores.to_vec())?)
+            let scores = self.head.classify(model.core(), &source, &target, &pass)?;
+            Ok(scores.read(<[f32]>::to_vec)?)
         })?;
         let classes = scores.len() / rows.max(1);
         scores.into_pyarray(py).reshape(vec![rows, classes])

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -21,7 +20,7 @@ use crate::generation;
 use crate::model::batch::Rows;
 use crate::model::cross_attention::{CrossAttention, Tokens};
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass, Precision};
-use crate::ops::with_floats;
+use crate::ops::hidden::Hidden;
 use crate::training::step::{self, Examples, Padded, StepResult};
 use crate::weights::checkpoint;
 use crate::weights::safetensors::{self, FloatFormat};
@@ -231,7 +230,8 @@ impl PyModel {
         let values: Vec<f32> = hidden.as_array().iter().copied().collect();
         let logits = compute(py, || {
             let rows = values.len() / config.d_model;
-            let hidden = Tensor::from_vec(values, (rows, config.d_model), &Device::Cpu)?;
+            let hidden =
+                Hidden::new(rows, config.d_model, |floats| floats.copy_from_slice(&values))?;
             floats(&self.model.logits(&hidden, &Pass::inference())?)
         })?;
         *shape.last_mut().expect("checked above") = config.vocab_size;
@@ -421,8 +421,8 @@ pub(super) fn tokens<'a>(
     ids.iter().enumerate().map(row).collect()
 }
 
-fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(with_floats([&tensor.contiguous()?], |[values]| values.to_vec())?)
+fn floats(hidden: &Hidden) -> Result<Vec<f32>> {
+    Ok(hidden.read(<[f32]>::to_vec)?)
 }
 
 fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Result<Padded> {

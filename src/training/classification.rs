@@ -38,12 +38,12 @@ impl LabelledTexts {
             return Err(Error::argument("y", message));
         }
         let logits = head.classify(model, &self.source, &self.target, pass)?;
-        let classes = logits.dim(1)?;
+        let classes = logits.width();
         if let Some(label) = self.labels.iter().find(|&&label| label as usize >= classes) {
             let message = format!("labels must be 0 to {}, received {label}", classes - 1);
             return Err(Error::argument("y", message));
         }
-        weighted_loss(&logits, &self.labels, &self.weights, self.normalizer)
+        weighted_loss(&logits.tensor()?, &self.labels, &self.weights, self.normalizer)
     }
 }
 

@@ -133,11 +133,11 @@ impl Examples {
         let memory = model.encode(&self.source, pass)?;
         let mut hidden = model.decode(&self.target, &memory, &self.source, pass)?;
         if self.loss_rows.len() < self.target.rows() {
-            let rows = Tensor::new(self.loss_rows.as_slice(), hidden.device())?;
-            hidden = hidden.index_select(&rows, 0)?;
+            hidden = hidden.select(&self.loss_rows)?;
         }
         let logits = model.logits(&hidden, pass)?;
-        let (loss, result) = weighted_loss(&logits, &self.labels, &self.weights, self.normalizer)?;
+        let (loss, result) =
+            weighted_loss(&logits.tensor()?, &self.labels, &self.weights, self.normalizer)?;
         Ok((Some(loss), result))
     }
 }

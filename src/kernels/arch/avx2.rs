@@ -102,6 +102,31 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, v: __m256) {
+        // SAFETY: the caller vouches for eight numbers; the store asks for no alignment.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let upper = _mm256_srli_epi32::<16>(bits);
+            let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+            let rounded = _mm256_blendv_epi8(rounded, quiet, nan);
+            let lower = _mm256_castsi256_si128(rounded);
+            let packed = _mm_packus_epi32(lower, _mm256_extracti128_si256::<1>(rounded));
+            _mm_storeu_si128(to.cast(), packed);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16, v: __m256) {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+        // SAFETY: the caller vouches for eight numbers; the store asks for no alignment.
+        unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<NEAREST>(v)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: __m256) {
         // SAFETY: the caller vouches for eight floats; the store asks for no alignment.
         unsafe { _mm256_storeu_ps(to, v) }

@@ -3,7 +3,7 @@
 
 use std::arch::aarch64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::int8_neon;
 use crate::kernels::int8_tile::Int8Tile;
@@ -102,6 +102,26 @@ impl Simd for Neon {
             } else {
                 int8_neon::tile::<R, false>(tile)
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, v: float32x4_t) {
+        let mut wide = [0.0_f32; 4];
+        // SAFETY: the array holds four floats; the caller vouches for four numbers.
+        unsafe {
+            vst1q_f32(wide.as_mut_ptr(), v);
+            to.cast::<[u16; 4]>().write_unaligned(wide.map(|x| bf16::from_f32(x).to_bits()));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16, v: float32x4_t) {
+        let mut wide = [0.0_f32; 4];
+        // SAFETY: the array holds four floats; the caller vouches for four numbers.
+        unsafe {
+            vst1q_f32(wide.as_mut_ptr(), v);
+            to.cast::<[u16; 4]>().write_unaligned(wide.map(|x| f16::from_f32(x).to_bits()));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The instruction set every machine has: arrays of eight floats in plain Rust, which the compiler
 //! turns into whatever vectors it may assume.
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::kernels::isa::Simd;
 
@@ -84,6 +84,20 @@ impl Simd for Scalar {
         // SAFETY: the caller vouches for eight numbers.
         let numbers = unsafe { std::slice::from_raw_parts(from, 8) };
         Float8(std::array::from_fn(|i| f16::from_bits(numbers[i]).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, v: Float8) {
+        let narrow = v.0.map(|x| bf16::from_f32(x).to_bits());
+        // SAFETY: the caller vouches for eight numbers.
+        unsafe { to.cast::<[u16; 8]>().write_unaligned(narrow) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16, v: Float8) {
+        let narrow = v.0.map(|x| f16::from_f32(x).to_bits());
+        // SAFETY: the caller vouches for eight numbers.
+        unsafe { to.cast::<[u16; 8]>().write_unaligned(narrow) }
     }
 
     #[inline(always)]

@@ -327,7 +327,7 @@ fn output(to: &mut [f32], row_stride: usize) -> Output {
 unsafe fn rows_product<S: Simd>(
     s: S,
     left: Left,
-    right: Right,
+    right: Right<f32>,
     depth: usize,
     n: usize,
     out: Output,
@@ -340,10 +340,10 @@ unsafe fn rows_product<S: Simd>(
             let left = Left { start: left.start.add(row * left.row_stride), ..left };
             let out = Output { start: out.start.add(row * out.row_stride), ..out };
             match most_rows(rows - row) {
-                6 => product::<S, 6>(s, left, right, depth, n, out, None),
-                4 => product::<S, 4>(s, left, right, depth, n, out, None),
-                2 => product::<S, 2>(s, left, right, depth, n, out, None),
-                _ => product::<S, 1>(s, left, right, depth, n, out, None),
+                6 => product::<S, f32, 6>(s, left, right, depth, n, out, None),
+                4 => product::<S, f32, 4>(s, left, right, depth, n, out, None),
+                2 => product::<S, f32, 2>(s, left, right, depth, n, out, None),
+                _ => product::<S, f32, 1>(s, left, right, depth, n, out, None),
             }
         }
         row += most_rows(rows - row);

@@ -3,6 +3,7 @@
 
 use super::super::disjoint::Disjoint;
 use super::super::dropout::{DRAWN, Dropout};
+use super::super::element::{Element, narrow};
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
@@ -26,14 +27,14 @@ pub(in super::super) fn most_rows(left: usize) -> usize {
 /// Packs `keys` rows of `head_dim` values, row j at `from[j * stride]`, as positions from `first`
 /// on of panels `[panel][head_dim][PANEL]`. Other positions stay as they are.
 #[inline(always)]
-pub(in super::super) fn pack_keys<S: Simd>(
+pub(in super::super) fn pack_keys<S: Simd, E: Element>(
     s: S,
     from: &[f32],
     stride: usize,
     keys: usize,
     head_dim: usize,
     first: usize,
-    panels: &mut [f32],
+    panels: &mut [E],
 ) {
     assert!(keys == 0 || from.len() >= (keys - 1) * stride + head_dim);
     assert!(panels.len() >= (first + keys).next_multiple_of(PANEL) * head_dim);
@@ -50,13 +51,18 @@ pub(in super::super) fn pack_keys<S: Simd>(
             }
             let to = panels[start + d * PANEL..][..7 * PANEL + 8].as_mut_ptr();
             // SAFETY: both slices above hold what is read and written here.
-            unsafe { s.transpose8(rows, to, PANEL) };
+            unsafe { E::transpose8(s, rows, to, PANEL) };
         }
         let group = if eight { 8 } else { 1 };
         for i in 0..group {
-            let row = &from[(key + i) * stride..][..head_dim];
-            for d in squares..head_dim {
-                panels[start + d * PANEL + i] = row[d];
+            let row = &from[(key + i) * stride..][squares..head_dim];
+            let mut stored = [E::ZERO; PANEL];
+            for (part, row) in row.chunks(PANEL).enumerate() {
+                let stored = &mut stored[..row.len()];
+                narrow(s, row, stored);
+                let first = start + (squares + part * PANEL) * PANEL + i;
+                let places = panels[first..].iter_mut().step_by(PANEL);
+                places.zip(stored).for_each(|(to, from)| *to = *from);
             }
         }
         key += group;
@@ -65,11 +71,11 @@ pub(in super::super) fn pack_keys<S: Simd>(
 
 /// Keys and values of one head of one sequence.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Head<'a> {
+pub(in super::super) struct Head<'a, E> {
     /// Panels `[panel][head_dim][PANEL]`.
-    pub keys: &'a [f32],
+    pub keys: &'a [E],
     /// Row j of the values begins at `values[j * value_stride]`.
-    pub values: &'a [f32],
+    pub values: &'a [E],
     pub value_stride: usize,
     pub head_dim: usize,
     /// Factor of the scores.
@@ -129,9 +135,9 @@ impl RowSums {
 /// # Safety
 /// - `out` is writable for `R` such rows, and nothing else refers to them.
 #[inline(always)]
-pub(in super::super) unsafe fn attend<S: Simd, const R: usize>(
+pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize>(
     s: S,
-    head: &Head,
+    head: &Head<E>,
     tile: &Tile<R>,
     scores: &mut [f32],
     out: *mut f32,
@@ -153,16 +159,16 @@ pub(in super::super) unsafe fn attend<S: Simd, const R: usize>(
     let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
     let to = Output { start: out, row_stride: out_stride, accumulate: false };
     // SAFETY: the assertions above cover weights and values, the caller the output.
-    unsafe { product::<S, R>(s, weights, values, keys, head_dim, to, Some(factors)) };
+    unsafe { product::<S, E, R>(s, weights, values, keys, head_dim, to, Some(factors)) };
     sums
 }
 
 /// The first half of [`attend`]: row r of `scores` becomes `exp(scale * score - highest)` for the
 /// keys it sees and 0 for the others. Times [`RowSums::factor`] these are its weights.
 #[inline(always)]
-pub(super) fn weigh<S: Simd, const R: usize>(
+pub(super) fn weigh<S: Simd, E: Element, const R: usize>(
     s: S,
-    head: &Head,
+    head: &Head<E>,
     tile: &Tile<R>,
     scores: &mut [f32],
 ) -> [RowSums; R] {
@@ -178,7 +184,7 @@ pub(super) fn weigh<S: Simd, const R: usize>(
         let start = scores[first..].as_mut_ptr();
         let to = Output { start, row_stride: padded, accumulate: false };
         // SAFETY: the assertions above cover the queries, whole panels, and the scores.
-        unsafe { product::<S, R>(s, queries, panel, head_dim, PANEL, to, None) };
+        unsafe { product::<S, E, R>(s, queries, panel, head_dim, PANEL, to, None) };
     }
     let mut sums = [RowSums::NONE; R];
     for (r, row) in scores.chunks_exact_mut(padded.max(1)).take(R).enumerate() {
@@ -334,7 +340,7 @@ impl Run<'_> {
         // SAFETY: these are the part's own rows and columns of the output: no other part has them.
         let sums = unsafe {
             let to = out.pointer(query * width + column, (R - 1) * width + head_dim);
-            attend::<S, R>(s, &head, &tile, self.scores, to, width)
+            attend::<S, f32, R>(s, &head, &tile, self.scores, to, width)
         };
         for (r, sums) in sums.iter().enumerate() {
             if let Some(lse) = lse {
@@ -352,12 +358,12 @@ impl Run<'_> {
 
 /// The mean of the first `keys` rows of values.
 #[inline(always)]
-fn mean_of_values<S: Simd>(s: S, head: &Head, keys: usize, out: &mut [f32]) {
+fn mean_of_values<S: Simd>(s: S, head: &Head<f32>, keys: usize, out: &mut [f32]) {
     let ones = Left { start: &1.0, row_stride: 0, step_stride: 0 };
     let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
     let to = Output { start: out.as_mut_ptr(), row_stride: 0, accumulate: false };
     let share = if keys == 0 { 0.0 } else { 1.0 / keys as f32 };
     assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + out.len());
     // SAFETY: the values are there by the line above; strides of 0 read one element again.
-    unsafe { product::<S, 1>(s, ones, values, keys, out.len(), to, Some([share])) };
+    unsafe { product::<S, f32, 1>(s, ones, values, keys, out.len(), to, Some([share])) };
 }

@@ -1,5 +1,6 @@
 //! The one product attention is made of: a few rows times a matrix, in registers.
 
+use super::super::element::Element;
 use super::super::isa::Simd;
 
 /// Elements `start[row * row_stride + step * step_stride]` of the left factor.
@@ -12,8 +13,8 @@ pub(super) struct Left {
 
 /// Rows of `n` values, `row_stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Right {
-    pub start: *const f32,
+pub(super) struct Right<E> {
+    pub start: *const E,
     pub row_stride: usize,
 }
 
@@ -34,10 +35,10 @@ pub(super) struct Output {
 /// - `out` is writable for `R` rows of `n` values (readable if it accumulates) and overlaps none
 ///   of what is read.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, const R: usize>(
+pub(super) unsafe fn product<S: Simd, E: Element, const R: usize>(
     s: S,
     left: Left,
-    right: Right,
+    right: Right<E>,
     depth: usize,
     n: usize,
     out: Output,
@@ -49,20 +50,20 @@ pub(super) unsafe fn product<S: Simd, const R: usize>(
         if R <= 2 {
             // Few rows: more columns keep the fma units busy while each chain waits.
             while column + 4 * S::LANES <= n {
-                block::<S, R, 4, false>(s, left, right, depth, out, factors, column, 0);
+                block::<S, E, R, 4, false>(s, left, right, depth, out, factors, column, 0);
                 column += 4 * S::LANES;
             }
         }
         while column + 2 * S::LANES <= n {
-            block::<S, R, 2, false>(s, left, right, depth, out, factors, column, 0);
+            block::<S, E, R, 2, false>(s, left, right, depth, out, factors, column, 0);
             column += 2 * S::LANES;
         }
         if column + S::LANES <= n {
-            block::<S, R, 1, false>(s, left, right, depth, out, factors, column, 0);
+            block::<S, E, R, 1, false>(s, left, right, depth, out, factors, column, 0);
             column += S::LANES;
         }
         if column < n {
-            block::<S, R, 1, true>(s, left, right, depth, out, factors, column, n - column);
+            block::<S, E, R, 1, true>(s, left, right, depth, out, factors, column, n - column);
         }
     }
 }
@@ -74,10 +75,10 @@ pub(super) unsafe fn product<S: Simd, const R: usize>(
 /// As [`product`], for these columns.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // The product's arguments and the block's place in it.
-unsafe fn block<S: Simd, const R: usize, const C: usize, const PART: bool>(
+unsafe fn block<S: Simd, E: Element, const R: usize, const C: usize, const PART: bool>(
     s: S,
     left: Left,
-    right: Right,
+    right: Right<E>,
     depth: usize,
     out: Output,
     factors: Option<[f32; R]>,
@@ -99,7 +100,7 @@ unsafe fn block<S: Simd, const R: usize, const C: usize, const PART: bool>(
             let mut values = [s.zero(); C];
             for (c, value) in values.iter_mut().enumerate() {
                 let from = right.start.add(step * right.row_stride + column + c * S::LANES);
-                *value = if PART { s.load_part(from, count) } else { s.load(from) };
+                *value = if PART { E::load_part(s, from, count) } else { E::load(s, from) };
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let weight = left.start.add(r * left.row_stride + step * left.step_stride);
