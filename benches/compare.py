@@ -1,41 +1,23 @@
-"""Measures bart-fast beside Hugging Face's torch model, in one run on one machine.
+"""Measures bart-fast beside other engines for BART, in one run on one machine.
 
-    python benches/compare.py --torch-python PATH --threads 2
+    python benches/compare.py --work DIR --peers-python PATH --threads 2
 
-Makes a model of bart-base's true size with random weights, saves it once in Hugging Face's format
-and lets both engines load it. First checks that both give the same results (encoder, greedy ids,
-losses); only then times. Every measurement has a process of its own, and the engines take turns,
-so that a busy minute hurts both. Prints a Markdown table: each figure, its share of what the
-machine could do (measured in the same run), and its ratio to torch. Without torch in the
-interpreter `--torch-python`, it measures bart-fast alone.
+Makes models of true size with random weights and lets every engine that is installed in the Python
+`PATH` (`pip install ".[bench]"`) convert them. First checks that all compute the same in float32
+(encoder, greedy ids, ids of beams, losses); only then times. Every measurement has a process of its
+own, pinned to as many cores as it has threads, and the engines take turns, so that a busy minute
+hurts all. Prints Markdown: each figure beside what the machine could do (measured in the same run)
+and beside the other engines. `DIR` keeps models and conversions for the next run. Without any other
+engine it measures bart-fast alone.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-from comparison import report, worker
-from comparison.sizes import SIZES, Size
-
-# task -> (what the worker does, whether with dropout)
-MEASUREMENTS = {
-    "greedy": ("greedy", False),
-    "encoder": ("encoder", False),
-    "training": ("training", False),
-    "training_dropout": ("training", True),
-    "start": ("start", False),
-}
-# Sums of thousands of products in another order, over twelve layers.
-ENCODER_TOLERANCE = 1e-3
-FIRST_LOSS_TOLERANCE = 1e-4
-# Adam turns the rounding of gradients that are nearly zero into whole steps.
-LATER_LOSS_TOLERANCE = 1e-3
+from comparison import worker
 
 
 def main() -> None:
@@ -43,157 +25,75 @@ def main() -> None:
         worker.run(json.loads(sys.argv[2]))
         return
     options = parse_arguments()
+    if options.show:
+        publish(json.loads(options.show.read_text()), options)
+        return
+    from comparison.run import Comparison
+
     with tempfile.TemporaryDirectory() as scratch:
-        comparison = Comparison(options, options.work or Path(scratch))
+        comparison = Comparison(options, chosen_scenarios(options), options.work or Path(scratch))
         comparison.prepare()
-        comparison.check()
-        if options.profile:
-            print(comparison.profile())
+        if options.prepare:
             return
-        measured = comparison.measure()
-        print(report.table(comparison.size, measured))
-        if options.json:
-            options.json.write_text(json.dumps(measured, indent=2))
+        comparison.check()
+        publish(comparison.measure(), options)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="bart-base", help="default: bart-base")
-    parser.add_argument("--threads", type=int, default=2, help="for both engines; default: 2")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="processes for each figure and engine"
+    from comparison import engines
+    from comparison.scenarios import scenarios
+
+    names = [each.name for each in scenarios()]
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=f"scenarios: {', '.join(names)}"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="timings in a process")
-    parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="measure only these")
-    parser.add_argument("--work", type=Path, help="keep the model in this folder")
-    parser.add_argument("--torch-python", default=sys.executable, metavar="PATH")
-    parser.add_argument("--profile", action="store_true", help="time the phases of bart-fast")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all samples there")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--work", type=Path, metavar="DIR", help="keep models and conversions there")
+    add("--prepare", action="store_true", help="only write and convert the models")
+    add("--peers-python", metavar="PATH", help="the Python that has the peers; default: this one")
+    add("--engines", nargs="+", choices=engines.names(), help="measure only these")
+    add("--only", nargs="+", metavar="SCENARIO", help="names, or how they begin; default: all")
+    add("--quick", action="store_true", help="one round of few repeats")
+    add("--threads", type=int, nargs="+", default=[2], help="a table for each; default: 2")
+    add("--peers-at", type=int, nargs="+", metavar="N", help="threads with peers; default: all")
+    add("--rounds", type=int, help="processes for each figure and engine; default: 3")
+    add("--repeats", type=int, help="timings in a process; default: 3")
+    add("--seconds", type=float, default=6.0, help="no further repeats after them; default: 6")
+    add("--size", default="bart-base", choices=("bart-base", "tiny"), help="tiny is for tests")
+    add("--json", type=Path, metavar="PATH", help="write all samples there, after each round")
+    add("--plot", type=Path, metavar="PATH", help="draw distances to the limit (matplotlib)")
+    add("--show", type=Path, metavar="JSON", help="print and draw what `--json` wrote; no run")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.repeats = options.repeats or (1 if options.quick else 3)
+    if options.engines and engines.OURS not in options.engines:
+        options.engines.insert(0, engines.OURS)
+    if options.only:
+        for name in options.only:
+            if not any(each.startswith(name) for each in names):
+                parser.error(f"argument --only: no scenario begins with {name!r}: {names}")
+    return options
 
 
-class Comparison:
-    """The engines that are here, and the processes that measure them."""
+def chosen_scenarios(options: argparse.Namespace):
+    """The scenarios of `--only` and `--size`."""
+    from comparison.scenarios import scenarios
 
-    def __init__(self, options: argparse.Namespace, work: Path):
-        self.options = options
-        self.size: Size = SIZES[options.size]
-        self.work = work.resolve()
-        self.interpreters = {"ours": sys.executable, "torch": options.torch_python}
-        self.versions: list[str] = []
-
-    def prepare(self) -> None:
-        """Drops an engine that is not installed; writes the model."""
-        from comparison.model import write_model
-
-        if not self.child("torch", "available")["available"]:
-            note(f"`{self.options.torch_python}` has no torch and transformers: bart-fast alone")
-            del self.interpreters["torch"]
-        self.work.mkdir(parents=True, exist_ok=True)
-        write_model(self.work, self.size)
-
-    def check(self) -> None:
-        """Stops unless both engines compute the same."""
-        import numpy as np
-
-        answers = {}
-        for engine in self.interpreters:
-            path = self.work / f"results-{engine}.npz"
-            self.versions.append(self.child(engine, "results", output=str(path))["versions"])
-            with np.load(path) as arrays:
-                answers[engine] = {name: arrays[name] for name in arrays.files}
-        ours = answers["ours"]
-        losses = ours["losses"]
-        worker.expect(bool(losses[-1] < losses[0]), f"training does not lower the loss: {losses}")
-        note(f"greedy answer of {len(np.unique(ours['ids']))} different tokens; losses {losses}")
-        if "torch" in answers:
-            check_equal(ours, answers["torch"])
-
-    def measure(self) -> dict[str, Any]:
-        """Samples of every figure, the engines in turn."""
-        names = self.options.only or MEASUREMENTS
-        samples = {engine: {name: {} for name in MEASUREMENTS} for engine in self.interpreters}
-        limits = []
-        for turn in range(self.options.rounds):
-            limits.append(self.child("ours", "limits"))
-            for name in names:
-                task, dropout = MEASUREMENTS[name]
-                for engine in self.interpreters:
-                    result = self.child(engine, task, dropout=dropout)
-                    for key, value in result.items():
-                        samples[engine][name].setdefault(key, []).append(value)
-            note(f"round {turn + 1} of {self.options.rounds}")
-        return {
-            "processor": report.processor_name(),
-            "threads": self.options.threads,
-            "date": time.strftime("%Y-%m-%d"),
-            "versions": self.versions,
-            "rounds": self.options.rounds,
-            "limits": limits,
-            "samples": samples,
-        }
-
-    def profile(self) -> str:
-        """Where bart-fast's time goes, as far as it shows from Python."""
-        parts = self.child("ours", "profile")
-        return report.profile_table(self.size, parts, self.child("ours", "limits"))
-
-    def child(self, engine: str, task: str, dropout: bool = False, **more: Any) -> dict[str, Any]:
-        """Runs a task in a process of its own and returns its result."""
-        from comparison.model import DROPOUT, model_folder
-
-        spec = {
-            "engine": engine,
-            "task": task,
-            "size": self.size.as_dict(),
-            "folder": str(model_folder(self.work, self.size, DROPOUT if dropout else 0.0)),
-            "threads": self.options.threads,
-            "repeats": self.options.repeats,
-            "started": time.monotonic(),
-            **more,
-        }
-        command = [self.interpreters[engine], __file__, "--worker", json.dumps(spec)]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, env=environment(self.options.threads)
-        )
-        if done.returncode:
-            raise SystemExit(f"error: `{task}` of `{engine}` ended with {done.returncode}")
-        return json.loads(done.stdout.splitlines()[-1])
+    found = scenarios(options.size)
+    if options.only:
+        found = [each for each in found if each.name.startswith(tuple(options.only))]
+    return found
 
 
-def check_equal(ours: dict[str, Any], torch: dict[str, Any]) -> None:
-    """Stops unless the results of both engines are equal."""
-    import numpy as np
+def publish(measured: dict, options: argparse.Namespace) -> None:
+    """Prints the tables, and draws the plot where it was asked for."""
+    from comparison import report
 
-    worker.expect(np.array_equal(ours["ids"], torch["ids"]), "the engines' greedy ids differ")
-    pairs = {
-        "encoder outputs": ("encoded", slice(None), ENCODER_TOLERANCE),
-        "first losses": ("losses", slice(1), FIRST_LOSS_TOLERANCE),
-        "later losses": ("losses", slice(1, None), LATER_LOSS_TOLERANCE),
-    }
-    for title, (name, part, tolerance) in pairs.items():
-        difference = float(np.abs(ours[name][part] - torch[name][part]).max())
-        worker.expect(
-            difference < tolerance, f"the engines' {title} differ by {difference} > {tolerance}"
-        )
-        note(f"{title}: largest difference {difference:.1e}")
+    print(report.report(measured))
+    if options.plot:
+        from comparison import plot
 
-
-def environment(threads: int) -> dict[str, str]:
-    """The environment of the children: as many threads in every library, and no network."""
-    count = str(threads)
-    return {
-        **os.environ,
-        "BART_FAST_NUM_THREADS": count,
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
-def note(text: str) -> None:
-    """Progress goes to stderr: the table alone is on stdout."""
-    print(text, file=sys.stderr, flush=True)
+        plot.draw(measured, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,166 +1,204 @@
-"""The table: what was measured, beside the limit of the machine and the other engine."""
+"""The tables: what was measured, beside the limit of the machine and the other engines."""
 
-import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from operator import truediv
 from statistics import median
 from typing import Any
 
-from comparison.sizes import FLOAT_BYTES, Size
+from comparison import engines
+from comparison.limits import BANDWIDTH, INT8_PEAK, PEAK, RATES, limit
+from comparison.scenarios import MIB, Figure, Scenario, scenarios
 
-# Values that training holds for each parameter: itself, its gradient and two moments of Adam.
-TRAINING_COPIES = 4
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table.
-
-    Attributes:
-        title: what was measured.
-        task, key: where the samples lie among the results.
-        unit, scale: how a sample (seconds or bytes) is shown.
-        limit: the least it can be on this machine, as a sample; `None`: unknown.
-    """
-
-    title: str
-    task: str
-    key: str
-    unit: str
-    scale: float
-    limit: float | None = None
-
-
-def figures(size: Size, limits: dict[str, float]) -> list[Figure]:
-    """The lines of the table for a model of `size` on a machine of `limits`."""
-    bandwidth, peak = limits["memory_read_bandwidth"], limits["multiply_add_peak"]
-    training = size.training_flops() / peak
-    weights = FLOAT_BYTES * size.parameters
-
-    def ms(title: str, task: str, key: str, limit: float | None = None) -> Figure:
-        return Figure(title, task, key, "ms", 1e3, limit)
-
-    def megabytes(title: str, task: str, key: str, limit: float | None = None) -> Figure:
-        return Figure(title, task, key, "MB", 1e-6, limit)
-
-    token_limit = size.decoding_bytes() / bandwidth
-    encoder_limit = size.encoder_flops(1, size.encoder_source) / peak
-    step = f"Training step, {size.batch} x ({size.batch_source} + {size.batch_target})"
-    return [
-        ms("Greedy, a further token", "greedy", "token", token_limit),
-        ms(f"`generate`, {size.source} to {size.new_tokens} tokens", "greedy", "generate"),
-        ms(f"Encoder, 1 x {size.encoder_source}", "encoder", "encoder", encoder_limit),
-        ms(f"{step}, no dropout", "training", "step", training),
-        ms(f"{step}, dropout 0.1", "training_dropout", "step", training),
-        Figure("Process start to first token", "start", "first_token", "s", 1.0),
-        megabytes("Resident after loading", "start", "loaded", weights),
-        megabytes("Most resident while loading", "start", "peak_loaded", weights),
-        megabytes("Resident after the first token", "start", "generated", weights),
-        megabytes("Most resident to the first token", "start", "peak_generated", weights),
-        megabytes(
-            "Most resident in training", "training", "peak_memory", TRAINING_COPIES * weights
-        ),
-    ]
+_SCALES = {"ms": 1e3, "us": 1e6, "s": 1.0, "MiB": 1 / MIB}
 
 
 def summary(samples: Iterable[Any]) -> float | None:
-    """The median of all samples; those of a child process may be a list. `None` without any."""
-    pooled: list[float] = []
-    for sample in samples:
-        pooled += sample if isinstance(sample, list) else [sample]
+    """The median of all samples; those of a process may be a list. `None` without any."""
+    pooled = [each for sample in samples for each in _listed(sample)]
     return None if not pooled or None in pooled else median(pooled)
 
 
-def table(size: Size, measured: dict[str, Any]) -> str:
-    """The whole report in Markdown.
+def _listed(sample: Any) -> list[Any]:
+    return sample if isinstance(sample, list) else [sample]
 
-    Args:
-        measured: what `compare.py` collected: `limits`, a list; `versions`, `processor`, `threads`,
-            `date`; and `samples`, engine -> task -> key -> list of samples.
-    """
-    limits = {
-        key: median(each[key] for each in measured["limits"])
-        for key in ("memory_read_bandwidth", "multiply_add_peak")
-    }
-    engines = list(measured["samples"])
-    lines = [
-        f"{measured['processor']}, {measured['limits'][0]['instruction_set']}, "
-        f"{measured['threads']} threads, {measured['date']}; {', '.join(measured['versions'])}.",
-        f"Memory read {limits['memory_read_bandwidth'] / 1e9:.1f} GB/s, "
-        f"f32 multiply-add peak {limits['multiply_add_peak'] / 1e9:.0f} GF/s, in the same run.",
-        f"Medians of {measured['rounds']} processes for each figure and engine, in turn.",
-        "",
-        _row(["", "bart-fast", "limit", "share of limit", *_torch_titles(engines)]),
-        _row(["---", *["---:"] * (3 + len(_torch_titles(engines)))]),
+
+def median_rates(limits: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """What the machine could do, over measurements of it."""
+    found = list(limits)
+    return {rate: median(each[rate] for each in found) for rate in RATES}
+
+
+class Line:
+    """A figure of one run: values of the engines in seconds or bytes, and the limit."""
+
+    def __init__(self, figure: Figure, scenario: Scenario, measured: dict[str, Any], threads: str):
+        self.figure, self.scenario = figure, scenario
+        samples = measured["samples"][threads][scenario.name]
+        values = {name: summary(keys.get(figure.key, [])) for name, keys in samples.items()}
+        self.values = {name: value for name, value in values.items() if value is not None}
+        self.ours = self.values.get(engines.OURS)
+        mine = samples.get(engines.OURS, {})
+        rates = [each for process in mine.get("rates", []) for each in process]
+        rates = rates or measured["limits"][threads]
+        limits = [figure.limit and limit(figure.limit, scenario, each) for each in rates]
+        self.limit = median(limits) if figure.limit else None
+        # Each of our samples beside the limit around it.
+        found = [each for process in mine.get(figure.key, []) for each in _listed(process)]
+        paired = figure.limit and len(found) == len(limits)
+        self._times = median(map(truediv, found, limits)) if paired else None
+
+    def times_limit(self, name: str) -> float | None:
+        """How many times its limit an engine took."""
+        if self.limit is None or name not in self.values:
+            return None
+        if name == engines.OURS and self._times is not None:
+            return self._times
+        return self.values[name] / self.limit
+
+    def best_peer(self) -> float | None:
+        """How many times our figure the best peer took, of those that the target is about."""
+        peers = [
+            value
+            for name, value in self.values.items()
+            if name != engines.OURS and (not self.figure.against or name in self.figure.against)
+        ]
+        return min(peers) / self.ours if peers and self.ours else None
+
+    def misses(self) -> list[str] | None:
+        """The targets that were not met; `None` if there were none, or nothing to compare with."""
+        figure, times, peer = self.figure, self.times_limit(engines.OURS), self.best_peer()
+        if self.ours is None:
+            return None
+        checks = []
+        if figure.most is not None:
+            checks.append((times <= figure.most, f"{times:.2f}x the limit"))
+        if figure.beyond is not None:
+            beyond = (self.ours - self.limit) / MIB
+            checks.append((beyond <= figure.beyond / MIB, f"limit + {beyond:.0f} MiB"))
+        if figure.at_most is not None:
+            checks.append((self.ours <= figure.at_most, self.shown(self.ours)))
+        if figure.faster is not None and peer is not None:
+            checks.append((peer >= figure.faster, f"{peer:.2f}x the best peer"))
+        return [miss for met, miss in checks if not met] if checks else None
+
+    def verdict(self) -> str:
+        """Whether the targets were met, in words."""
+        misses = self.misses()
+        if misses is None:
+            return ""
+        unknown = self.figure.faster is not None and self.best_peer() is None
+        return "no: " + ", ".join(misses) if misses else "yes" + (", as far as known" * unknown)
+
+    def target(self) -> str:
+        """What the figure shall reach, in words."""
+        figure, parts = self.figure, []
+        if figure.most is not None:
+            parts.append(f"<= {figure.most:.3g}x limit")
+        if figure.beyond is not None:
+            parts.append(f"<= limit + {figure.beyond / MIB:.0f} MiB")
+        if figure.at_most is not None:
+            parts.append(f"<= {self.shown(figure.at_most)}")
+        if figure.faster is not None:
+            peers = ", ".join(map(_title, figure.against)) or "the best peer"
+            parts.append(f"{peers} >= {figure.faster:.3g}x")
+        return ", ".join(parts)
+
+    def shown(self, value: float | None) -> str:
+        """A value with its unit."""
+        if value is None:
+            return ""
+        if self.figure.unit == "tokens/s":
+            return f"{len(self.scenario.lengths) * self.scenario.new_tokens / value:.0f} tokens/s"
+        scaled = value * _SCALES[self.figure.unit]
+        return (
+            f"{scaled:.0f} {self.figure.unit}"
+            if scaled >= 100
+            else f"{scaled:.3g} {self.figure.unit}"
+        )
+
+
+def lines(measured: dict[str, Any], threads: str) -> list[Line]:
+    """All figures that were measured with so many threads, in the order of `scenarios`."""
+    found = measured["samples"].get(threads, {})
+    return [
+        Line(figure, scenario, measured, threads)
+        for scenario in scenarios(measured["size"])
+        if scenario.name in found
+        for figure in scenario.figures
     ]
-    lines += [_line(figure, measured["samples"]) for figure in figures(size, limits)]
-    return "\n".join(lines)
 
 
-def _torch_titles(engines: list[str]) -> list[str]:
-    return ["torch", "torch / bart-fast"] if "torch" in engines else []
+def report(measured: dict[str, Any]) -> str:
+    """The whole report in Markdown; `measured` is what `Comparison.measured` collected."""
+    tables = [table(measured, threads) for threads in measured["samples"]]
+    return "\n\n".join([header(measured), *tables])
 
 
-def _line(figure: Figure, samples: dict[str, Any]) -> str:
-    values = {
-        engine: summary(tasks[figure.task].get(figure.key, [])) for engine, tasks in samples.items()
-    }
-    ours = values["ours"]
-    share = "" if figure.limit is None or ours is None else f"{figure.limit / ours:.0%}"
-    cells = [figure.title, _shown(ours, figure), _shown(figure.limit, figure), share]
-    if "torch" in values:
-        torch = values["torch"]
-        ratio = "" if ours is None or torch is None else f"{torch / ours:.2f}"
-        cells += [_shown(torch, figure), ratio]
-    return _row(cells)
+def header(measured: dict[str, Any]) -> str:
+    """What was measured, on what, and what was not."""
+    facts = measured["machine"]
+    details = ", ".join(f"{name} {value}" for name, value in facts["details"].items())
+    text = [
+        f"{facts['date']}. {facts['processor']} ({details}), {', '.join(facts['instructions'])}; "
+        f"{facts['cores']} cores; {facts['system']}, Python {facts['python']}.",
+        f"Engines: {'; '.join(measured['versions'].values())}.",
+        f"Medians of {measured['rounds']} processes for each figure and engine, in turn, pinned.",
+    ]
+    text += [f"Not measured: {_title(name)} ({why})." for name, why in measured["absent"].items()]
+    text += [f"Not measured: {failure}." for failure in sorted(set(measured["failed"]))]
+    text += [f"Equal to ours in float32 before timing: {each}." for each in measured["checked"]]
+    notes = [(name, engines.engine(name).note) for name in measured["versions"]]
+    text += [f"{_title(name)}: {words}." for name, words in notes if words]
+    return "\n".join(text)
 
 
-def _shown(value: float | None, figure: Figure) -> str:
-    if value is None:
-        return ""
-    scaled = value * figure.scale
-    return f"{scaled:.0f} {figure.unit}" if scaled >= 100 else f"{scaled:.3g} {figure.unit}"
+def table(measured: dict[str, Any], threads: str) -> str:
+    """The figures with so many threads."""
+    limits = measured["limits"][threads]
+    rates = median_rates([*limits, *_rates(measured, threads)])
+    rows = lines(measured, threads)
+    peers = [name for name in measured["versions"] if name != engines.OURS]
+    peers = [name for name in peers if any(name in row.values for row in rows)]
+    best = ["best peer / ours"] if peers else []
+    titles = ["", "bart-fast", "limit", "times limit", *map(_title, peers), *best, "target", "met"]
+    text = [
+        f"{threads} thread{'s' if threads != '1' else ''}, {limits[0]['instruction_set']}. "
+        f"Memory read {rates[BANDWIDTH] / 1e9:.1f} GB/s, multiply-add peak "
+        f"{rates[PEAK] / 1e9:.0f} GF/s in float32 and {rates[INT8_PEAK] / 1e9:.0f} Gop/s in 8 bits "
+        "(medians; the limit of a row is of the rates that were measured around each sample).",
+        "",
+        _row(titles),
+        _row(["---", *["---:"] * (len(titles) - 3), "---", "---"]),
+    ]
+    for row in rows:
+        times, peer = row.times_limit(engines.OURS), row.best_peer()
+        text.append(
+            _row(
+                [
+                    row.figure.title,
+                    row.shown(row.ours),
+                    row.shown(row.limit),
+                    "" if times is None else f"{times:.2f}",
+                    *(row.shown(row.values.get(name)) for name in peers),
+                    *([] if not peers else ["" if peer is None else f"{peer:.2f}"]),
+                    row.target(),
+                    row.verdict(),
+                ]
+            )
+        )
+    return "\n".join(text)
+
+
+def _rates(measured: dict[str, Any], threads: str) -> list[dict[str, float]]:
+    """What the machine could do, each time it was measured around a sample."""
+    samples = measured["samples"][threads].values()
+    ours = [keys.get(engines.OURS, {}).get("rates", []) for keys in samples]
+    return [each for processes in ours for process in processes for each in process]
+
+
+def _title(name: str) -> str:
+    return engines.engine(name).title
 
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def profile_table(size: Size, parts: dict[str, float], limits: dict[str, float]) -> str:
-    """Where the time of a generation and of a training step goes, as told apart from Python."""
-    further = (parts["generate"] - parts["first"]) / (size.new_tokens - 1)
-    bandwidth, peak = limits["memory_read_bandwidth"], limits["multiply_add_peak"]
-    head_bytes = FLOAT_BYTES * size.vocabulary * size.width
-    layers_bytes = size.decoding_bytes() - head_bytes
-    forward_flops = size.training_flops() / 3
-    weights = FLOAT_BYTES * size.parameters
-    # Adam reads weight, gradient and two moments, and writes all but the gradient; SGD reads two
-    # and writes one.
-    rows = [
-        ("Encode the source", parts["encode"], size.encoder_flops(1, size.source) / peak),
-        ("Keys and values of the source, first token", parts["first"] - parts["encode"], None),
-        ("A further token", further, size.decoding_bytes() / bandwidth),
-        ("- of it the language-model head", parts["head"], head_bytes / bandwidth),
-        ("- of it the decoder's layers", further - parts["head"], layers_bytes / bandwidth),
-        ("Training: forward and loss", parts["forward"], forward_flops / peak),
-        ("Training: whole step with Adam", parts["adam"], 3 * forward_flops / peak),
-        ("- of it backward", parts["sgd"] - parts["forward"], 2 * forward_flops / peak),
-        ("- of it Adam beyond SGD", parts["adam"] - parts["sgd"], 4 * weights / bandwidth),
-    ]
-    lines = [_row(["Phase", "time", "limit", "share of limit"]), _row(["---", *["---:"] * 3])]
-    for title, seconds, limit in rows:
-        figure = Figure(title, "", "", "ms", 1e3)
-        share = "" if limit is None else f"{limit / seconds:.0%}"
-        lines.append(_row([title, _shown(seconds, figure), _shown(limit, figure), share]))
-    return "\n".join(lines)
-
-
-def processor_name() -> str:
-    """The processor as the system names it."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

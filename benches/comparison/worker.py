@@ -1,162 +1,168 @@
 """One measurement of one engine, in the process that was started for it."""
 
-import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from comparison.sizes import Inputs, Size, make_inputs
-
+# More than one, as some engines choose how to compute a shape the first time they see it.
 WARM_UPS = 2
 CHECKED_STEPS = 3
 
 
 def run(spec: dict[str, Any]) -> None:
-    """Does what `spec` says and prints the result as one line of JSON."""
+    """Does what `spec` says and prints the result as one line of JSON.
+
+    `spec` has `task`, a function of `TASKS`; `engine`; `cores` that the process is pinned to; and
+    what the task asks for.
+    """
+    if spec.get("cores") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, spec["cores"])
     result = TASKS[spec["task"]](spec)
     print(json.dumps(result), file=sys.stdout, flush=True)
 
 
-def _load(spec: dict[str, Any]) -> tuple[Any, Inputs, Size]:
-    from comparison.engines import ENGINES
+def _load(spec: dict[str, Any]) -> Any:
+    from comparison.engines import engine
 
-    size = Size(**spec["size"])
-    engine = ENGINES[spec["engine"]](Path(spec["folder"]), spec["threads"])
-    return engine, make_inputs(size), size
+    paths = Path(spec["model"]), Path(spec["folder"])
+    return engine(spec["engine"])(*paths, spec["precision"], spec["threads"])
+
+
+def _rows(spec: dict[str, Any]) -> Any:
+    from comparison.inputs import make_rows
+
+    return make_rows(spec["vocabulary"], tuple(spec["lengths"]))
 
 
 def available(spec: dict[str, Any]) -> dict[str, Any]:
-    """Whether the engine's packages are here."""
-    needed = {"ours": ["bart_fast"], "torch": ["torch", "transformers"]}[spec["engine"]]
-    return {"available": all(importlib.util.find_spec(name) is not None for name in needed)}
+    """What the engine lacks to be measured, and what it is."""
+    from comparison.engines import engine
+
+    found = engine(spec["engine"])
+    missing = found.missing()
+    return {"missing": missing, "versions": "" if missing else found.versions()}
+
+
+def convert(spec: dict[str, Any]) -> dict[str, Any]:
+    """Makes the engine's own form of the model."""
+    from comparison.engines import engine
+
+    # Converters report what they do on standard output.
+    sys.stdout, output = sys.stderr, sys.stdout
+    engine(spec["engine"]).convert(Path(spec["model"]), spec["precision"], Path(spec["folder"]))
+    sys.stdout = output
+    return {}
 
 
 def results(spec: dict[str, Any]) -> dict[str, Any]:
-    """Writes what the engine computes to the file `output`: the other's must be equal."""
-    import numpy as np
+    """Writes what the engine computes to the file `output`: the others' must be equal."""
+    from comparison import checks
 
-    engine, inputs, size = _load(spec)
-    encoded = engine.encode(inputs.encoder_source)
-    ids = engine.generate(inputs.source, size.new_tokens)
-    if spec["engine"] == "ours":
-        _check_ours(engine, inputs, encoded, ids)
-    losses = [engine.train(inputs) for _ in range(CHECKED_STEPS)]
-    np.savez(spec["output"], encoded=encoded, ids=ids, losses=losses)
-    return {"versions": engine.versions()}
-
-
-def _check_ours(engine: Any, inputs: Inputs, encoded: Any, ids: Any) -> None:
-    """Checks that need no other engine: decoding against whole sequences, kernels against none."""
-    import numpy as np
-
-    from bart_fast import _core
-    from comparison.sizes import masked
-
-    scores = engine.model({**masked("encoder", inputs.source), **masked("decoder", ids[:, :-1])})
-    expect(np.array_equal(scores.argmax(-1), ids[:, 1:]), "greedy ids are not the best tokens")
-    _core.set_portable(True)
-    difference = np.abs(engine.encode(inputs.encoder_source) - encoded).max()
-    loss = engine.evaluate(inputs)
-    _core.set_portable(False)
-    expect(difference < 1e-3, f"the encoder differs by {difference} from candle's operations")
-    difference = abs(engine.evaluate(inputs) - loss)
-    expect(difference < 1e-4, f"the loss differs by {difference} from candle's operations")
-
-
-def expect(holds: bool, message: str) -> None:
-    """Stops with `message` unless `holds`: wrong results are not timed."""
-    if not holds:
-        raise SystemExit(f"error: {message}")
+    return checks.compute(_load(spec), spec)
 
 
 def greedy(spec: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of `generate`, and of each token after the first."""
-    engine, inputs, size = _load(spec)
+    """Seconds of a generation, of one of a single token, and of each token after the first."""
+    engine, rows = _load(spec), _rows(spec)
+    return _generations(spec, lambda new_tokens: engine.greedy(rows, new_tokens))
 
-    def seconds(new_tokens: int) -> float:
-        return _seconds(lambda: engine.generate(inputs.source, new_tokens))
 
-    for _ in range(WARM_UPS):
-        seconds(size.new_tokens)
-    whole, token = [], []
-    for _ in range(spec["repeats"]):
-        first = seconds(1)
-        whole.append(seconds(size.new_tokens))
-        token.append((whole[-1] - first) / (size.new_tokens - 1))
-    return {"generate": whole, "token": token}
+def beams(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same with beams."""
+    engine, rows = _load(spec), _rows(spec)
+    settings = [spec[name] for name in ("beams", "length_penalty", "no_repeat")]
+    return _generations(spec, lambda new_tokens: engine.beams(rows, new_tokens, *settings))
+
+
+def _generations(spec: dict[str, Any], generate: Callable[[int], Any]) -> dict[str, Any]:
+    new_tokens = spec["new_tokens"]
+
+    def once() -> tuple[float, float]:
+        return _seconds(lambda: generate(1)), _seconds(lambda: generate(new_tokens))
+
+    pairs, rates = _repeated(once, spec)
+    return {
+        "rates": rates,
+        "first": [first for first, _ in pairs],
+        "whole": [whole for _, whole in pairs],
+        "step": [(whole - first) / (new_tokens - 1) for first, whole in pairs],
+    }
 
 
 def encoder(spec: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the encoder over one long source."""
-    engine, inputs, _ = _load(spec)
-    return {"encoder": _repeated(lambda: engine.encode(inputs.encoder_source), spec["repeats"])}
+    """Seconds of the encoder over all sources."""
+    engine, rows = _load(spec), _rows(spec)
+    seconds, rates = _repeated(lambda: _seconds(lambda: engine.encode(rows)), spec)
+    return {"rates": rates, "seconds": seconds}
 
 
 def training(spec: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a training step, and the most memory that was resident."""
-    engine, inputs, _ = _load(spec)
-    seconds = _repeated(lambda: engine.train(inputs), spec["repeats"])
-    return {"step": seconds, "peak_memory": _memory("VmHWM")}
+    from comparison.inputs import make_pairs
+
+    lengths = spec["lengths"]
+    pairs = make_pairs(spec["vocabulary"], len(lengths), lengths[0], spec["new_tokens"])
+    engine = _load(spec)
+    seconds, rates = _repeated(lambda: _seconds(lambda: engine.train(pairs)), spec)
+    return {"rates": rates, "step": seconds, "peak": _memory("VmHWM")}
 
 
 def start(spec: dict[str, Any]) -> dict[str, Any]:
-    """Seconds from the start of the process to the first token; resident memory on the way."""
-    engine, inputs, _ = _load(spec)
-    loaded, peak_loaded = _memory("VmRSS"), _memory("VmHWM")
-    engine.generate(inputs.source, 1)
+    """Seconds from the start of the process to some tokens; resident memory on the way."""
+    engine, rows = _load(spec), _rows(spec)
+    loaded = _memory("VmRSS")
+    engine.greedy(rows, spec["new_tokens"])
     # The clock of the parent, which took the time before it started this process.
-    first_token = time.monotonic() - spec["started"]
+    seconds = time.monotonic() - spec["started"]
     return {
-        "first_token": first_token,
+        "start": seconds,
         "loaded": loaded,
-        "peak_loaded": peak_loaded,
         "generated": _memory("VmRSS"),
-        "peak_generated": _memory("VmHWM"),
+        "peak": _memory("VmHWM"),
     }
 
 
 def limits(spec: dict[str, Any]) -> dict[str, Any]:
-    """What this machine can do: bytes read and floating-point operations a second."""
+    """What this machine can do: bytes read and operations a second."""
     from bart_fast import _core
 
     return {**_core.runtime_info(), **_core.measure_limits(spec["threads"])}
 
 
-def profile(spec: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the parts of a generation and of a training step that can be told apart."""
-    import numpy as np
+def _repeated(work: Callable[[], Any], spec: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """The results of `repeats` calls after warming up, or of as many as `seconds` allow.
 
-    from bart_fast.optimizers import SGD
-
-    engine, inputs, size = _load(spec)
-    core, repeats = engine.model.backbone._model, spec["repeats"]
-    hidden = np.ones((1, size.width), np.float32)
-    parts = {
-        "encode": _repeated(lambda: engine.encode(inputs.source), repeats),
-        "first": _repeated(lambda: engine.generate(inputs.source, 1), repeats),
-        "generate": _repeated(lambda: engine.generate(inputs.source, size.new_tokens), repeats),
-        "head": _repeated(lambda: core.logits(hidden), repeats),
-        "forward": _repeated(lambda: engine.evaluate(inputs), repeats),
-        "adam": _repeated(lambda: engine.train(inputs), repeats),
-    }
-    engine.model.compile(optimizer=SGD(1e-5))
-    parts["sgd"] = _repeated(lambda: engine.train(inputs), repeats)
-    return {name: _median(seconds) for name, seconds in parts.items()}
-
-
-def _median(values: list[float]) -> float:
-    import statistics
-
-    return statistics.median(values)
+    With bart-fast also what the machine could do around each: neighbours take from its memory and
+    give back within seconds, so a limit of another moment says nothing.
+    """
+    # What is slow needs no second warm-up and few repeats: it is far from what is compared.
+    started = time.monotonic()
+    found: list[Any] = []
+    rates = [_rates(spec)]
+    for call in range(WARM_UPS + spec["repeats"]):
+        found.append(work())
+        rates.append(_rates(spec))
+        if call > 0 and time.monotonic() - started > spec["seconds"]:
+            break
+    first = min(WARM_UPS, len(found) - 1)
+    around = [
+        {rate: (before[rate] + after[rate]) / 2 for rate in before}
+        for before, after in pairwise(rates)
+    ]
+    return found[first:], around[first:]
 
 
-def _repeated(work: Callable[[], Any], repeats: int) -> list[float]:
-    for _ in range(WARM_UPS):
-        work()
-    return [_seconds(work) for _ in range(repeats)]
+def _rates(spec: dict[str, Any]) -> dict[str, float]:
+    if spec["engine"] != "bart_fast":
+        return {}
+    from bart_fast import _core
+
+    return _core.measure_limits(spec["threads"])
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -176,5 +182,5 @@ def _memory(field: str) -> int | None:
 
 TASKS = {
     task.__name__: task
-    for task in (available, results, greedy, encoder, training, start, limits, profile)
+    for task in (available, convert, results, greedy, beams, encoder, training, start, limits)
 }

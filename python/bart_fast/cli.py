@@ -35,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         if sys.stdout is None:
             raise ValueError("standard output is closed, and answers go there")
+        if options.threads is not None:
+            _set_threads(parser, options.threads)
+        if options.bench:
+            _bench(parser, options)
+            return _OK
         batches = _inputs(parser, options)
         _answer_all(parser, options, batches)
     except BrokenPipeError:
@@ -92,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=_from_zero, metavar="N", help="makes random samplers repeatable"
     )
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="how many compute (default: every core)"
+    )
+    parser.add_argument(
+        "--bench",
+        action="store_true",
+        help="measure how fast this machine computes, beside what it could do, and exit",
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 
@@ -124,6 +137,23 @@ def _whole_number(text: str, at_least: int) -> int:
             f"expected a whole number of at least {at_least}, received {text!r}"
         )
     return number
+
+
+def _set_threads(parser: argparse.ArgumentParser, threads: int) -> None:
+    from bart_fast import set_num_threads
+
+    try:
+        set_num_threads(threads)
+    except ValueError as error:
+        parser.error(f"argument --threads: {error}")
+
+
+def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    from bart_fast import benchmark
+
+    if options.text or options.file:
+        parser.error("--bench answers no text: give it alone, or with --threads")
+    benchmark.run()
 
 
 def _inputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Iterator[list[str]]:

@@ -103,20 +103,23 @@ pub fn runtime_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// How often each limit is measured; the best counts.
 const LIMIT_ROUNDS: usize = 5;
 
-/// What this machine can do now with `threads` threads: `memory_read_bandwidth` in bytes a second
-/// and `multiply_add_peak` (f32) in floating-point operations a second. For benchmarks: other
+/// What this machine can do now with `threads` threads: `memory_read_bandwidth` in bytes a second,
+/// `multiply_add_peak` (f32) and `int8_multiply_add_peak` in operations a second. For benchmarks: other
 /// passes wait meanwhile.
 #[pyfunction]
 pub fn measure_limits(py: Python<'_>, threads: i64) -> PyResult<Bound<'_, PyDict>> {
+    const LIMITS: [(&str, fn(usize) -> f64); 3] = [
+        ("memory_read_bandwidth", limits::memory_read_bandwidth),
+        ("multiply_add_peak", limits::multiply_add_peak),
+        ("int8_multiply_add_peak", limits::int8_multiply_add_peak),
+    ];
     let before = team::num_threads();
     set_num_threads(threads)?;
-    let measured = enter(py, || {
-        Ok((limits::memory_read_bandwidth(LIMIT_ROUNDS), limits::multiply_add_peak(LIMIT_ROUNDS)))
-    });
+    let measured = enter(py, || Ok(LIMITS.map(|(name, measure)| (name, measure(LIMIT_ROUNDS)))));
     team::set_num_threads(before);
-    let (bandwidth, peak) = measured?;
     let dict = PyDict::new(py);
-    dict.set_item("memory_read_bandwidth", bandwidth)?;
-    dict.set_item("multiply_add_peak", peak)?;
+    for (name, limit) in measured? {
+        dict.set_item(name, limit)?;
+    }
     Ok(dict)
 }
