@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use super::lasting::lasting;
 use super::team;
 
 /// A cache line, and the widest vector.
@@ -77,16 +78,40 @@ impl DerefMut for AlignedBuffer {
 /// Elements that one part of [`filled`] writes.
 const FILLED_AT_ONCE: usize = 1 << 20;
 
-/// `len` times `value`. The whole team writes: most of the time goes into pages that the system clears when
-/// they are first touched.
+/// `len` times `value`, in memory that is taken to stay for long. The whole team writes: most of the time goes
+/// into pages that the system clears when they are first touched.
 pub fn filled<T: Copy + Send + Sync>(len: usize, value: T) -> Vec<T> {
-    let mut values = Vec::with_capacity(len);
+    let mut values = lasting(|| Vec::with_capacity(len));
     team::run_chunks(&mut values.spare_capacity_mut()[..len], FILLED_AT_ONCE, &|_, part| {
         part.fill(MaybeUninit::new(value));
     });
     // SAFETY: the chunks, which cover `len` elements within the capacity, were written above.
     unsafe { values.set_len(len) };
     values
+}
+
+/// `len` zeros in memory that is taken to stay for long. No page of it is touched yet.
+pub fn zeros<T: Zero>(len: usize) -> Vec<T> {
+    lasting(|| T::zeros(len))
+}
+
+/// What [`zeros`] makes. (`vec![0; len]` asks for zeros and does not write them, but only where the type is
+/// known.)
+pub trait Zero: Sized {
+    /// `len` zeros.
+    fn zeros(len: usize) -> Vec<Self>;
+}
+
+impl Zero for f32 {
+    fn zeros(len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+}
+
+impl Zero for u16 {
+    fn zeros(len: usize) -> Vec<u16> {
+        vec![0; len]
+    }
 }
 
 /// The bytes of floats, as the machine stores them: to read them into.

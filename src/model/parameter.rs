@@ -207,13 +207,13 @@ impl Parameters {
                 (var, StoredLayout::Int8(Tensor::ones(rows, DType::F32, cpu)?))
             }
             (_, Some(format)) => {
-                let zeros = memory::filled(pack::packed_len(rows, columns), 0);
+                let zeros = memory::zeros(pack::packed_len(rows, columns));
                 (weight::half_floats(zeros, shape, format)?, StoredLayout::Panels)
             }
             (_, None) => {
                 let panels = match &values {
                     Some(values) => Weight::pack(values, rows, columns),
-                    None => memory::filled(pack::packed_len(rows, columns), 0.0),
+                    None => memory::zeros(pack::packed_len(rows, columns)),
                 };
                 let var = Var::from_vec(panels, shape, cpu)?;
                 return self.add(name, vec![rows, columns], var, StoredLayout::Panels);
@@ -229,7 +229,7 @@ impl Parameters {
         if let Some(parameter) = self.take_over(name, &[rows, columns]) {
             return Ok(parameter);
         }
-        let values = self.draw(rows * columns).unwrap_or_else(|| vec![0.0; rows * columns]);
+        let values = self.draw(rows * columns).unwrap_or_else(|| memory::zeros(rows * columns));
         self.plain(name, vec![rows, columns], values)
     }
 

@@ -9,6 +9,7 @@ use pyo3::types::PyDict;
 
 use super::enter::enter;
 use crate::error::{Error, Result};
+use crate::kernels::lasting::lasting;
 use crate::kernels::team;
 use crate::text::{self, Tokenizer, TokenizerOptions};
 
@@ -31,7 +32,7 @@ impl PyTokenizer {
     ) -> PyResult<Self> {
         let vocabulary = vocabulary.iter().map(read_entry).collect::<PyResult<Vec<_>>>()?;
         let options = TokenizerOptions { special_tokens, add_prefix_space };
-        let inner = enter(py, || Tokenizer::new(vocabulary, &merges, &options))?;
+        let inner = enter(py, || lasting(|| Tokenizer::new(vocabulary, &merges, &options)))?;
         Ok(PyTokenizer { inner })
     }
 
@@ -119,7 +120,8 @@ pub fn read_tokenizer(
     add_prefix_space: bool,
 ) -> PyResult<PyTokenizer> {
     let options = TokenizerOptions { special_tokens, add_prefix_space };
-    let inner = enter(py, || Tokenizer::from_files(&vocabulary, &merges, &options))?;
+    let read = || Tokenizer::from_files(&vocabulary, &merges, &options);
+    let inner = enter(py, || lasting(read))?;
     Ok(PyTokenizer { inner })
 }
 

@@ -11,7 +11,6 @@ from typing import Literal
 from bart_fast import _core, _dtypes
 
 from . import keras_weights
-from .atomic import unfinished
 from .files import (
     naming,
     read_merges,
@@ -286,6 +285,8 @@ class Preset:
 
 def missing_file(directory: Path, name: str, format: str | None) -> FileNotFoundError:
     """The error for a preset that lacks a file, with what it would need."""
+    from .atomic import unfinished
+
     needs = [NEEDED[format]] if format else list(NEEDED.values())
     message = f"`{name}` is missing from the preset directory `{directory}`. {' '.join(needs)}"
     left = unfinished(directory)
