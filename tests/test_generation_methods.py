@@ -43,6 +43,28 @@ def test_an_answer_does_not_depend_on_its_batch(model, name):
         assert [model.generate(text, **settings) for text in TEXTS] == together
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"no_repeat_ngram_size": 2, "suppress_tokens": [5], "min_new_tokens": 4},
+        {"num_beams": 4, "length_penalty": 2.0, "num_return_sequences": 3},
+        {"num_beams": 3, "no_repeat_ngram_size": 2, "bad_words_ids": [[7]]},
+    ],
+)
+def test_the_best_scores_alone_lead_where_all_scores_do(dtype, settings):
+    model = tiny_model(dtype=dtype)
+    model.compile(sampler="greedy")
+    told = {"return_dict_in_generate": True, "output_scores": True, **settings}
+    best = model.generate(TEXTS, **told)
+    # A function of the caller has to see all of them.
+    every = model.generate(TEXTS, logits_processor=[lambda ids, scores: scores], **told)
+    assert best.texts == every.texts
+    for name in ("sequences", "sequences_scores", "token_logprobs"):
+        np.testing.assert_array_equal(getattr(best, name), getattr(every, name), err_msg=name)
+
+
 @each_method
 def test_several_answers_come_best_first_or_from_streams_of_their_own(model, name):
     settings = settings_of(model, name)

@@ -60,7 +60,7 @@ class Comparison:
 
     def _convert(self, name: str, model: str, precision: str) -> None:
         folder = self.folder(name, model, precision)
-        if folder.exists():
+        if folder.exists() and name != engines.OURS:
             return
         note(f"{name}: converting {model} to {precision}")
         unfinished = folder.with_name(folder.name + "-unfinished")
@@ -72,6 +72,8 @@ class Comparison:
             self.failed.append(f"{name} cannot convert {model} to {precision} ({error})")
             note(self.failed[-1])
         else:
+            # Ours is made anew: what is measured may have changed the way it writes.
+            shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
 
     def folder(self, name: str, model: str, precision: str) -> Path:

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
 use crate::ops::hidden::Hidden;
-use crate::ops::{self, Way};
+use crate::ops::{self, Way, head};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
@@ -17,6 +17,9 @@ pub struct BartDecoder {
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
     hidden: Option<Hidden>,
+    /// The rows of `hidden` after which scores were wanted; none: after all.
+    wanted: Vec<u32>,
+    screening: head::Screening,
 }
 
 impl BartDecoder {
@@ -27,27 +30,42 @@ impl BartDecoder {
     pub fn new(model: Arc<BartModel>, source: Batch, stop: &StopCheck) -> Result<Self> {
         source.check("encoder_token_ids", model.config())?;
         let memory = model.encode(&source, &Pass::inference().stopped_by(stop))?;
-        Ok(BartDecoder { model, source, memory, cache: None, hidden: None })
+        Ok(BartDecoder {
+            model,
+            source,
+            memory,
+            cache: None,
+            hidden: None,
+            wanted: Vec::new(),
+            screening: head::Screening::default(),
+        })
     }
 
-    /// Feeds rows to the cache and leaves the scores of the rows `wanted` (all if `None`).
-    fn feed(
-        &mut self,
-        rows: &Batch,
-        slots: &[usize],
-        wanted: Option<&[u32]>,
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
+    /// Feeds rows to the cache.
+    fn feed(&mut self, rows: &Batch, slots: &[usize]) -> Result<()> {
         rows.check("decoder_token_ids", self.model.config())?;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
         let places = cache.place(slots);
-        let hidden = self.hidden.insert(self.model.decode_step(rows, &places, cache)?);
-        let chosen = wanted.map(|wanted| hidden.select(wanted)).transpose()?;
-        let scores = self.model.logits(chosen.as_ref().unwrap_or(hidden), &Pass::inference())?;
-        logits.clear();
-        Ok(scores.read(|scores| logits.extend_from_slice(scores))?)
+        self.hidden = Some(self.model.decode_step(rows, &places, cache)?);
+        Ok(())
+    }
+
+    /// Leaves what is wanted of the scores after the rows of the last pass that count.
+    fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
+        let Some(hidden) = &self.hidden else { return Ok(()) };
+        let chosen = match self.wanted.is_empty() {
+            true => None,
+            false => Some(hidden.select(&self.wanted)?),
+        };
+        let (hidden, screening) = (chosen.as_ref().unwrap_or(hidden), &mut self.screening);
+        if let Wanted::Best { ask, limit } = wanted
+            && self.model.best_scores(hidden, (limit, ask), screening, scores.best_mut())?
+        {
+            return Ok(());
+        }
+        self.model.scores(hidden, scores.all_mut())
     }
 }
 
@@ -60,7 +78,8 @@ impl StepModel for BartDecoder {
         &mut self,
         prompts: &[PromptRow<'_>],
         slots_per_source: usize,
-        logits: &mut Vec<f32>,
+        wanted: Wanted,
+        scores: &mut Scores,
     ) -> Result<()> {
         let sources = self.source.sequences();
         let slot_sources: Vec<usize> =
@@ -78,15 +97,23 @@ impl StepModel for BartDecoder {
             .iter()
             .flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()))
             .collect();
-        let last: Vec<u32> = rows.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.feed(&rows, &slots, Some(&last), logits)
+        self.wanted.clear();
+        self.wanted.extend(rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
+        self.feed(&rows, &slots)?;
+        self.score(wanted, scores)
     }
 
-    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
+    fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         let tokens = rows.iter().map(|row| row.token).collect();
         let positions = rows.iter().map(|row| row.position as u32).collect();
         let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
-        self.feed(&Batch::single_rows(tokens, positions), &slots, None, logits)
+        self.wanted.clear();
+        self.feed(&Batch::single_rows(tokens, positions), &slots)?;
+        self.score(wanted, scores)
+    }
+
+    fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
+        self.score(Wanted::All, scores)
     }
 
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
@@ -115,3 +142,7 @@ impl StepModel for BartDecoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "bart_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use super::arguments::Arguments;
 use super::constraints::check_choice;
 use super::generate::{Decoding, check_shape};
 use super::input::{Input, Sequence};
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use super::options::Options;
 use super::samplers::{MOST_SEQUENCES, Method, check_single, check_temperature};
 use super::scores;
@@ -69,7 +69,7 @@ pub(super) struct Search {
     live: Vec<usize>,
     /// Whether the prompts were fed.
     has_begun: bool,
-    logits: Vec<f32>,
+    scores: Scores,
     hidden: Vec<f32>,
     moves: Vec<(usize, usize)>,
     steps: Vec<StepRow>,
@@ -101,7 +101,7 @@ impl Search {
             options,
             settings,
             has_begun: false,
-            logits: Vec::new(),
+            scores: Scores::default(),
             hidden: Vec::new(),
             moves: Vec::new(),
             steps: Vec::new(),
@@ -117,13 +117,14 @@ impl Search {
             capacity: self.inputs[source].max_length(),
         };
         let prompts: Vec<_> = self.live.iter().map(prompt).collect();
-        model.prefill(&prompts, self.settings.k, &mut self.logits)?;
-        check_shape(&self.logits, self.live.len(), model.vocabulary_size())?;
+        model.prefill(&prompts, self.settings.k, Wanted::All, &mut self.scores)?;
+        let logits = self.scores.all()?;
+        check_shape(logits, self.live.len(), model.vocabulary_size())?;
         model.hidden_states(&mut self.hidden)?;
         let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum::<usize>();
         let width = self.hidden.len() / tokens;
         let mut hidden = self.hidden.chunks_exact(width.max(1));
-        let logits = self.logits.chunks_exact(model.vocabulary_size());
+        let logits = self.scores.all()?.chunks_exact(model.vocabulary_size());
         for (&source, logits) in self.live.iter().zip(logits) {
             let row = &mut self.rows[source];
             row.logits.extend_from_slice(logits);
@@ -208,12 +209,13 @@ impl Decoding for Search {
             model.reorder(&self.moves)?;
         }
         stop()?;
-        let mut logits = mem::take(&mut self.logits);
-        model.step(&self.steps, &mut logits)?;
-        check_shape(&logits, self.steps.len(), model.vocabulary_size())?;
+        let mut scores = mem::take(&mut self.scores);
+        model.step(&self.steps, Wanted::All, &mut scores)?;
+        let logits = scores.all()?;
+        check_shape(logits, self.steps.len(), model.vocabulary_size())?;
         model.hidden_states(&mut self.hidden)?;
-        self.choose(&logits)?;
-        self.logits = logits;
+        self.choose(logits)?;
+        self.scores = scores;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::options::Options;
 use super::samplers::Method;
 use super::sampling::Sampling;
 use crate::error::{Error, Result};
+use crate::ops::head::Best;
 
 /// Decodes every input and returns its sequences: as many as asked for, best first with beam search.
 /// `stop` is called before every pass of the model; its error ends the call.
@@ -110,5 +111,14 @@ pub(super) fn check_shape(logits: &[f32], rows: usize, vocabulary: usize) -> Res
     }
     let message =
         format!("returned {} logits for {rows} rows of {vocabulary} tokens", logits.len());
+    Err(Error::argument("model", message))
+}
+
+/// Refuses the best scores of another number of rows.
+pub(super) fn check_rows(best: &Best, rows: usize) -> Result<()> {
+    if best.rows() == rows {
+        return Ok(());
+    }
+    let message = format!("returned the best scores of {} rows for {rows}", best.rows());
     Err(Error::argument("model", message))
 }

@@ -13,6 +13,8 @@ mod arguments;
 pub mod bart;
 mod beams;
 #[cfg(test)]
+mod best_tests;
+#[cfg(test)]
 mod certain_tests;
 pub mod constraints;
 mod contrastive;
@@ -21,6 +23,7 @@ mod generate;
 mod input;
 mod model;
 mod options;
+mod ruled_out;
 pub mod samplers;
 mod sampling;
 mod scores;
@@ -36,6 +39,6 @@ pub use beams::{BeamRule, BeamSettings, EarlyStopping, ForcedWords};
 pub use contrastive::ContrastiveSettings;
 pub use generate::{Generation, generate};
 pub use input::{Input, Sequence};
-pub use model::{PromptRow, StepModel, StepRow};
+pub use model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 pub use options::Options;
 pub use speculation::Speculative;

@@ -2,6 +2,7 @@
 //! implement it with a function of the history.
 
 use crate::error::{Error, Result};
+use crate::ops::head::{Ask, Best};
 
 /// The prompt of one source, fed before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,26 +28,98 @@ pub struct StepRow {
     pub position: usize,
 }
 
+/// What a generation wants to know of the scores after each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of them.
+    All,
+    /// The best of the first `limit` of them, and the logarithm of the sum of their exponentials where
+    /// it is asked for. The model may give all instead.
+    Best {
+        /// How many, and whether the logarithm.
+        ask: Ask,
+        /// Tokens from this id on do not count.
+        limit: usize,
+    },
+}
+
+/// The scores that a pass has left, in memory that is kept from pass to pass.
+#[derive(Debug, Default)]
+pub struct Scores {
+    all: Vec<f32>,
+    best: Best,
+    only_best: bool,
+}
+
+/// [`Scores`] as they were left.
+#[derive(Debug)]
+pub enum View<'a> {
+    /// `[rows, vocabulary_size]`
+    All(&'a mut [f32]),
+    /// What was asked for, all of it finite numbers.
+    Best(&'a Best),
+}
+
+impl Scores {
+    /// For a model that leaves all scores: what was there before is to be replaced.
+    pub fn all_mut(&mut self) -> &mut Vec<f32> {
+        self.only_best = false;
+        &mut self.all
+    }
+
+    /// For a model that leaves what was asked for.
+    pub fn best_mut(&mut self) -> &mut Best {
+        self.only_best = true;
+        &mut self.best
+    }
+
+    /// All scores `[rows, vocabulary_size]`, which were wanted.
+    ///
+    /// # Errors
+    /// `Argument` if the model left the best alone.
+    pub(super) fn all(&mut self) -> Result<&mut [f32]> {
+        match self.view() {
+            View::All(scores) => Ok(scores),
+            View::Best(_) => {
+                Err(Error::argument("model", "left the best scores where all were wanted"))
+            }
+        }
+    }
+
+    /// What was left.
+    pub fn view(&mut self) -> View<'_> {
+        if self.only_best { View::Best(&self.best) } else { View::All(&mut self.all) }
+    }
+}
+
 /// A sequence model with one cache slot for each row that is being decoded.
 pub trait StepModel {
     /// How many scores a row of logits holds.
     fn vocabulary_size(&self) -> usize;
 
     /// Begins a generation: makes room for `slots_per_source` slots for each source (slot `s` reads
-    /// source `s / slots_per_source`), feeds the prompts, and leaves in `logits` the scores that
-    /// follow each prompt's last token: `[prompts.len(), vocabulary_size]`, replacing what was
-    /// there. Sources without a prompt here are never asked for.
+    /// source `s / slots_per_source`), feeds the prompts, and leaves in `scores` a row for each prompt:
+    /// what is wanted of the scores that follow its last token. Sources without a prompt here are
+    /// never asked for.
     fn prefill(
         &mut self,
         prompts: &[PromptRow<'_>],
         slots_per_source: usize,
-        logits: &mut Vec<f32>,
+        wanted: Wanted,
+        scores: &mut Scores,
     ) -> Result<()>;
 
-    /// Feeds `rows` and leaves the scores that follow each token in `logits`:
-    /// `[rows.len(), vocabulary_size]`. A slot may have several rows, one after the other. Slots that
-    /// are not named keep their history.
-    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()>;
+    /// Feeds `rows` and leaves in `scores` a row for each: what is wanted of the scores that follow it.
+    /// A slot may have several rows, one after the other. Slots that are not named keep their history.
+    fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()>;
+
+    /// Leaves all scores of the last pass, of which only the best were wanted before.
+    ///
+    /// # Errors
+    /// `Argument` from a model that left all of them.
+    fn all_scores(&mut self, _scores: &mut Scores) -> Result<()> {
+        Err(Error::argument("model", "has no more scores than it gave"))
+    }
 
     /// Leaves in `hidden` the hidden states behind the scores of every token that the last pass was
     /// fed, in its order: `[tokens, width]`.

@@ -96,6 +96,17 @@ impl Options {
         self.constraints.iter().try_for_each(|constraint| constraint.apply(context, scores))
     }
 
+    /// Tells `visit` the tokens that the constraints rule out; `false` where they do more to the scores.
+    pub(super) fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
+        self.constraints.iter().all(|constraint| constraint.rules_out(context, visit))
+    }
+
+    /// Whether functions of the user are called, which are asked in the order of the tokens.
+    pub(super) fn calls_functions(&self) -> bool {
+        self.stopping_criteria.is_some()
+            || self.constraints.iter().any(|constraint| constraint.calls_functions())
+    }
+
     /// Whether a sequence of the input numbered `input` ends with its last token, which was generated.
     ///
     /// # Errors

@@ -5,15 +5,21 @@ use std::mem;
 use std::sync::Arc;
 
 use super::constraints::check_choice;
-use super::generate::{Decoding, check_shape};
+use super::generate::{Decoding, check_rows, check_shape};
 use super::input::{Input, Sequence};
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
+use super::ruled_out::RuledOut;
 use super::samplers::{Choice, SampleSettings};
 use super::scores;
 use super::speculation::{Speculation, Speculative};
 use crate::error::Result;
+use crate::kernels::parallel;
+use crate::ops::head::Best;
 use crate::random::Stream;
+
+/// Scores below which the rows of a pass are not shared among threads.
+const SCORES_TO_SHARE: usize = 1 << 14;
 
 /// The state of a generation: `returned` rows for each input, of which `live` still grow.
 pub(super) struct Sampling {
@@ -27,8 +33,25 @@ pub(super) struct Sampling {
     has_begun: bool,
     /// Guesses, where they are made.
     speculation: Option<Speculation>,
-    logits: Vec<f32>,
+    scores: Scores,
     steps: Vec<StepRow>,
+    ruled_out: RuledOut,
+    /// What was chosen from all scores after rows of the last pass.
+    chosen: Vec<Chosen>,
+    /// A row's history with some of its guesses; the best tokens that are allowed.
+    history: Vec<u32>,
+    candidates: Vec<(u32, f32)>,
+}
+
+/// The choice after a row, until the row has it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chosen {
+    /// Whether the logits were no numbers.
+    broken: bool,
+    /// The highest score.
+    best: f32,
+    token: u32,
+    log_probability: Option<f32>,
 }
 
 impl Sampling {
@@ -54,8 +77,12 @@ impl Sampling {
             live,
             has_begun: false,
             speculation: None,
-            logits: Vec::new(),
+            scores: Scores::default(),
             steps: Vec::new(),
+            ruled_out: RuledOut::default(),
+            chosen: Vec::new(),
+            history: Vec::new(),
+            candidates: Vec::new(),
         };
         sampling.part_with_ended();
         sampling
@@ -91,7 +118,7 @@ impl Sampling {
     }
 
     /// Feeds the prompts.
-    fn begin(&mut self, model: &mut dyn StepModel, logits: &mut Vec<f32>) -> Result<()> {
+    fn begin(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
         let speculates = match self.options.speculative {
             Speculative::Off => false,
             Speculative::Auto => model.is_batch_invariant(),
@@ -102,7 +129,8 @@ impl Sampling {
             let rows = rows.map(|(row, sequence)| (self.input(row), sequence));
             self.speculation = Some(Speculation::new(rows));
         }
-        model.prefill(&self.prompts(), self.settings.returned, logits)
+        let wanted = self.wanted(model.vocabulary_size());
+        model.prefill(&self.prompts(), self.settings.returned, wanted, scores)
     }
 
     /// Writes down what each live row is fed: its last token, and what may follow it.
@@ -123,27 +151,76 @@ impl Sampling {
         }
     }
 
-    /// Appends tokens to every live row: one, and as many more as were guessed right. `logits` is
-    /// `[fed, vocabulary]`.
-    fn extend(&mut self, model: &mut dyn StepModel, logits: &mut [f32]) -> Result<()> {
+    /// What has to be known of the scores after each row that is fed.
+    fn wanted(&mut self, vocabulary: usize) -> Wanted {
+        let Some(candidates) = self.settings.sampler.candidates() else { return Wanted::All };
+        self.ruled_out.clear();
+        for &row in &self.live {
+            let input = &self.inputs[row / self.settings.returned];
+            let draft = self.speculation.as_ref().map_or(&[][..], |all| all.draft(row));
+            self.history.clone_from(&self.rows[row].ids);
+            for guess in 0..=draft.len() {
+                if input.forced(self.history.len()).is_some() {
+                    self.ruled_out.push_none();
+                } else if !self.ruled_out.push(&self.options, &input.context(&self.history)) {
+                    return Wanted::All;
+                }
+                self.history.extend(draft.get(guess));
+            }
+        }
+        let log_sum = self.options.token_logprobs;
+        if log_sum && !self.ruled_out.is_empty() {
+            // Of the tokens that are left: not the sum over all.
+            return Wanted::All;
+        }
+        self.ruled_out.wanted(candidates, self.limit(vocabulary), log_sum)
+    }
+
+    /// Only tokens below this are generated.
+    fn limit(&self, vocabulary: usize) -> usize {
+        self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary)
+    }
+
+    /// Appends tokens to every live row: one, and as many more as were guessed right.
+    fn extend(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
         let vocabulary = model.vocabulary_size();
         // The first pass feeds prompts, whose last tokens alone have scores.
         let fed = if self.steps.is_empty() { self.live.len() } else { self.steps.len() };
-        check_shape(logits, fed, vocabulary)?;
-        let mut logits = logits.chunks_exact_mut(vocabulary);
+        let mut view = scores.view();
+        let at_once = fed == self.live.len() && !self.options.calls_functions();
+        match &mut view {
+            View::Best(best) => check_rows(best, fed)?,
+            View::All(logits) => {
+                check_shape(logits, fed, vocabulary)?;
+                if at_once {
+                    let live = mem::take(&mut self.live);
+                    let outcome = self.choose(&live, logits, vocabulary);
+                    self.live = live;
+                    outcome?;
+                }
+            }
+        }
+        let mut first = 0;
         for place in 0..self.live.len() {
             let row = self.live[place];
             let guesses = self.guesses(row);
             let held = self.rows[row].ids.len() + guesses;
-            let mut logits = logits.by_ref().take(1 + guesses);
             for guess in 0..=guesses {
-                let Some(logits) = logits.next() else { break };
-                self.append(row, logits)?;
+                let fed = first + guess;
+                match &mut view {
+                    View::Best(best) => self.append_of(row, fed, best)?,
+                    View::All(_) if at_once => self.append(row, self.chosen[place])?,
+                    View::All(logits) => {
+                        let logits = &mut logits[fed * vocabulary..][..vocabulary];
+                        self.choose(&[row], logits, vocabulary)?;
+                        self.append(row, self.chosen[0])?;
+                    }
+                }
                 if self.has_ended(row) || !self.was_guessed(row, guess) {
                     break;
                 }
             }
-            logits.for_each(drop);
+            first += 1 + guesses;
             let needed = self.rows[row].ids.len() - 1;
             if needed < held && !self.has_ended(row) {
                 model.rewind(row, needed)?;
@@ -163,25 +240,104 @@ impl Sampling {
         draft.get(guess).is_some_and(|guess| self.rows[row].ids.last() == Some(guess))
     }
 
-    /// Appends to a row the token that the logits `[vocabulary]` lead to.
-    fn append(&mut self, row: usize, logits: &mut [f32]) -> Result<()> {
-        let (source, answer) = (row / self.settings.returned, row % self.settings.returned);
-        let (input, sequence) = (&self.inputs[source], &mut self.rows[row]);
-        let limit = self.options.vocabulary_limit.unwrap_or(logits.len()).clamp(1, logits.len());
-        match input.forced(sequence.ids.len()) {
-            Some(token) => {
-                sequence.ids.push(token);
-                if self.options.token_logprobs {
-                    sequence.token_logprobs.push(0.0);
+    /// Chooses the next token of some rows from their logits `[rows, vocabulary]`, on all threads.
+    fn choose(&mut self, rows: &[usize], logits: &mut [f32], vocabulary: usize) -> Result<()> {
+        let mut chosen = mem::take(&mut self.chosen);
+        chosen.clear();
+        chosen.resize(rows.len(), Chosen::default());
+        let limit = self.limit(vocabulary);
+        let shared = rows.len() > 1 && logits.len() >= SCORES_TO_SHARE;
+        let constrained = !self.options.constraints.is_empty();
+        let is_free = |row: usize| self.input(row).forced(self.rows[row].ids.len()).is_none();
+        let places = (&mut *logits, vocabulary);
+        parallel::paired_chunks(places, (&mut chosen, 1), shared, |i, logits, chosen| {
+            if is_free(rows[i]) {
+                chosen[0].broken = scores::is_broken(&logits[..limit]);
+                if !constrained && !chosen[0].broken {
+                    self.choose_one(rows[i], &mut logits[..limit], &mut chosen[0]);
                 }
             }
-            None => self.settings.choose(
-                &self.options,
-                input,
-                input.stream(answer),
-                sequence,
-                &mut logits[..limit],
-            )?,
+        });
+        if constrained {
+            let all = rows.iter().zip(&chosen).zip(logits.chunks_exact_mut(vocabulary));
+            for ((&row, chosen), logits) in all {
+                if is_free(row) && !chosen.broken {
+                    let context = self.input(row).context(&self.rows[row].ids);
+                    self.options.constrain(&context, &mut logits[..limit])?;
+                }
+            }
+            let places = (logits, vocabulary);
+            parallel::paired_chunks(places, (&mut chosen, 1), shared, |i, logits, chosen| {
+                if is_free(rows[i]) && !chosen[0].broken {
+                    self.choose_one(rows[i], &mut logits[..limit], &mut chosen[0]);
+                }
+            });
+        }
+        self.chosen = chosen;
+        Ok(())
+    }
+
+    /// Chooses from logits that the constraints have seen.
+    fn choose_one(&self, row: usize, logits: &mut [f32], chosen: &mut Chosen) {
+        chosen.best = logits[scores::argmax(logits) as usize];
+        if chosen.best == f32::NEG_INFINITY {
+            return;
+        }
+        let Choice { token, log_probability } =
+            self.settings.sampler.choose(logits, &mut self.draws(row));
+        chosen.token = token;
+        if self.options.token_logprobs {
+            let of_logits = || scores::log_probability(logits, token);
+            chosen.log_probability = Some(log_probability.unwrap_or_else(of_logits));
+        }
+    }
+
+    /// The random numbers of a row's next token.
+    fn draws(&self, row: usize) -> Stream {
+        let stream = self.input(row).stream(row % self.settings.returned);
+        Stream::new(self.options.seed, stream, self.rows[row].ids.len() as u64)
+    }
+
+    /// Appends to a row the token that its best ones lead to; of the pass it is row `fed`.
+    fn append_of(&mut self, row: usize, fed: usize, best: &Best) -> Result<()> {
+        let ruled_out = self.ruled_out.row(fed);
+        self.candidates.clear();
+        let allowed = best.row(fed).iter().filter(|(id, _)| !ruled_out.contains(id));
+        self.candidates.extend(allowed.take(self.settings.sampler.candidates().unwrap_or(0)));
+        let mut chosen = Chosen { best: f32::NEG_INFINITY, ..Chosen::default() };
+        if let Some(&(_, highest)) = self.candidates.first() {
+            let mut draws = self.draws(row);
+            let choice = self.settings.sampler.choose_among(&self.candidates, &mut draws);
+            let held = self.candidates.iter().find(|(id, _)| *id == choice.token);
+            let of_logits = || held.map_or(highest, |&(_, logit)| logit) - best.log_sum(fed);
+            chosen = Chosen {
+                broken: false,
+                best: highest,
+                token: choice.token,
+                log_probability: Some(choice.log_probability.unwrap_or_else(of_logits)),
+            };
+        }
+        self.append(row, chosen)
+    }
+
+    /// Appends to a row what was chosen, or the token that is given there.
+    fn append(&mut self, row: usize, chosen: Chosen) -> Result<()> {
+        let (input, sequence) = (&self.inputs[row / self.settings.returned], &mut self.rows[row]);
+        let position = sequence.ids.len();
+        let given = input.forced(position);
+        if given.is_none() {
+            if chosen.broken {
+                return Err(scores::broken(input.sequence(), position));
+            }
+            check_choice(chosen.best, position, &self.options.constraints)?;
+        }
+        if self.options.token_logprobs {
+            let certain = given.map(|_| 0.0);
+            sequence.token_logprobs.extend(certain.or(chosen.log_probability));
+        }
+        sequence.ids.push(given.unwrap_or(chosen.token));
+        if given.is_none() {
+            sequence.stopped = self.options.stops(&sequence.ids, input.sequence())?;
         }
         if let Some(speculation) = &mut self.speculation {
             speculation.follow(row, input, &sequence.ids);
@@ -204,15 +360,16 @@ impl Decoding for Sampling {
             return Ok(());
         }
         stop()?;
-        let mut logits = mem::take(&mut self.logits);
+        let mut scores = mem::take(&mut self.scores);
         if mem::replace(&mut self.has_begun, true) {
             self.plan(model.vocabulary_size());
-            model.step(&self.steps, &mut logits)?;
+            let wanted = self.wanted(model.vocabulary_size());
+            model.step(&self.steps, wanted, &mut scores)?;
         } else {
-            self.begin(model, &mut logits)?;
+            self.begin(model, &mut scores)?;
         }
-        self.extend(model, &mut logits)?;
-        self.logits = logits;
+        self.extend(model, &mut scores)?;
+        self.scores = scores;
         self.part_with_ended();
         Ok(())
     }
@@ -226,32 +383,5 @@ impl Decoding for Sampling {
         let mut rows = self.rows.into_iter();
         let returned = self.settings.returned;
         self.inputs.iter().map(|_| rows.by_ref().take(returned).collect()).collect()
-    }
-}
-
-impl SampleSettings {
-    /// Appends the token that the sampler chooses to `sequence`, whose random stream is `stream`.
-    fn choose(
-        &self,
-        options: &Options,
-        input: &Input,
-        stream: u64,
-        sequence: &mut Sequence,
-        logits: &mut [f32],
-    ) -> Result<()> {
-        let position = sequence.ids.len();
-        scores::check_logits(logits, input.sequence(), position)?;
-        options.constrain(&input.context(&sequence.ids), logits)?;
-        let best = logits[scores::argmax(logits) as usize];
-        check_choice(best, position, &options.constraints)?;
-        let mut draws = Stream::new(options.seed, stream, position as u64);
-        let Choice { token, log_probability } = self.sampler.choose(logits, &mut draws);
-        if options.token_logprobs {
-            let of_logits = || scores::log_probability(logits, token);
-            sequence.token_logprobs.push(log_probability.unwrap_or_else(of_logits));
-        }
-        sequence.ids.push(token);
-        sequence.stopped = options.stops(&sequence.ids, input.sequence())?;
-        Ok(())
     }
 }

@@ -6,22 +6,22 @@
 use crate::error::{Error, Result};
 use crate::kernels::softmax;
 
-pub(super) use crate::kernels::softmax::{log_sum_exp, top_k};
+pub(super) use crate::kernels::softmax::{is_broken, log_sum_exp, top_k, top_k_into};
 
 /// Refuses logits that are not numbers: a choice among them would be arbitrary.
 ///
 /// # Errors
 /// `Weights` when a logit is NaN or positive infinity, saying of which input and position.
 pub(super) fn check_logits(logits: &[f32], sequence: u64, position: usize) -> Result<()> {
-    // No early exit, so that the loop compiles to vector instructions.
-    let broken = logits.iter().fold(false, |any, &x| any | x.is_nan() | (x == f32::INFINITY));
-    if !broken {
-        return Ok(());
-    }
-    Err(Error::Weights(format!(
+    if is_broken(logits) { Err(broken(sequence, position)) } else { Ok(()) }
+}
+
+/// The error of [`check_logits`].
+pub(super) fn broken(sequence: u64, position: usize) -> Error {
+    Error::Weights(format!(
         "the model's logits for input {sequence} at position {position} hold NaN or infinity\n\
          hint: check the weights; a training run may have diverged, or a file may be damaged"
-    )))
+    ))
 }
 
 /// Divides by the temperature. Where the best score would become infinite it becomes zero, and the
@@ -30,17 +30,17 @@ pub(super) fn cool(row: &mut [f32], temperature: f32) {
     if temperature == 1.0 {
         return;
     }
-    let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let best = softmax::highest(row);
     let overflows = best.is_finite() && !(best / temperature).is_finite();
     let shift = if overflows { best } else { 0.0 };
-    row.iter_mut().for_each(|x| *x = (*x - shift) / temperature);
+    softmax::shift_and_divide(row, shift, temperature);
 }
 
 /// Turns logits into log probabilities of the distribution at `temperature`.
 pub(super) fn log_softmax(row: &mut [f32], temperature: f32) {
     cool(row, temperature);
     let log_sum = log_sum_exp(row);
-    row.iter_mut().for_each(|x| *x -= log_sum);
+    softmax::shift_and_divide(row, log_sum, 1.0);
 }
 
 /// The log probability of `token` in the softmax of logits.

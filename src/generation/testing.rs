@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Input, Options, PromptRow, Sequence, StepModel, StepRow, generate};
+use super::{Input, Options, PromptRow, Scores, Sequence, StepModel, StepRow, Wanted, generate};
 use crate::error::Result;
 
 type Logits = Box<dyn Fn(usize, &[u32]) -> Vec<f32>>;
@@ -21,6 +21,11 @@ pub(super) struct FakeModel {
     /// How many rows each pass of the model had.
     pub passes: Vec<usize>,
     pub is_batch_invariant: bool,
+    /// Whether it leaves the best scores alone where they are wanted.
+    pub leaves_the_best: bool,
+    /// How often it did.
+    pub best_alone: usize,
+    last: Vec<f32>,
 }
 
 impl FakeModel {
@@ -35,6 +40,9 @@ impl FakeModel {
             slots: Vec::new(),
             passes: Vec::new(),
             is_batch_invariant: true,
+            leaves_the_best: true,
+            best_alone: 0,
+            last: Vec::new(),
         }
     }
 
@@ -51,6 +59,18 @@ impl FakeModel {
         assert_eq!(row.len(), self.vocabulary);
         row
     }
+
+    /// Leaves what is wanted of the last scores.
+    fn leave(&mut self, wanted: Wanted, scores: &mut Scores) {
+        scores.all_mut().clone_from(&self.last);
+        let Wanted::Best { ask, limit } = wanted else { return };
+        let rows: Vec<f32> =
+            self.last.chunks(self.vocabulary).flat_map(|row| row[..limit].to_vec()).collect();
+        if self.leaves_the_best && rows.iter().all(|x| x.is_finite()) {
+            scores.best_mut().of_rows(&rows, limit, ask);
+            self.best_alone += 1;
+        }
+    }
 }
 
 impl StepModel for FakeModel {
@@ -62,12 +82,13 @@ impl StepModel for FakeModel {
         &mut self,
         prompts: &[PromptRow<'_>],
         slots_per_source: usize,
-        logits: &mut Vec<f32>,
+        wanted: Wanted,
+        scores: &mut Scores,
     ) -> Result<()> {
         assert!(self.passes.is_empty(), "prompts come first and once");
         self.passes.push(prompts.len());
         self.slots_per_source = slots_per_source;
-        logits.clear();
+        self.last.clear();
         for row in prompts {
             assert!(!row.tokens.is_empty() && row.tokens.len() < row.capacity);
             assert_eq!(row.slot / slots_per_source, row.source);
@@ -77,12 +98,13 @@ impl StepModel for FakeModel {
                 self.states
                     .extend((1..=row.tokens.len()).flat_map(|end| hidden(&row.tokens[..end])));
             }
-            logits.extend(self.score(row.slot));
+            self.last.extend(self.score(row.slot));
         }
+        self.leave(wanted, scores);
         Ok(())
     }
 
-    fn step(&mut self, rows: &[StepRow], logits: &mut Vec<f32>) -> Result<()> {
+    fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         self.passes.push(rows.len());
         self.states.clear();
         let in_order = |pair: &[StepRow]| {
@@ -90,7 +112,7 @@ impl StepModel for FakeModel {
             pair[0].slot < pair[1].slot || same && pair[0].position + 1 == pair[1].position
         };
         assert!(rows.windows(2).all(in_order), "slot by slot, and in each token by token");
-        logits.clear();
+        self.last.clear();
         for row in rows {
             let (history, capacity) = self.slots[row.slot].as_mut().expect("a prompt came first");
             assert_eq!(row.position, history.len());
@@ -100,8 +122,14 @@ impl StepModel for FakeModel {
                 None => assert!(history.len() < *capacity, "a token was fed that nothing follows"),
             }
             assert!(history.len() <= *capacity);
-            logits.extend(self.score(row.slot));
+            self.last.extend(self.score(row.slot));
         }
+        self.leave(wanted, scores);
+        Ok(())
+    }
+
+    fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
+        scores.all_mut().clone_from(&self.last);
         Ok(())
     }
 

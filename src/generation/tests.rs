@@ -239,11 +239,22 @@ fn logits_of_the_wrong_size_are_an_error() {
         fn vocabulary_size(&self) -> usize {
             4
         }
-        fn prefill(&mut self, _: &[super::PromptRow], _: usize, l: &mut Vec<f32>) -> Result<()> {
-            l.resize(3, 0.0);
+        fn prefill(
+            &mut self,
+            _: &[super::PromptRow],
+            _: usize,
+            _: super::Wanted,
+            scores: &mut super::Scores,
+        ) -> Result<()> {
+            scores.all_mut().resize(3, 0.0);
             Ok(())
         }
-        fn step(&mut self, _: &[super::StepRow], _: &mut Vec<f32>) -> Result<()> {
+        fn step(
+            &mut self,
+            _: &[super::StepRow],
+            _: super::Wanted,
+            _: &mut super::Scores,
+        ) -> Result<()> {
             Ok(())
         }
         fn reorder(&mut self, _: &[(usize, usize)]) -> Result<()> {

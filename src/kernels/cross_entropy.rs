@@ -5,7 +5,7 @@
 
 use super::disjoint::Disjoint;
 use super::isa::{Kernel, Simd, with_isa};
-use super::{lanes, parallel, softmax};
+use super::{best, lanes, parallel, softmax};
 
 /// Elements a worker should have before another is woken.
 const GRAIN: usize = 16 * 1024;
@@ -87,7 +87,7 @@ impl Kernel for RowStatistics<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
-        (softmax::log_sum_exp_lanes(s, self.0), softmax::argmax_lanes(s, self.0))
+        (best::log_sum_exp(s, self.0), softmax::argmax_lanes(s, self.0))
     }
 }
 

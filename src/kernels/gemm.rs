@@ -11,9 +11,11 @@
 //! de Geijn, *Anatomy of High-Performance Matrix Multiplication* (2008), with the roles of the two
 //! operands exchanged: the weight is the one that is stored in panels.
 
+use super::best::{Ask, Best};
 use super::gemm_blocks::{DEPTH_BLOCK, Layout, Left, Part, Product, Right};
 use super::half_float::HalfFormat;
 use super::isa;
+use super::memory::{Slot, scratch};
 use super::pack::{PANEL, packed_len};
 use super::parallel::share;
 use super::team::{self, SharedMut};
@@ -40,10 +42,20 @@ pub enum Panels<'a> {
 }
 
 impl Panels<'_> {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Panels::Float(panels) | Panels::Rounded(_, panels) => panels.len(),
             Panels::Half(_, panels) => panels.len(),
+        }
+    }
+
+    /// Elements from `first` on as products multiply them.
+    pub(super) fn widen(&self, first: usize, to: &mut [f32]) {
+        let range = first..first + to.len();
+        match self {
+            Panels::Float(panels) => to.copy_from_slice(&panels[range]),
+            Panels::Half(format, panels) => format.widen(&panels[range], to),
+            Panels::Rounded(format, panels) => format.round(&panels[range], to),
         }
     }
 }
@@ -110,6 +122,54 @@ pub fn linear_each<const N: usize>(
             epilogue,
         }
     }));
+}
+
+/// What `ask` asks of each row of the linear layer `x W^T + bias` with the first `n` outputs of `w`; the
+/// results themselves are not written. `false` if one of them is not a finite number: there is no answer
+/// then.
+///
+/// # Panics
+/// If a slice is shorter than `m`, `k` and `n` say.
+#[allow(clippy::too_many_arguments)] // As for `linear`.
+pub fn linear_best<'w>(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: impl Into<Panels<'w>>,
+    n: usize,
+    bias: Option<&[f32]>,
+    ask: Ask,
+    best: &mut Best,
+) -> bool {
+    let w = w.into();
+    assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    assert!(w.len() >= packed_len(n, k), "`w` is not packed [n, k]");
+    assert!(bias.is_none_or(|bias| bias.len() >= n), "`bias` is not [n]");
+    let product = |out: &mut [f32]| Product {
+        rows: m,
+        columns: n,
+        depth: k,
+        left: Left::Rows(x),
+        right: Right::Panels(w),
+        out: SharedMut(out.as_mut_ptr()),
+        layout: Layout::OnePanel,
+        bias,
+        epilogue: Epilogue::None,
+    };
+    let grid = Grid::new(&product(&mut []), team::num_threads());
+    let isa = isa::current();
+    let gathering = best.begin((m, n), grid.panel_parts, ask);
+    team::run(grid.parts(), &|part| {
+        let rows = share(m, grid.row_parts, part % grid.row_parts);
+        let panel_part = part / grid.row_parts;
+        let panels = share(grid.panels, grid.panel_parts, panel_part);
+        let mut out = scratch(Slot::Work, rows.len() * PANEL);
+        let product = product(&mut out);
+        // SAFETY: parts of one number differ in their rows, others in their panels.
+        let gatherer = Some(unsafe { gathering.part(panel_part) });
+        isa::with_isa(isa, Part { product: &product, rows, panels, depth_block: k, gatherer });
+    });
+    best.finish(n)
 }
 
 /// The gradient of a linear layer's input: `dx = dy W`; `dy [m, n]`, `w` packed `[n, k]`, `dx [m, k]`.
@@ -192,7 +252,10 @@ fn run<const N: usize>(products: &[Product<'_>; N]) {
                 let rows = share(product.rows, grid.row_parts, part % grid.row_parts);
                 let panels = share(grid.panels, grid.panel_parts, part / grid.row_parts);
                 let depth_block = grid.depth_block;
-                return isa::with_isa(isa, Part { product, rows, panels, depth_block });
+                return isa::with_isa(
+                    isa,
+                    Part { product, rows, panels, depth_block, gatherer: None },
+                );
             }
             part -= grid.parts();
         }

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::best::Gatherer;
 use super::element::{Bfloat16, Element, Float16, elements, round, widen};
 use super::gelu;
 use super::gemm::{Epilogue, Panels};
@@ -53,6 +54,8 @@ pub(super) enum Layout {
     Rows,
     /// As a packed weight with `columns` outputs and `rows` inputs, the last panel filled up.
     Panels,
+    /// One panel of the rows of a part, `[rows, PANEL]`, which the next panel overwrites.
+    OnePanel,
 }
 
 /// A whole product. The lengths of all slices, and of what `out` points to, fit the sizes.
@@ -74,13 +77,15 @@ pub(super) struct Part<'a> {
     pub rows: Range<usize>,
     pub panels: Range<usize>,
     pub depth_block: usize,
+    /// Who takes the results where they are laid out as one panel; `depth_block` is then the depth.
+    pub gatherer: Option<Gatherer<'a>>,
 }
 
 impl Kernel for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let total = self.product.depth;
         let block = self.depth_block.min(total);
         // Packing writes whole vectors: the last tile needs room behind it.
@@ -108,6 +113,7 @@ impl Kernel for Part<'_> {
                 }
                 if range.end == total {
                     self.finish(s, panel);
+                    self.hand_over(s, panel);
                 }
             }
             first = range.end;
@@ -115,6 +121,9 @@ impl Kernel for Part<'_> {
             if first >= total {
                 break;
             }
+        }
+        if let Some(gatherer) = self.gatherer {
+            gatherer.finish();
         }
     }
 }
@@ -255,7 +264,7 @@ impl Part<'_> {
     ) {
         let (count, depth) = (self.tiles(s), depths.len());
         let width = PANEL.min(self.product.columns - panel * PANEL);
-        let whole = width == PANEL || self.product.layout == Layout::Panels;
+        let whole = width == PANEL || self.product.layout != Layout::Rows;
         let mut full = [0.0_f32; MOST_ROWS * PANEL];
         // What to have ready: rows of this panel a little ahead, and, while the last of several tiles
         // passes over it, the next panel. A panel packed just now is near already.
@@ -294,6 +303,7 @@ impl Part<'_> {
         let (start, stride) = match layout {
             Layout::Rows => (row * columns + panel * PANEL, columns),
             Layout::Panels => ((panel * rows + row) * PANEL, PANEL),
+            Layout::OnePanel => ((row - self.rows.start) * PANEL, PANEL),
         };
         // SAFETY: `row` and `panel` are inside the result.
         (unsafe { out.get().add(start) }, stride)
@@ -324,6 +334,21 @@ impl Part<'_> {
                 }
             }
         }
+    }
+}
+
+impl Part<'_> {
+    /// Gives one panel's results to who gathers them.
+    #[inline(always)]
+    fn hand_over<S: Simd>(&mut self, s: S, panel: usize) {
+        let Some(mut gatherer) = self.gatherer.take() else { return };
+        debug_assert!(self.product.layout == Layout::OnePanel);
+        for row in self.rows.clone() {
+            let (values, _) = self.place(row, panel);
+            // SAFETY: every row of the part has a whole panel.
+            unsafe { gatherer.take(s, row, panel, values) };
+        }
+        self.gatherer = Some(gatherer);
     }
 }
 

@@ -17,7 +17,7 @@ use super::memory::{Slot, scratch};
 use super::pack::{PANEL, Read};
 use super::parallel;
 
-pub use super::int8_product::{linear, linear_each};
+pub use super::int8_product::{linear, linear_best, linear_each};
 pub use super::int8_tile::GROUP;
 
 /// What a stored byte is more than the number it means.
@@ -95,6 +95,12 @@ impl Kernel for QuantizeRow<'_> {
     fn run<S: Simd>(self, _: S) -> f32 {
         quantize(self.x, self.values)
     }
+}
+
+/// The whole number nearest to what is at most 127 large, ties to even.
+#[inline(always)]
+pub(super) fn round(x: f32) -> i32 {
+    i32::from((x + ROUND).to_bits() as i8)
 }
 
 /// [`quantize_row`], to be compiled into kernels.

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::best::{Ask, Best, Gatherer, Gathering};
 use super::gelu;
 use super::gemm::{Epilogue, Layer};
 use super::int8::{self, MOST_INPUTS, Weight};
@@ -15,6 +16,7 @@ use super::isa::{self, Kernel, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::PANEL;
 use super::parallel::{self, share};
+use super::screen::Bounds;
 use super::team::{self, SharedMut};
 
 /// Multiply-adds below which another part costs more than it saves (some 3 us).
@@ -55,11 +57,83 @@ pub fn linear_each<const N: usize>(
     x: &[f32],
     m: usize,
     k: usize,
-    layers: [Layer<'_, Weight<'_>>; N],
+    mut layers: [Layer<'_, Weight<'_>>; N],
     epilogue: Epilogue,
 ) {
     assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    quantized(x, m, k, &mut |inputs| {
+        let products = layers.each_mut().map(|Layer { w, n, bias, out }| {
+            int8::check(w.packed, w.scales, *n, k);
+            assert_eq!(out.len(), m * *n, "`out` is not [m, n]");
+            assert!(bias.is_none_or(|bias| bias.len() == *n), "`bias` is not [n]");
+            let out = Out::Written(SharedMut(out.as_mut_ptr()));
+            Product::new(inputs, k, (*w, *n, *bias), epilogue, out)
+        });
+        run(&products);
+    });
+}
+
+/// What `ask` asks of each row of the linear layer `x W^T + bias` with the first `n` outputs of `w`, of
+/// which there may be more; as [`gemm::linear_best`](super::gemm::linear_best).
+///
+/// # Panics
+/// If a slice is shorter than `m`, `k` and `n` say, or `k` is above [`MOST_INPUTS`].
+#[allow(clippy::too_many_arguments)] // As for `linear`.
+pub fn linear_best(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Weight<'_>,
+    n: usize,
+    bias: Option<&[f32]>,
+    ask: Ask,
+    best: &mut Best,
+) -> bool {
+    gather(x, (m, k), (w, n, bias), None, ask, best);
+    best.finish(n)
+}
+
+/// The lower bounds that `bounds` makes of the results, in `best`, and the highest upper bound of each
+/// panel; as [`linear_best`] otherwise.
+pub(super) fn screen(
+    x: &[f32],
+    (m, k): (usize, usize),
+    layer: LayerOf<'_>,
+    bounds: &Bounds<'_>,
+    ask: Ask,
+    best: &mut Best,
+) -> bool {
+    gather(x, (m, k), layer, Some(bounds), ask, best);
+    best.merge()
+}
+
+/// A weight, its first outputs that count, and their bias.
+type LayerOf<'a> = (Weight<'a>, usize, Option<&'a [f32]>);
+
+fn gather(
+    x: &[f32],
+    (m, k): (usize, usize),
+    (w, n, bias): LayerOf<'_>,
+    bounds: Option<&Bounds<'_>>,
+    ask: Ask,
+    best: &mut Best,
+) {
+    assert!(w.packed.len() >= int8::packed_len(n, k), "the weight is not [n, k]");
+    assert!(w.scales.len() >= n, "the scales are not [n]");
+    assert!(k <= MOST_INPUTS, "{k} inputs: their sum could leave 32 bits");
+    assert_eq!(x.len(), m * k, "`x` is not [m, k]");
+    assert!(bias.is_none_or(|bias| bias.len() >= n), "`bias` is not [n]");
+    let (_, panel_parts) = parts(m, k, n);
+    let gathering = best.begin((m, n), panel_parts, ask);
+    quantized(x, m, k, &mut |inputs| {
+        let out = Out::Gathered(&gathering, bounds);
+        run(&[Product::new(inputs, k, (w, n, bias), Epilogue::None, out)]);
+    });
+}
+
+/// Quantises `x [m, k]` for `work`.
+fn quantized(x: &[f32], m: usize, k: usize, work: &mut dyn FnMut(&Inputs)) {
     let isa = isa::current();
     let tiles = Tiles { rows: m, height: isa::with_isa(isa, Height) };
     let groups = k.div_ceil(GROUP);
@@ -77,16 +151,30 @@ pub fn linear_each<const N: usize>(
     parallel::items(tiles.count(), m * k >= VALUES_TO_SHARE, |isa, tile| {
         isa::with_isa(isa, Quantize { x, k, inputs: &inputs, tile });
     });
-    let products = layers.map(|layer| Product::new(&inputs, k, layer, epilogue));
+    work(&inputs);
+}
+
+/// Computes products on the team, side by side.
+fn run<const N: usize>(products: &[Product<'_>; N]) {
+    let isa = isa::current();
     team::run(products.iter().map(Product::parts).sum(), &|mut part| {
-        for product in &products {
+        for product in products {
             if part < product.parts() {
-                let (of_tiles, panels) = product.part(part);
-                return isa::with_isa(isa, Part { product, of_tiles, panels });
+                return isa::with_isa(isa, product.part(part));
             }
             part -= product.parts();
         }
     });
+}
+
+/// Into how many parts a product is divided, by rows and by panels.
+fn parts(m: usize, k: usize, n: usize) -> (usize, usize) {
+    let panels = n.div_ceil(PANEL);
+    let row_parts = if panels == 0 { 0 } else { m.div_ceil(ROWS_OF_A_PART) };
+    let threads = team::num_threads();
+    let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+    let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
+    (row_parts, worthwhile.div_ceil(row_parts.max(1)).clamp(1, panels.max(1)))
 }
 
 /// How rows are divided into tiles of at most `height` rows.
@@ -171,37 +259,36 @@ impl Kernel for Quantize<'_> {
     }
 }
 
-/// A whole product; `out` has room for `inputs.tiles.rows` rows of `n`.
+/// A whole product.
 struct Product<'a> {
     inputs: &'a Inputs,
     w: Weight<'a>,
     n: usize,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
-    out: SharedMut<f32>,
+    out: Out<'a>,
     row_parts: usize,
     panel_parts: usize,
 }
 
+/// What becomes of the results.
+enum Out<'a> {
+    /// They are written where there is room for `inputs.tiles.rows` rows of `n`.
+    Written(SharedMut<f32>),
+    /// What is asked of them, or of their bounds, is gathered.
+    Gathered(&'a Gathering<'a>, Option<&'a Bounds<'a>>),
+}
+
 impl<'a> Product<'a> {
-    /// Checks a layer of `k` inputs and divides it into parts.
+    /// Divides a layer of `k` inputs into parts.
     fn new(
         inputs: &'a Inputs,
         k: usize,
-        Layer { w, n, bias, out }: Layer<'a, Weight<'a>>,
+        (w, n, bias): LayerOf<'a>,
         epilogue: Epilogue,
+        out: Out<'a>,
     ) -> Self {
-        let m = inputs.tiles.rows;
-        int8::check(w.packed, w.scales, n, k);
-        assert_eq!(out.len(), m * n, "`out` is not [m, n]");
-        assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
-        let panels = n.div_ceil(PANEL);
-        let row_parts = if panels == 0 { 0 } else { m.div_ceil(ROWS_OF_A_PART) };
-        let threads = team::num_threads();
-        let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
-        let worthwhile = wanted.min(m * n * k / WORK_OF_A_PART);
-        let panel_parts = worthwhile.div_ceil(row_parts.max(1)).clamp(1, panels.max(1));
-        let out = SharedMut(out.as_mut_ptr());
+        let (row_parts, panel_parts) = parts(inputs.tiles.rows, k, n);
         Product { inputs, w, n, bias, epilogue, out, row_parts, panel_parts }
     }
 
@@ -209,13 +296,16 @@ impl<'a> Product<'a> {
         self.row_parts * self.panel_parts
     }
 
-    /// The tiles and panels of a part. Neighbouring parts share panels.
-    fn part(&self, part: usize) -> (Range<usize>, Range<usize>) {
+    /// A part. Neighbouring parts share panels.
+    fn part(&self, part: usize) -> Part<'_> {
         let panels = self.n.div_ceil(PANEL);
-        (
-            share(self.inputs.tiles.count(), self.row_parts, part % self.row_parts),
-            share(panels, self.panel_parts, part / self.row_parts),
-        )
+        let panel_part = part / self.row_parts;
+        Part {
+            product: self,
+            of_tiles: share(self.inputs.tiles.count(), self.row_parts, part % self.row_parts),
+            panels: share(panels, self.panel_parts, panel_part),
+            panel_part,
+        }
     }
 }
 
@@ -224,6 +314,7 @@ struct Part<'a> {
     product: &'a Product<'a>,
     of_tiles: Range<usize>,
     panels: Range<usize>,
+    panel_part: usize,
 }
 
 impl Kernel for Part<'_> {
@@ -234,6 +325,11 @@ impl Kernel for Part<'_> {
         let Product { inputs, w, .. } = self.product;
         let panel_bytes = inputs.groups * PANEL * GROUP;
         let mut sums = [0_i32; MOST_ROWS * PANEL];
+        let mut gatherer = match &self.product.out {
+            // SAFETY: parts of one number differ in their rows, others in their panels.
+            Out::Gathered(gathering, _) => Some(unsafe { gathering.part(self.panel_part) }),
+            Out::Written(_) => None,
+        };
         for panel in self.panels.clone() {
             let b = w.packed[panel * panel_bytes..].as_ptr();
             for index in self.of_tiles.clone() {
@@ -252,8 +348,11 @@ impl Kernel for Part<'_> {
                 // SAFETY: all rows of the tile were quantised, the panel has `groups` groups, and
                 // `sums` holds the tallest tile.
                 unsafe { multiply(s, rows.len(), tile) };
-                self.finish(s, rows, panel, &sums);
+                self.finish(s, rows, panel, &sums, gatherer.as_mut());
             }
+        }
+        if let Some(gatherer) = gatherer {
+            gatherer.finish();
         }
     }
 }
@@ -287,15 +386,28 @@ unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Int8Tile) {
 impl Part<'_> {
     /// Sums to results: scales, bias and epilogue.
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, rows: Range<usize>, panel: usize, sums: &[i32]) {
+    fn finish<S: Simd>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        panel: usize,
+        sums: &[i32],
+        mut gatherer: Option<&mut Gatherer<'_>>,
+    ) {
         let Product { inputs, w, n, bias, epilogue, out, .. } = self.product;
         let first = panel * PANEL;
         let width = PANEL.min(n - first);
+        let mut results = [0.0_f32; PANEL];
         for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
+            let to = match out {
+                // SAFETY: `out` has rows of `n`, of which `width` are left from `first` on.
+                Out::Written(out) => unsafe { out.get().add(row * n + first) },
+                Out::Gathered(..) => results.as_mut_ptr(),
+            };
             for column in (0..width).step_by(S::LANES) {
                 let count = S::LANES.min(width - column);
-                // SAFETY: `column + count <= width`, which are left in the row, in the scales and in
-                // the bias; `sums` has whole panels, and there is a scale for every row.
+                // SAFETY: `column + count <= width`, which are left in the row of results, in the scales
+                // and in the bias; `sums` has whole panels, and there is a scale for every row.
                 unsafe {
                     let row_scale = s.splat(*inputs.scales.get().add(row));
                     let scales = s.load_part(w.scales[first + column..].as_ptr(), count);
@@ -307,8 +419,17 @@ impl Part<'_> {
                     if *epilogue == Epilogue::Gelu {
                         y = gelu::gelu(s, y);
                     }
-                    s.store_part(out.get().add(row * n + first + column), y, count);
+                    s.store_part(to.add(column), y, count);
                 }
+            }
+            let Some(gatherer) = &mut gatherer else { continue };
+            if let Out::Gathered(_, Some(bounds)) = out {
+                let place = (row, panel, width);
+                let upper = bounds.apply(s, place, *bias, &mut results, gatherer.doubt());
+                gatherer.take_bounds(s, place, &results, upper);
+            } else {
+                // SAFETY: `results` is a whole panel.
+                unsafe { gatherer.take(s, row, panel, results.as_ptr()) };
             }
         }
     }

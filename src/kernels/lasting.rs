@@ -145,10 +145,10 @@ mod system {
             1 => return None,
             start => return Some(start),
         }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the system's choice touches no other.
-        let range =
-            unsafe { libc::mmap(std::ptr::null_mut(), RANGE, libc::PROT_NONE, flags, -1, 0) };
+        let range = unsafe { libc::mmap(std::ptr::null_mut(), RANGE, protection, flags, -1, 0) };
         let found = if range == libc::MAP_FAILED { 1 } else { range.addr() };
         if found > 1 {
             // SAFETY: advice on our own mapping, which changes nothing that can be read.

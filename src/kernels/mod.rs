@@ -19,6 +19,7 @@
 
 pub mod arch;
 pub mod attention;
+pub mod best;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
@@ -43,6 +44,7 @@ pub mod optimizer;
 pub mod pack;
 pub(crate) mod parallel;
 pub mod pool;
+pub mod screen;
 pub mod softmax;
 pub mod team;
 #[cfg(test)]

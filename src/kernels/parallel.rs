@@ -98,6 +98,27 @@ pub(crate) fn try_run_chunks<T: Send, E: Send>(
     })
 }
 
+/// Runs `work(i, x, y)` for every chunk `x` of `a`, `a_len` elements long, and `y` of `b`, `b_len` long;
+/// all on this thread if there is not `enough_work` to share.
+///
+/// # Panics
+/// If a length is 0, or `a` and `b` do not have equally many whole chunks.
+pub(crate) fn paired_chunks<A: Send, B: Send>(
+    (a, a_len): (&mut [A], usize),
+    (b, b_len): (&mut [B], usize),
+    enough_work: bool,
+    work: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+) {
+    let count = a.len() / a_len;
+    assert!(a.len() == count * a_len && b.len() == count * b_len, "chunks that make no pairs");
+    let (a, b) = (Disjoint::new(a), Disjoint::new(b));
+    items(count, enough_work, |_, i| {
+        // SAFETY: `items` gives no index twice, and chunks do not overlap.
+        let (a, b) = unsafe { (a.slice(i * a_len, a_len), b.slice(i * b_len, b_len)) };
+        work(i, a, b);
+    });
+}
+
 /// Test only: runs `work` with this many threads in the team. One at a time, since the number is
 /// the process's.
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::collections::BinaryHeap;
 
+use super::best;
 use super::isa::{Kernel, Simd, dispatch};
 use super::lanes::{self, row_sum};
 
@@ -18,6 +19,21 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
     dispatch(LogSumExp(row))
 }
 
+/// The largest element; negative infinity of an empty row. A NaN may or may not be seen.
+pub fn highest(row: &[f32]) -> f32 {
+    dispatch(Highest(row))
+}
+
+/// Takes `shift` from every element, and divides by `divisor`.
+pub fn shift_and_divide(row: &mut [f32], shift: f32, divisor: f32) {
+    dispatch(ShiftAndDivide { row, shift, divisor });
+}
+
+/// Whether an element is NaN or positive infinity.
+pub fn is_broken(row: &[f32]) -> bool {
+    dispatch(IsBroken(row))
+}
+
 /// The index of the largest element, the first of equals; `None` if the row is empty or holds NaN.
 pub fn argmax(row: &[f32]) -> Option<usize> {
     dispatch(ArgMax(row))
@@ -26,7 +42,17 @@ pub fn argmax(row: &[f32]) -> Option<usize> {
 /// The `k` largest elements as (index, value): by value descending, of equals the lower index
 /// first. Fewer if the row has fewer; elements that are NaN are left out.
 pub fn top_k(row: &[f32], k: usize) -> Vec<(u32, f32)> {
-    if k == 0 { Vec::new() } else { dispatch(TopK { row, k }) }
+    let mut top = Vec::new();
+    top_k_into(row, k, &mut top);
+    top
+}
+
+/// [`top_k`] into memory that is kept.
+pub fn top_k_into(row: &[f32], k: usize, top: &mut Vec<(u32, f32)>) {
+    top.clear();
+    if k > 0 {
+        dispatch(TopK { row, k, top });
+    }
 }
 
 struct Softmax<'a>(&'a mut [f32]);
@@ -55,28 +81,60 @@ impl Kernel for LogSumExp<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        log_sum_exp_lanes(s, self.0)
+        best::log_sum_exp(s, self.0)
     }
 }
 
-/// [`log_sum_exp`] for kernels that already run on an instruction set.
+struct Highest<'a>(&'a [f32]);
+
+impl Kernel for Highest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        lanes::max(s, self.0)
+    }
+}
+
+struct ShiftAndDivide<'a> {
+    row: &'a mut [f32],
+    shift: f32,
+    divisor: f32,
+}
+
+impl Kernel for ShiftAndDivide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (shift, divisor) = (s.splat(self.shift), s.splat(self.divisor));
+        for part in self.row.chunks_mut(S::LANES) {
+            let shifted = s.sub(lanes::load(s, part), shift);
+            lanes::store(
+                s,
+                part,
+                if self.divisor == 1.0 { shifted } else { s.div(shifted, divisor) },
+            );
+        }
+    }
+}
+
+struct IsBroken<'a>(&'a [f32]);
+
+impl Kernel for IsBroken<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> bool {
+        is_doubtful(s, self.0) && self.0.iter().any(|&x| x.is_nan() || x == f32::INFINITY)
+    }
+}
+
+/// Whether an element is NaN or infinite.
 #[inline(always)]
-pub(crate) fn log_sum_exp_lanes<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let highest = lanes::max(s, row);
-    if highest == f32::NEG_INFINITY && row.iter().all(|&x| x == f32::NEG_INFINITY) {
-        return f32::NEG_INFINITY;
-    }
-    let whole = row.len() / S::LANES * S::LANES;
-    let (body, tail) = row.split_at(whole);
-    let mut sum = row_sum!(s, whole, |c| s.exp(s.sub(lanes::load(s, &body[c]), s.splat(highest))));
-    if !tail.is_empty() {
-        // Beyond the row a vector holds 0, whose exponential is not: sum through a buffer.
-        let mut terms = [0.0; lanes::MOST];
-        let v = s.exp(s.sub(lanes::load(s, tail), s.splat(highest)));
-        lanes::store(s, &mut terms[..tail.len()], v);
-        sum += row_sum!(s, tail.len(), |c| lanes::load(s, &terms[c]));
-    }
-    highest + sum.ln()
+fn is_doubtful<S: Simd>(s: S, row: &[f32]) -> bool {
+    // x * 0 is NaN for those and for no others.
+    row_sum!(s, row.len(), |c| s.mul(lanes::load(s, &row[c]), s.zero())).is_nan()
 }
 
 struct ArgMax<'a>(&'a [f32]);
@@ -93,10 +151,8 @@ impl Kernel for ArgMax<'_> {
 /// [`argmax`] for kernels that already run on an instruction set.
 #[inline(always)]
 pub(crate) fn argmax_lanes<S: Simd>(s: S, row: &[f32]) -> Option<usize> {
-    // x * 0 is NaN for NaN and for the infinities, which forbidden tokens have: only then is
-    // each element looked at.
-    let doubt = row_sum!(s, row.len(), |c| s.mul(lanes::load(s, &row[c]), s.zero()));
-    if doubt.is_nan() && row.iter().any(|x| x.is_nan()) {
+    // Forbidden tokens are infinite: only where there are any is each element looked at.
+    if is_doubtful(s, row) && row.iter().any(|x| x.is_nan()) {
         return None;
     }
     // "At least the highest" as "above the number below it", which `any_above` can find.
@@ -111,22 +167,42 @@ pub(crate) fn argmax_lanes<S: Simd>(s: S, row: &[f32]) -> Option<usize> {
     if row.is_empty() { None } else { Some(0) }
 }
 
+/// Up to so many are kept in a sorted list, more in a heap.
+const MOST_IN_A_LIST: usize = 64;
+
 struct TopK<'a> {
     row: &'a [f32],
     k: usize,
+    top: &'a mut Vec<(u32, f32)>,
 }
 
 impl Kernel for TopK<'_> {
-    type Output = Vec<(u32, f32)>;
+    type Output = ();
 
-    /// Keeps the best so far in a heap whose head is the worst of them; a block of the row that
-    /// has nothing above the head is passed over at the speed of a maximum.
+    /// A block of the row that has nothing above the worst of the best so far is passed over at the
+    /// speed of a maximum.
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Self::Output {
-        let Self { row, k } = self;
+    fn run<S: Simd>(self, s: S) {
+        let Self { row, k, top } = self;
+        if k <= MOST_IN_A_LIST {
+            top.resize(k, (0, 0.0));
+            let mut kept = 0;
+            for (block, values) in row.chunks(4 * S::LANES).enumerate() {
+                // Equal to the worst is no better: its index is higher.
+                if kept == k && !any_above(s, values, top[k - 1].1) {
+                    continue;
+                }
+                for (id, &value) in (block * 4 * S::LANES..).zip(values) {
+                    if !value.is_nan() && (kept < k || value > top[k - 1].1) {
+                        kept = best::insert(top, kept, (id as u32, value));
+                    }
+                }
+            }
+            top.truncate(kept);
+            return;
+        }
         let mut kept: BinaryHeap<Candidate> = BinaryHeap::with_capacity(k.min(row.len()) + 1);
         for (block, values) in row.chunks(4 * S::LANES).enumerate() {
-            // Equal to the worst is no better: its index is higher.
             if let (true, Some(worst)) = (kept.len() == k, kept.peek())
                 && !any_above(s, values, worst.1)
             {
@@ -143,7 +219,7 @@ impl Kernel for TopK<'_> {
                 kept.push(Candidate((block * 4 * S::LANES + offset) as u32, value));
             }
         }
-        kept.into_sorted_vec().into_iter().map(|Candidate(id, value)| (id, value)).collect()
+        top.extend(kept.into_sorted_vec().into_iter().map(|Candidate(id, value)| (id, value)));
     }
 }
 
@@ -243,6 +319,31 @@ mod tests {
                 assert_eq!(argmax(&row), None, "NaN at {place}");
                 softmax_row(&mut row);
                 assert!(row.iter().all(|p| p.is_nan()), "NaN at {place}");
+            }
+        });
+    }
+
+    #[test]
+    fn rows_are_shifted_divided_and_searched_for_what_is_broken() {
+        on_every_isa(|isa| {
+            for len in lengths() {
+                let mut row = logits(len, 2);
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(highest(&row), largest, "{} {len}", isa.name());
+                for divisor in [1.0, 0.7] {
+                    let expected: Vec<f32> = row.iter().map(|x| (x - 1.5) / divisor).collect();
+                    shift_and_divide(&mut row, 1.5, divisor);
+                    assert_same_bits(&row, &expected, isa.name());
+                }
+                assert!(!is_broken(&row));
+                for (broken, value) in
+                    [(true, f32::NAN), (true, f32::INFINITY), (false, f32::NEG_INFINITY)]
+                {
+                    if let Some(last) = row.last_mut() {
+                        *last = value;
+                        assert_eq!(is_broken(&row), broken, "{} {len} {value}", isa.name());
+                    }
+                }
             }
         });
     }

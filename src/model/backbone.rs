@@ -207,6 +207,36 @@ impl BartModel {
         Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias)?)
     }
 
+    /// The same into memory that is kept; for inference.
+    pub fn scores(&self, hidden: &Hidden, out: &mut Vec<f32>) -> Result<()> {
+        Error::check_room(
+            "the logits of this batch",
+            product(&[hidden.rows(), self.config.vocab_size]),
+        )?;
+        let (weight, bias) = self.head();
+        Ok(ops::head::scores(hidden, &weight, bias, out)?)
+    }
+
+    /// What is asked of the first `limit` scores of each row, without the others; `false` if that is
+    /// not to be had (see [`ops::head::best`]).
+    pub fn best_scores(
+        &self,
+        hidden: &Hidden,
+        (limit, ask): (usize, ops::head::Ask),
+        screening: &mut ops::head::Screening,
+        best: &mut ops::head::Best,
+    ) -> Result<bool> {
+        let (weight, bias) = self.head();
+        Ok(ops::head::best(hidden, &weight, bias, (limit, ask), screening, best)?)
+    }
+
+    /// Weight and bias of the head, for inference.
+    fn head(&self) -> (ops::weight::Weight, Option<&Tensor>) {
+        let pass = Pass::inference();
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&pass));
+        (self.tokens.head.weight(&pass), bias)
+    }
+
     /// Refuses a batch whose widest layer alone would not fit into memory.
     fn check_room(&self, rows: usize, inner: usize) -> Result<()> {
         // Queries, keys, values, their result and the residual stand beside the inner values.

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::kernels::{int8, memory, pack, team};
 use crate::ops::gradient::GradientBuffer;
+use crate::ops::screen::LazyScreen;
 use crate::ops::weight::{self, HalfFormat, Weight};
 use crate::ops::with_floats;
 use crate::random;
@@ -49,6 +50,8 @@ pub struct Parameter {
     /// The same storage without gradient tracking.
     frozen: Tensor,
     gradient: GradientBuffer,
+    /// Place for a coarse copy, where it is multiplied for the best of its outputs.
+    screen: Arc<LazyScreen>,
 }
 
 /// How the values of a parameter lie in its tensor.
@@ -106,8 +109,8 @@ impl Parameter {
         let weight = Weight::new(self.tensor(pass).clone(), rows, columns);
         match self.rounded {
             _ if pass.is_training() => weight.gathering_in(self.gradient.clone()),
-            Some(format) => weight.rounded_to(format),
-            None => weight,
+            Some(format) => weight.rounded_to(format).screened_by(self.screen.clone()),
+            None => weight.screened_by(self.screen.clone()),
         }
     }
 
@@ -275,6 +278,7 @@ impl Parameters {
             var,
             frozen,
             gradient: GradientBuffer::default(),
+            screen: Arc::default(),
         });
         self.list.push(parameter.clone());
         Ok(parameter)

@@ -12,11 +12,13 @@ pub mod dropout;
 pub mod embed;
 pub mod gelu;
 pub mod gradient;
+pub mod head;
 pub mod hidden;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
 pub mod round;
+pub mod screen;
 pub mod weight;
 
 #[cfg(test)]

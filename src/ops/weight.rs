@@ -1,11 +1,14 @@
 //! The matrix of a linear layer or an embedding table, as it is stored.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Tensor, Var};
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use super::gradient::GradientBuffer;
+use super::screen::LazyScreen;
 use super::{floats, on_cpu, slice};
 use crate::kernels::gemm::Panels;
 use crate::kernels::int8;
@@ -27,6 +30,7 @@ pub struct Weight {
     scales: Option<Tensor>,
     rounded: Option<HalfFormat>,
     gradient: Option<GradientBuffer>,
+    screen: Option<Arc<LazyScreen>>,
 }
 
 impl Weight {
@@ -36,14 +40,19 @@ impl Weight {
             stored.dims() == [rows, columns]
                 || stored.dims() == [rows.div_ceil(PANEL), columns, PANEL]
         );
-        Weight { stored, rows, columns, scales: None, rounded: None, gradient: None }
+        Self::of(stored, rows, columns)
+    }
+
+    fn of(stored: Tensor, rows: usize, columns: usize) -> Self {
+        let (scales, rounded, gradient, screen) = (None, None, None, None);
+        Weight { stored, rows, columns, scales, rounded, gradient, screen }
     }
 
     /// Wraps the bytes of int8 weights, of the shape [`int8::packed_shape`], and their scales `[rows]`.
     pub fn int8(stored: Tensor, scales: Tensor, rows: usize, columns: usize) -> Self {
         debug_assert!(stored.dtype() == DType::U8 && scales.dims() == [rows]);
         debug_assert_eq!(stored.elem_count(), int8::packed_len(rows, columns));
-        Weight { stored, rows, columns, scales: Some(scales), rounded: None, gradient: None }
+        Weight { scales: Some(scales), ..Self::of(stored, rows, columns) }
     }
 
     /// The same weight, whose gradient gathers in `buffer` where our kernels compute it.
@@ -54,6 +63,16 @@ impl Weight {
     /// The same weight of float32, which products round to 16 bits.
     pub fn rounded_to(self, format: HalfFormat) -> Self {
         Weight { rounded: Some(format), ..self }
+    }
+
+    /// The same weight with the place for its coarse copy.
+    pub fn screened_by(self, screen: Arc<LazyScreen>) -> Self {
+        Weight { screen: Some(screen), ..self }
+    }
+
+    /// The place for its coarse copy, if it may have one.
+    pub(super) fn screen(&self) -> Option<&LazyScreen> {
+        self.screen.as_deref()
     }
 
     /// Where the gradient gathers; `None`: in candle's store.

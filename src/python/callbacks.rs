@@ -67,6 +67,10 @@ impl Constraint for AllowedPrefix {
         PREFIX
     }
 
+    fn calls_functions(&self) -> bool {
+        true
+    }
+
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
         let vocabulary = scores.len();
         let allowed = ask(|py| {
@@ -100,6 +104,10 @@ struct Processors(Vec<Py<PyAny>>);
 impl Constraint for Processors {
     fn name(&self) -> &'static str {
         PROCESSOR
+    }
+
+    fn calls_functions(&self) -> bool {
+        true
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {

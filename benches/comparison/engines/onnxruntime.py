@@ -1,5 +1,6 @@
 """ONNX Runtime: optimum's export, dynamic quantisation, caches kept as the runtime's own values."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,12 @@ def _export(model: Path, folder: Path) -> None:
 def _quantize(exported: Path, folder: Path) -> None:
     """As the documentation says for processors with 8-bit dot products: symmetric, by channel."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    prepared = exported / "prepared.onnx"
     for part in PARTS:
+        quant_pre_process(exported / f"{part}.onnx", prepared, skip_symbolic_shape=True)
         quantize_dynamic(
-            exported / f"{part}.onnx",
-            folder / f"{part}.onnx",
-            per_channel=True,
-            weight_type=QuantType.QInt8,
+            prepared, folder / f"{part}.onnx", per_channel=True, weight_type=QuantType.QInt8
         )
-        (exported / f"{part}.onnx").unlink()
+    shutil.rmtree(exported)

@@ -1,5 +1,7 @@
 //! The possible extensions of some beams of an input, of which a search takes the best or draws.
 
+use std::mem;
+
 use super::{Beam, scores};
 use crate::error::Result;
 use crate::generation::constraints::check_choice;
@@ -24,14 +26,22 @@ pub(super) struct Buffers {
     chosen: Vec<Candidate>,
     drawn: Vec<(f32, Candidate)>,
     keys: Vec<f32>,
+    top: Vec<(u32, f32)>,
     ids: Vec<u32>,
 }
 
-/// The log probabilities of every token after some beams, from beam `first` on.
+/// What is known of the tokens after some beams. After the prompt all beams share a row.
+pub(super) enum Rows<'a> {
+    /// Their log probabilities, in rows as wide as the vocabulary, of which only ids below the limit
+    /// count.
+    All { rows: &'a [f32], vocabulary: usize, limit: usize },
+    /// The likeliest `each` of them and their log probabilities: likelier ones first, then lower ids.
+    Likeliest { tokens: &'a [(u32, f32)], each: usize },
+}
+
+/// The possible extensions of some beams, from beam `first` on.
 pub(super) struct Candidates<'a> {
-    rows: &'a [f32],
-    vocabulary: usize,
-    limit: usize,
+    rows: Rows<'a>,
     first: usize,
     options: &'a Options,
     input: &'a Input,
@@ -39,21 +49,47 @@ pub(super) struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// From `rows`, each as wide as the vocabulary, of which only ids below the limit count.
+    /// By what is known of the rows.
     pub fn new(
-        rows: &'a [f32],
-        (vocabulary, limit): (usize, usize),
+        rows: Rows<'a>,
         first: usize,
         (options, input): (&'a Options, &'a Input),
         buffers: &'a mut Buffers,
     ) -> Self {
-        Self { rows, vocabulary, limit, first, options, input, buffers }
+        Self { rows, first, options, input, buffers }
     }
 
-    /// The log probabilities after a beam. After the prompt all beams share a row.
+    /// How many rows there are.
+    fn count(&self) -> usize {
+        match self.rows {
+            Rows::All { rows, vocabulary, .. } => rows.len() / vocabulary,
+            Rows::Likeliest { tokens, each } => tokens.len() / each,
+        }
+    }
+
+    /// All log probabilities after a beam; none if only the likeliest are known.
     fn row(&self, beam: usize) -> &'a [f32] {
-        let last = self.rows.len() / self.vocabulary - 1;
-        &self.rows[(beam - self.first).min(last) * self.vocabulary..][..self.limit]
+        match self.rows {
+            Rows::All { rows, vocabulary, limit } => {
+                let row = (beam - self.first).min(self.count() - 1);
+                &rows[row * vocabulary..][..limit]
+            }
+            Rows::Likeliest { .. } => &[],
+        }
+    }
+
+    /// The `wanted` likeliest tokens after the beam that is number `beam` here, in `top`.
+    fn likeliest(&self, beam: usize, wanted: usize, top: &mut Vec<(u32, f32)>) {
+        if beam >= self.count() {
+            return; // They are those of the beam before.
+        }
+        match self.rows {
+            Rows::All { .. } => scores::top_k_into(self.row(self.first + beam), wanted, top),
+            Rows::Likeliest { tokens, each } => {
+                top.clear();
+                top.extend_from_slice(&tokens[beam * each..][..each.min(wanted)]);
+            }
+        }
     }
 
     /// The extension of `beam`, whose state is given, by `id`; whether it stops there is not asked.
@@ -70,11 +106,9 @@ impl<'a> Candidates<'a> {
     /// `Argument` when no token is allowed.
     pub fn best(&mut self, beams: &[Beam], wanted: usize) -> Result<&[Candidate]> {
         self.buffers.chosen.clear();
-        let mut top = Vec::new();
+        let mut top = mem::take(&mut self.buffers.top);
         for (beam, state) in (self.first..).zip(beams) {
-            if (beam - self.first) * self.vocabulary < self.rows.len() {
-                top = scores::top_k(self.row(beam), wanted);
-            }
+            self.likeliest(beam - self.first, wanted, &mut top);
             let candidate = |&(id, token_logprob)| Candidate {
                 score: token_logprob + state.score,
                 token_logprob,
@@ -84,6 +118,7 @@ impl<'a> Candidates<'a> {
             };
             self.buffers.chosen.extend(top.iter().map(candidate));
         }
+        self.buffers.top = top;
         self.settle(beams, wanted)
     }
 
@@ -103,7 +138,7 @@ impl<'a> Candidates<'a> {
         self.buffers.drawn.clear();
         let mut top = Vec::new();
         for (beam, state) in (self.first..).zip(beams) {
-            if (beam - self.first) * self.vocabulary < self.rows.len() {
+            if beam - self.first < self.count() {
                 let row = self.row(beam);
                 self.buffers.keys.clear();
                 self.buffers.keys.extend(row.iter().map(|&x| match x {
@@ -127,7 +162,7 @@ impl<'a> Candidates<'a> {
     /// Sorts what was chosen, and notes what ends its sequence.
     fn settle(&mut self, beams: &[Beam], wanted: usize) -> Result<&[Candidate]> {
         let Buffers { chosen, ids, .. } = &mut *self.buffers;
-        chosen.sort_by(|a, b| {
+        chosen.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))
         });
         chosen.truncate(wanted);

@@ -19,13 +19,16 @@ mod tests;
 use std::mem;
 use std::sync::Arc;
 
-use super::generate::{Decoding, check_shape};
+use super::generate::{Decoding, check_rows, check_shape};
 use super::input::{Input, Sequence};
-use super::model::{PromptRow, StepModel, StepRow};
+use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
+use super::ruled_out::RuledOut;
 use super::scores;
 use crate::error::Result;
-use candidates::{Candidate, Candidates};
+use crate::kernels::parallel;
+use crate::ops::head::Best;
+use candidates::{Candidate, Candidates, Rows};
 
 pub use forced::ForcedWords;
 pub(super) use settings::build;
@@ -35,6 +38,9 @@ pub use settings::{BeamRule, BeamSettings, EarlyStopping};
 /// ended sequences that are still empty. The references use this number, not infinity, and which
 /// copies survive in a tiny vocabulary depends on it.
 const NO_SCORE: f32 = -1e9;
+
+/// Scores below which the rows of a pass are not shared among threads.
+const SCORES_TO_SHARE: usize = 1 << 14;
 
 /// A sequence that is still being extended.
 #[derive(Clone, Debug)]
@@ -60,7 +66,7 @@ impl Beam {
 }
 
 /// The beams of one input.
-trait Search: Sized + Send + 'static {
+trait Search: Sized + Send + Sync + 'static {
     /// Starts from the first `start` tokens of the input.
     fn begin(
         input: Arc<Input>,
@@ -75,6 +81,11 @@ trait Search: Sized + Send + 'static {
     /// Into how many groups of equal size the beams are divided, which advance one after the other.
     fn groups(&self) -> usize {
         1
+    }
+    /// How many of the likeliest tokens after each beam a search looks at, where it looks at nothing
+    /// but them and their log probabilities.
+    fn candidates(_settings: &BeamSettings, _options: &Options) -> Option<usize> {
+        None
     }
     /// Turns logits into log probabilities.
     fn score(&self, row: &mut [f32], forced: Option<u32>) {
@@ -168,7 +179,13 @@ struct Driver<S> {
     /// which all beams share, then one for each beam.
     rows_each: usize,
     buffers: candidates::Buffers,
-    logits: Vec<f32>,
+    scores: Scores,
+    ruled_out: RuledOut,
+    /// Of each row of a pass the likeliest tokens and their log probabilities, where those were all
+    /// that was wanted.
+    likeliest: Vec<(u32, f32)>,
+    /// Whether the logits of a row of a pass are no numbers.
+    broken: Vec<bool>,
     /// The row after the prompt, which each group of beams scores for itself.
     shared: Vec<f32>,
     moves: Vec<(usize, usize)>,
@@ -197,7 +214,10 @@ impl<S: Search> Driver<S> {
             live,
             rows_each: 0,
             buffers: candidates::Buffers::default(),
-            logits: Vec::new(),
+            scores: Scores::default(),
+            ruled_out: RuledOut::default(),
+            likeliest: Vec::new(),
+            broken: Vec::new(),
             shared: Vec::new(),
             moves: Vec::new(),
             steps: Vec::new(),
@@ -214,41 +234,139 @@ impl<S: Search> Driver<S> {
         self.live.iter().map(prompt).collect()
     }
 
-    /// Scores the next tokens of every live input and extends its beams. `logits` is
-    /// `[live * rows_each, vocabulary]`.
-    fn advance(&mut self, logits: &mut [f32], vocabulary: usize) -> Result<()> {
+    /// What has to be known of the scores after each row that is fed.
+    fn wanted(&mut self, vocabulary: usize) -> Wanted {
+        let Some(candidates) = S::candidates(&self.settings, &self.options) else {
+            return Wanted::All;
+        };
+        self.ruled_out.clear();
+        for &source in &self.live {
+            let input = &self.inputs[source];
+            for beam in self.searches[source].beams().iter().take(self.rows_each) {
+                let is_given = input.forced(beam.ids.len()).is_some();
+                if is_given || !self.ruled_out.push(&self.options, &input.context(&beam.ids)) {
+                    return Wanted::All;
+                }
+            }
+        }
+        let limit = self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary);
+        // One more, which shows whether the last of them has equals among the others.
+        self.ruled_out.wanted(candidates + 1, limit, true)
+    }
+
+    /// Turns the best logits of each row into what is likeliest there; `false` if that cannot be told
+    /// from them, since log probabilities, which are rounded, may be equal where logits are not.
+    fn rank(&mut self, best: &Best) -> bool {
+        let candidates = S::candidates(&self.settings, &self.options).unwrap_or(0);
+        self.likeliest.clear();
+        for row in 0..best.rows() {
+            let (log_sum, ruled_out) = (best.log_sum(row), self.ruled_out.row(row));
+            let start = self.likeliest.len();
+            let allowed = best.row(row).iter().filter(|(id, _)| !ruled_out.contains(id));
+            self.likeliest.extend(allowed.map(|&(id, logit)| (id, logit - log_sum)));
+            let tokens = &mut self.likeliest[start..];
+            tokens.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            // Of what is not among them nothing is likelier than the last.
+            if tokens.len() <= candidates || tokens[candidates - 1].1 == tokens[tokens.len() - 1].1
+            {
+                return false;
+            }
+            self.likeliest.truncate(start + candidates);
+        }
+        true
+    }
+
+    /// Extends the beams of every live input.
+    fn advance(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
+        let vocabulary = model.vocabulary_size();
+        if let View::Best(best) = scores.view() {
+            check_rows(best, self.live.len() * self.rows_each)?;
+            if self.rank(best) {
+                return self.advance_by_likeliest();
+            }
+            model.all_scores(scores)?;
+        }
+        self.advance_by_all(scores.all()?, vocabulary)
+    }
+
+    /// The same from the likeliest tokens of each row.
+    fn advance_by_likeliest(&mut self) -> Result<()> {
+        let each = S::candidates(&self.settings, &self.options).unwrap_or(0);
+        for (place, &source) in self.live.iter().enumerate() {
+            let size = self.rows_each * each;
+            let rows = Rows::Likeliest { tokens: &self.likeliest[place * size..][..size], each };
+            let call = (&*self.options, &*self.inputs[source]);
+            let mut candidates = Candidates::new(rows, 0, call, &mut self.buffers);
+            self.searches[source].advance(0, &mut candidates)?;
+        }
+        Ok(())
+    }
+
+    /// The same from all logits `[live * rows_each, vocabulary]`.
+    fn advance_by_all(&mut self, logits: &mut [f32], vocabulary: usize) -> Result<()> {
         check_shape(logits, self.live.len() * self.rows_each, vocabulary)?;
         let size = self.rows_each * vocabulary;
+        self.score(logits, vocabulary);
         for place in 0..self.live.len() {
             let source = self.live[place];
             let groups = self.searches[source].groups();
             let rows = &mut logits[place * size..][..size];
             for group in 0..groups {
                 let beams = self.settings.num_beams / groups;
+                let first = place * self.rows_each;
                 if self.rows_each > 1 {
                     let rows = &mut rows[group * beams * vocabulary..][..beams * vocabulary];
-                    self.advance_group(source, group, rows, vocabulary)?;
+                    let first = first + group * beams;
+                    self.advance_group(source, group, (rows, first), vocabulary)?;
                 } else if group + 1 < groups {
                     let mut shared = mem::take(&mut self.shared);
                     shared.clear();
                     shared.extend_from_slice(rows);
-                    self.advance_group(source, group, &mut shared, vocabulary)?;
+                    self.advance_group(source, group, (&mut shared, first), vocabulary)?;
                     self.shared = shared;
                 } else {
-                    self.advance_group(source, group, rows, vocabulary)?;
+                    self.advance_group(source, group, (rows, first), vocabulary)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Extends the beams of one group of an input, whose logits are `rows`: one for each beam, or
-    /// one for all of them.
+    /// Turns the logits of all rows into log probabilities, on all threads.
+    fn score(&mut self, logits: &mut [f32], vocabulary: usize) {
+        let mut broken = mem::take(&mut self.broken);
+        broken.clear();
+        broken.resize(logits.len() / vocabulary, false);
+        let shared = logits.len() >= SCORES_TO_SHARE;
+        let rows = (logits, vocabulary);
+        parallel::paired_chunks(rows, (&mut broken, 1), shared, |row, logits, broken| {
+            let source = self.live[row / self.rows_each];
+            let (search, input) = (&self.searches[source], &self.inputs[source]);
+            let forced = input.forced(search.beams()[0].ids.len());
+            let logits = &mut logits[..self.limit(forced, vocabulary)];
+            broken[0] = scores::is_broken(logits);
+            if !broken[0] {
+                search.score(logits, forced);
+            }
+        });
+        self.broken = broken;
+    }
+
+    /// Only tokens below this are generated; a given token may lie beyond.
+    fn limit(&self, forced: Option<u32>, vocabulary: usize) -> usize {
+        match (forced, self.options.vocabulary_limit) {
+            (None, Some(limit)) => limit.clamp(1, vocabulary),
+            _ => vocabulary,
+        }
+    }
+
+    /// Extends the beams of one group of an input, whose log probabilities are `rows`: one for each
+    /// beam, or one for all of them. Of the pass these are the rows from `place` on.
     fn advance_group(
         &mut self,
         source: usize,
         group: usize,
-        rows: &mut [f32],
+        (rows, place): (&mut [f32], usize),
         vocabulary: usize,
     ) -> Result<()> {
         let (input, search) = (&self.inputs[source], &self.searches[source]);
@@ -256,15 +374,15 @@ impl<S: Search> Driver<S> {
         let first = group * size;
         let position = search.beams()[first].ids.len();
         let forced = input.forced(position);
-        // A given token may lie beyond the limit on generated ones.
-        let limit = match (forced, self.options.vocabulary_limit) {
-            (None, Some(limit)) => limit.clamp(1, vocabulary),
-            _ => vocabulary,
-        };
-        for (beam, row) in search.beams()[first..].iter().zip(rows.chunks_exact_mut(vocabulary)) {
+        let limit = self.limit(forced, vocabulary);
+        for (beam, (row, broken)) in search.beams()[first..]
+            .iter()
+            .zip(rows.chunks_exact_mut(vocabulary).zip(&self.broken[place..]))
+        {
+            if *broken {
+                return Err(scores::broken(input.sequence(), position));
+            }
             let row = &mut row[..limit];
-            scores::check_logits(row, input.sequence(), position)?;
-            search.score(row, forced);
             if forced.is_none() {
                 search.penalise(group, row);
                 self.options.constrain(&input.context(&beam.ids), row)?;
@@ -272,8 +390,8 @@ impl<S: Search> Driver<S> {
             }
         }
         let call = (&*self.options, &**input);
-        let mut candidates =
-            Candidates::new(rows, (vocabulary, limit), first, call, &mut self.buffers);
+        let rows = Rows::All { rows, vocabulary, limit };
+        let mut candidates = Candidates::new(rows, first, call, &mut self.buffers);
         self.searches[source].advance(group, &mut candidates)
     }
 
@@ -313,11 +431,13 @@ impl<S: Search> Decoding for Driver<S> {
         if self.is_over() {
             return Ok(());
         }
-        let mut logits = mem::take(&mut self.logits);
+        let mut scores = mem::take(&mut self.scores);
+        let vocabulary = model.vocabulary_size();
         if self.rows_each == 0 {
-            stop()?;
-            model.prefill(&self.prompts(), self.settings.num_beams, &mut logits)?;
             self.rows_each = 1;
+            stop()?;
+            let wanted = self.wanted(vocabulary);
+            model.prefill(&self.prompts(), self.settings.num_beams, wanted, &mut scores)?;
         } else {
             self.plan();
             self.rows_each = self.settings.num_beams;
@@ -325,10 +445,11 @@ impl<S: Search> Decoding for Driver<S> {
                 model.reorder(&self.moves)?;
             }
             stop()?;
-            model.step(&self.steps, &mut logits)?;
+            let wanted = self.wanted(vocabulary);
+            model.step(&self.steps, wanted, &mut scores)?;
         }
-        self.advance(&mut logits, model.vocabulary_size())?;
-        self.logits = logits;
+        self.advance(model, &mut scores)?;
+        self.scores = scores;
         if self.searches.iter().all(S::is_settled) {
             self.live.clear();
         }

@@ -37,6 +37,10 @@ pub(super) struct Standard {
     finished: Vec<Place>,
     early_stopping: EarlyStopping,
     over: bool,
+    /// Memory that is kept from step to step: which candidates have ended, and in which order they
+    /// become beams.
+    ended: Vec<bool>,
+    order: Vec<(f32, usize)>,
 }
 
 impl Search for Standard {
@@ -69,6 +73,8 @@ impl Search for Standard {
                 _ => settings.early_stopping,
             },
             over: start >= input.max_length(),
+            ended: Vec::new(),
+            order: Vec::new(),
             input,
             options,
             settings,
@@ -81,6 +87,12 @@ impl Search for Standard {
 
     fn parents(&self) -> &[usize] {
         &self.parents
+    }
+
+    fn candidates(settings: &BeamSettings, options: &Options) -> Option<usize> {
+        // A temperature and warpers change the log probabilities of all tokens.
+        let plain = settings.warpers.is_none() && settings.temperature == 1.0;
+        plain.then(|| settings.continuations(options) * settings.num_beams)
     }
 
     fn score(&self, row: &mut [f32], forced: Option<u32>) {
@@ -105,7 +117,9 @@ impl Search for Standard {
         };
         let length = self.running[0].ids.len() + 1;
         let full = length >= self.input.max_length();
-        let ended: Vec<bool> = candidates.iter().map(|c| full || c.stops).collect();
+        let mut ended = mem::take(&mut self.ended);
+        ended.clear();
+        ended.extend(candidates.iter().map(|c| full || c.stops));
 
         for (candidate, _) in
             candidates.iter().zip(&ended).take(self.settings.num_beams).filter(|(_, ended)| **ended)
@@ -116,6 +130,7 @@ impl Search for Standard {
         self.over = !self.can_improve(length)
             || (self.early_stopping == EarlyStopping::AtOnce && self.is_complete())
             || ended.iter().all(|&ended| ended);
+        self.ended = ended;
         Ok(())
     }
 
@@ -179,16 +194,16 @@ impl Standard {
     fn extend(&mut self, candidates: &[Candidate], ended: &[bool]) {
         // Ended ones stay behind all others instead of being dropped, so that there are always
         // `num_beams` (a vocabulary of little more than stop tokens may have no others).
-        let mut order: Vec<(f32, &Candidate)> = candidates
-            .iter()
-            .zip(ended)
-            .map(|(candidate, &ended)| {
-                (candidate.score + if ended { NO_SCORE } else { 0.0 }, candidate)
-            })
-            .collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        self.order.clear();
+        self.order.extend(candidates.iter().zip(ended).enumerate().map(
+            |(place, (candidate, &ended))| {
+                (candidate.score + if ended { NO_SCORE } else { 0.0 }, place)
+            },
+        ));
+        self.order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let places = self.next.iter_mut().zip(&mut self.parents);
-        for ((beam, parent), (score, candidate)) in places.zip(order) {
+        for ((beam, parent), &(score, place)) in places.zip(&self.order) {
+            let candidate = &candidates[place];
             beam.continue_from(&self.running[candidate.beam], candidate);
             beam.score = score;
             *parent = candidate.beam;

@@ -31,15 +31,19 @@ impl Constraint for BadWords {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
         for word in &self.words {
             let Some((last, before)) = word.split_last() else { continue };
             let is_near = before.is_empty()
                 || (word.len() <= context.ids.len() && context.ids.ends_with(before));
             if is_near {
-                super::suppress(std::slice::from_ref(last), scores);
+                visit(*last);
             }
         }
-        Ok(())
+        true
     }
 }
 

@@ -20,6 +20,11 @@ impl ExponentialDecay {
     pub fn new(start: usize, factor: f64, stop_token_ids: &[u32]) -> Self {
         Self { start, factor, stop_token_ids: stop_token_ids.to_vec() }
     }
+
+    /// How many tokens a sequence is beyond the start.
+    fn beyond(&self, context: &Context<'_>) -> usize {
+        context.ids.len().saturating_sub(self.start.saturating_add(context.prompt_length))
+    }
 }
 
 impl Constraint for ExponentialDecay {
@@ -28,8 +33,10 @@ impl Constraint for ExponentialDecay {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
-        let start = self.start.saturating_add(context.prompt_length);
-        let Some(beyond @ 1..) = context.ids.len().checked_sub(start) else { return Ok(()) };
+        let beyond = self.beyond(context);
+        if beyond == 0 {
+            return Ok(());
+        }
         let growth = (self.factor.powf(beyond as f64) - 1.0) as f32;
         for &id in &self.stop_token_ids {
             if let Some(score) = scores.get_mut(id as usize).filter(|score| score.is_finite()) {
@@ -39,6 +46,10 @@ impl Constraint for ExponentialDecay {
             }
         }
         Ok(())
+    }
+
+    fn rules_out(&self, context: &Context<'_>, _: &mut dyn FnMut(u32)) -> bool {
+        self.beyond(context) == 0
     }
 }
 

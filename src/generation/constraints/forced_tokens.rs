@@ -27,6 +27,10 @@ impl Constraint for ForcedFirstToken {
         }
         Ok(())
     }
+
+    fn rules_out(&self, context: &Context<'_>, _: &mut dyn FnMut(u32)) -> bool {
+        context.ids.len() != 1
+    }
 }
 
 /// The token at the last position that the length allows; of several the sampler chooses.
@@ -52,6 +56,10 @@ impl Constraint for ForcedLastToken {
             force(&self.ids, scores);
         }
         Ok(())
+    }
+
+    fn rules_out(&self, context: &Context<'_>, _: &mut dyn FnMut(u32)) -> bool {
+        context.ids.len() + 1 != context.max_length
     }
 }
 

@@ -1,6 +1,6 @@
 //! Minimum lengths: no stop token before a sequence is long enough.
 
-use super::{Built, Constraint, Context, Request, suppress};
+use super::{Built, Constraint, Context, Request};
 use crate::error::Result;
 
 /// Rules out the stop tokens while a sequence, prompt included, has fewer than `least` tokens
@@ -24,10 +24,14 @@ impl Constraint for MinLength {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
         if context.ids.len() < self.least {
-            suppress(&self.stop_token_ids, scores);
+            self.stop_token_ids.iter().for_each(|&id| visit(id));
         }
-        Ok(())
+        true
     }
 }
 
@@ -51,10 +55,14 @@ impl Constraint for MinNewTokens {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
         if context.ids.len().saturating_sub(context.prompt_length) < self.least {
-            suppress(&self.stop_token_ids, scores);
+            self.stop_token_ids.iter().for_each(|&id| visit(id));
         }
-        Ok(())
+        true
     }
 }
 

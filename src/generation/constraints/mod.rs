@@ -54,6 +54,19 @@ pub trait Constraint: Debug + Send + Sync {
     /// # Errors
     /// What a function of the caller returned.
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()>;
+
+    /// Tells `visit` the tokens that [`Constraint::apply`] rules out; `false` where it does more or
+    /// something else to the scores, or cannot tell. Of tokens that are only ruled out others can be
+    /// chosen without all scores.
+    fn rules_out(&self, _context: &Context<'_>, _visit: &mut dyn FnMut(u32)) -> bool {
+        false
+    }
+
+    /// Whether it calls a function of the user, which is to be asked in the order in which tokens are
+    /// chosen.
+    fn calls_functions(&self) -> bool {
+        false
+    }
 }
 
 /// What a constraint is built from.
@@ -127,6 +140,12 @@ fn suppress(ids: &[u32], scores: &mut [f32]) {
             *score = f32::NEG_INFINITY;
         }
     }
+}
+
+/// [`Constraint::apply`] of a rule that does nothing but rule out.
+fn apply_ruling(rule: &dyn Constraint, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+    rule.rules_out(context, &mut |id| suppress(&[id], scores));
+    Ok(())
 }
 
 /// Keeps a score that a penalty has enlarged below infinity, which would not be a number of any use

@@ -22,8 +22,12 @@ impl Constraint for NoRepeatNgram {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
-        rule_out(self.size, context.ids, context.ids, scores);
-        Ok(())
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
+        each_completion(self.size, context.ids, context.ids, visit);
+        true
     }
 }
 
@@ -47,18 +51,22 @@ impl Constraint for NoRepeatSourceNgram {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
-        rule_out(self.size, context.source, context.ids, scores);
-        Ok(())
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
+        each_completion(self.size, context.source, context.ids, visit);
+        true
     }
 }
 
-/// Rules out what follows the last `size - 1` tokens of `ids` anywhere in `text`.
-fn rule_out(size: usize, text: &[u32], ids: &[u32], scores: &mut [f32]) {
+/// Visits what follows the last `size - 1` tokens of `ids` anywhere in `text`.
+fn each_completion(size: usize, text: &[u32], ids: &[u32], visit: &mut dyn FnMut(u32)) {
     let Some(begin) = (ids.len() + 1).checked_sub(size) else { return };
     let prefix = &ids[begin..];
     for ngram in text.windows(size) {
         if ngram[..size - 1] == *prefix {
-            super::suppress(&ngram[size - 1..], scores);
+            visit(ngram[size - 1]);
         }
     }
 }

@@ -21,9 +21,13 @@ impl Constraint for SuppressTokens {
         "suppress_tokens"
     }
 
-    fn apply(&self, _: &Context<'_>, scores: &mut [f32]) -> Result<()> {
-        super::suppress(&self.ids, scores);
-        Ok(())
+    fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, _: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
+        self.ids.iter().for_each(|&id| visit(id));
+        true
     }
 }
 
@@ -47,12 +51,16 @@ impl Constraint for SuppressFirstTokens {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
+        super::apply_ruling(self, context, scores)
+    }
+
+    fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
         // A first token is forced after a start token that stands alone.
         let forced = usize::from(self.after_forced && context.prompt_length == 1);
         if context.ids.len() == context.prompt_length + forced {
-            super::suppress(&self.ids, scores);
+            self.ids.iter().for_each(|&id| visit(id));
         }
-        Ok(())
+        true
     }
 }
 

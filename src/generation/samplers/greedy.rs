@@ -14,6 +14,10 @@ impl Sampler for Greedy {
     fn choose(&self, logits: &mut [f32], _: &mut Stream) -> Choice {
         Choice { token: scores::argmax(logits), log_probability: None }
     }
+
+    fn candidates(&self) -> Option<usize> {
+        Some(1)
+    }
 }
 
 /// From the arguments `temperature` (checked, without effect).

@@ -32,6 +32,18 @@ pub trait Sampler: Debug + Send + Sync {
     /// finite; ruled-out tokens hold negative infinity and are never chosen. May overwrite them.
     /// Every random number comes from `draws`, which belongs to this sequence and position alone.
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice;
+
+    /// Among how many of the likeliest tokens it chooses, whatever the others' logits; `None`: it looks
+    /// at all.
+    fn candidates(&self) -> Option<usize> {
+        None
+    }
+
+    /// [`Sampler::choose`] from the [`Sampler::candidates`] likeliest alone, at least one: (token, logit),
+    /// by logit descending, of equals the lower token first.
+    fn choose_among(&self, best: &[(u32, f32)], _draws: &mut Stream) -> Choice {
+        Choice { token: best[0].0, log_probability: None }
+    }
 }
 
 /// A chosen token.
@@ -151,26 +163,52 @@ fn check_k(k: usize) -> Result<usize> {
     Err(Error::argument("k", "received 0, expected an integer, at least 1"))
 }
 
+/// Weights that are summed at a time where a whole row is drawn from.
+const BLOCK: usize = 512;
+
 /// Draws an index with probability in proportion to its weight, and gives the logarithm of that
 /// probability; weights are not negative and not all zero.
-fn draw(weights: impl Iterator<Item = f32> + Clone, draws: &mut Stream) -> (usize, f32) {
-    // The sum is taken in f64 and the draw has 53 bits: with 24, a rare token of a large
-    // vocabulary could never be reached.
-    let total: f64 = weights.clone().map(f64::from).sum();
+fn draw(weights: &[f32], draws: &mut Stream) -> (usize, f32) {
+    // Sums are taken in f64 and the draw has 53 bits: with 24, a rare token of a large vocabulary
+    // could never be reached.
+    let total: f64 = weights.chunks(BLOCK).map(sum).sum();
     let target = draws.next_f64() * total;
-    let mut sum = 0.0;
+    // The block in which the target lies, and the sum of those before it. Rounding may leave the target at
+    // the very end: then the last block that has any weight.
+    let (mut block, mut before, mut sum_so_far) = (0, 0.0, 0.0);
+    for (index, weights) in weights.chunks(BLOCK).enumerate() {
+        let sum = sum(weights);
+        if sum > 0.0 {
+            (block, before) = (index, sum_so_far);
+        }
+        sum_so_far += sum;
+        if sum_so_far > target {
+            break;
+        }
+    }
     let mut chosen = (0, 0.0);
-    for (index, weight) in weights.enumerate() {
+    for (index, &weight) in weights.iter().enumerate().skip(block * BLOCK).take(BLOCK) {
         if weight > 0.0 {
-            // Kept for the case that rounding leaves the target at the very end.
             chosen = (index, f64::from(weight));
         }
-        sum += f64::from(weight);
-        if sum > target {
+        before += f64::from(weight);
+        if before > target {
             break;
         }
     }
     (chosen.0, (chosen.1 / total).ln() as f32)
+}
+
+/// The sum of weights, by eight sums that are independent of each other.
+fn sum(weights: &[f32]) -> f64 {
+    let (eights, rest) = weights.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for eight in eights {
+        for (sum, &weight) in sums.iter_mut().zip(eight) {
+            *sum += f64::from(weight);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&weight| f64::from(weight)).sum::<f64>()
 }
 
 #[cfg(test)]
@@ -271,8 +309,7 @@ mod tests {
     fn a_draw_never_returns_a_weight_of_zero() {
         for step in 0..200 {
             let weights = [0.0f32, 1.0, 0.0, 1e-30, 0.0];
-            let (chosen, log_probability) =
-                draw(weights.iter().copied(), &mut Stream::new(0, 0, step));
+            let (chosen, log_probability) = draw(&weights, &mut Stream::new(0, 0, step));
             assert!(weights[chosen] > 0.0);
             assert!((f64::from(log_probability) - f64::from(weights[chosen]).ln()).abs() < 1e-5);
         }

@@ -22,7 +22,7 @@ impl Random {
 impl Sampler for Random {
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
         scores::softmax(logits, self.temperature);
-        let (token, log_probability) = draw(logits.iter().copied(), draws);
+        let (token, log_probability) = draw(logits, draws);
         Choice { token: token as u32, log_probability: Some(log_probability) }
     }
 }

@@ -16,7 +16,7 @@ impl Sampler for Sample {
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
         self.warpers.apply(logits, 1);
         scores::softmax(logits, 1.0);
-        let (token, log_probability) = draw(logits.iter().copied(), draws);
+        let (token, log_probability) = draw(logits, draws);
         Choice { token: token as u32, log_probability: Some(log_probability) }
     }
 }

@@ -23,12 +23,20 @@ impl TopK {
 
 impl Sampler for TopK {
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
+        self.choose_among(&scores::top_k(logits, self.k), draws)
+    }
+
+    fn candidates(&self) -> Option<usize> {
+        Some(self.k)
+    }
+
+    fn choose_among(&self, candidates: &[(u32, f32)], draws: &mut Stream) -> Choice {
         // The k highest logits are the k highest probabilities, and what the others add to the
         // softmax's sum cancels: only k exponentials are needed.
-        let candidates = scores::top_k(logits, self.k);
         let largest = candidates[0].1;
         let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / self.temperature).exp();
-        let (place, log_probability) = draw(candidates.iter().map(weight), draws);
+        let weights: Vec<f32> = candidates.iter().map(weight).collect();
+        let (place, log_probability) = draw(&weights, draws);
         Choice { token: candidates[place].0, log_probability: Some(log_probability) }
     }
 }

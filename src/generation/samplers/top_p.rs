@@ -59,8 +59,8 @@ impl Sampler for TopP {
             }
             break candidates;
         };
-        let weights = nucleus.iter().map(|&(_, probability)| probability);
-        let (place, log_probability) = draw(weights, draws);
+        let weights: Vec<f32> = nucleus.iter().map(|&(_, probability)| probability).collect();
+        let (place, log_probability) = draw(&weights, draws);
         Choice { token: nucleus[place].0, log_probability: Some(log_probability) }
     }
 }

@@ -251,8 +251,11 @@ impl Parameter {
         if floats { Ok(()) } else { Err(self.wrong("is not float32")) }
     }
 
-    fn change(&self, work: impl FnMut(&mut CpuStorage)) -> Result<()> {
-        change(&self.frozen, work)
+    fn change(&self, mut work: impl FnMut(&mut CpuStorage)) -> Result<()> {
+        change(&self.frozen, |stored| {
+            self.screen.forget();
+            work(stored);
+        })
     }
 }
 

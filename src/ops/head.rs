@@ -1,0 +1,98 @@
+//! The language-model head over rows of floats: all scores, or only what a choice among them needs.
+//!
+//! What a generation calls for every token. So it takes slices, and writes into memory that is kept.
+
+use candle_core::{Result, Tensor};
+
+use super::hidden::Hidden;
+use super::linear;
+use super::weight::{HalfFormat, Weight, panels};
+use super::{floats, on_cpu};
+pub use crate::kernels::best::{Ask, Best};
+use crate::kernels::gemm::{self, Epilogue};
+use crate::kernels::int8;
+use crate::kernels::pool::{self, Buffer};
+pub use crate::kernels::screen::Screening;
+
+/// All scores `[rows, outputs]` of `x [rows, inputs]`, in `out`: those of [`linear::linear`].
+pub fn scores(
+    x: &Hidden,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    out: &mut Vec<f32>,
+) -> Result<()> {
+    let (rows, inputs, outputs) = (x.rows(), weight.columns(), weight.rows());
+    let Some(x) = x.floats().filter(|_| weight.is_packed()) else {
+        out.clear();
+        return linear::linear(x, weight, bias)?.read(|y| out.extend_from_slice(y));
+    };
+    out.resize(rows * outputs, 0.0);
+    with_bias(bias, |bias| {
+        if let Some(scales) = weight.scales() {
+            return weight.with_int8(scales, |w| {
+                int8::linear(x, rows, inputs, w, outputs, bias, Epilogue::None, out);
+            });
+        }
+        let rounded = rounded(x, weight);
+        let (stored, layout) = weight.stored().storage_and_layout();
+        let w = panels(on_cpu(&stored)?, layout, weight.rounded())?;
+        let x = rounded.as_deref().unwrap_or(x);
+        gemm::linear(x, rows, inputs, w, outputs, bias, Epilogue::None, out);
+        Ok(())
+    })?
+}
+
+/// What `ask` asks of the first `limit` scores of each row, with the bits of [`scores`]. `false` if it is
+/// not to be had this way: there is no kernel, or a score is not a finite number.
+pub fn best(
+    x: &Hidden,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    (limit, ask): (usize, Ask),
+    screening: &mut Screening,
+    best: &mut Best,
+) -> Result<bool> {
+    let (rows, inputs, outputs) = (x.rows(), weight.columns(), weight.rows());
+    let Some(x) = x.floats().filter(|_| weight.is_packed()) else { return Ok(false) };
+    let limit = limit.min(outputs);
+    with_bias(bias, |bias| {
+        if let Some(scales) = weight.scales() {
+            return weight.with_int8(scales, |w| {
+                int8::linear_best(x, rows, inputs, w, limit, bias, ask, best)
+            });
+        }
+        let rounded = rounded(x, weight);
+        let (stored, layout) = weight.stored().storage_and_layout();
+        let w = panels(on_cpu(&stored)?, layout, weight.rounded())?;
+        let x = rounded.as_deref().unwrap_or(x);
+        // The coarse copy tells nothing of the sum over all.
+        if let Some(screen) = weight.screen().filter(|_| !ask.log_sum)
+            && screen.with(w, (outputs, inputs), |screen| {
+                screen.linear_best(x, w, limit, bias, ask.count, screening, best)
+            })
+        {
+            return Ok(true);
+        }
+        Ok(gemm::linear_best(x, rows, inputs, w, limit, bias, ask, best))
+    })?
+}
+
+/// The inputs as a product takes them, where it rounds them.
+fn rounded(x: &[f32], weight: &Weight) -> Option<Buffer> {
+    weight.rounds_inputs().then(|| {
+        let mut rounded = pool::buffer(x.len());
+        HalfFormat::Bfloat16.round(x, &mut rounded);
+        rounded
+    })
+}
+
+/// Calls `work` with the floats of a bias, if there is one.
+fn with_bias<R>(bias: Option<&Tensor>, work: impl FnOnce(Option<&[f32]>) -> R) -> Result<R> {
+    match bias {
+        None => Ok(work(None)),
+        Some(bias) => {
+            let (storage, layout) = bias.storage_and_layout();
+            Ok(work(Some(floats(on_cpu(&storage)?, layout)?)))
+        }
+    }
+}
