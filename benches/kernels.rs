@@ -1,19 +1,20 @@
 //! The products beside what the machine could do at best, measured in the same run.
 //!
-//! `cargo bench --bench kernels` prints one line a case: time, rate, and the share of the limit it
-//! stands against (multiply-adds for many rows, memory reads for few). Every result is compared
+//! `cargo bench --bench kernels` measures with criterion and adds to each case the share of the limit
+//! it stands against (multiply-adds for many rows, memory reads for few). Every result is compared
 //! with the definition before it is timed. An argument picks the cases whose name contains it.
 //!
 //! Two cautions: weights of 768 by 768 stay in a cache and may be read faster than memory, so their
 //! share goes above 100 %; elsewhere such a share says that the machine was busy with something else
 //! while its limit was measured, and the run is worth nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bart_fast::kernels::gemm::Panels;
 use bart_fast::kernels::gemm::{self, Epilogue};
 use bart_fast::kernels::half_float::HalfFormat;
 use bart_fast::kernels::{int8, isa, limits, pack, team};
+use criterion::{Bencher, Criterion, Throughput};
 
 /// Sizes of one product.
 #[derive(Clone, Copy)]
@@ -42,21 +43,77 @@ enum Limit {
 }
 
 fn main() {
-    // `cargo test --release --bench kernels -- --test` checks the results and leaves.
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let untimed = arguments.iter().any(|a| a == "--test");
-    let filter = arguments.iter().find(|a| !a.starts_with('-'));
     bart_fast::kernels::configure().unwrap_or_else(|error| panic!("{error}"));
     println!("{}, {}, {} threads", processor(), isa::current_name(), team::num_threads());
+    // `cargo test --release --bench kernels -- --test` checks the results and leaves.
+    let timed = !std::env::args().any(|argument| argument == "--test");
+    let mut criterion = Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .configure_from_args();
     for (kind, size, limit) in cases() {
-        let name = format!("{kind:?} {}x{}x{}", size.m, size.k, size.n);
-        if filter.is_none_or(|f| name.to_lowercase().contains(&f.to_lowercase())) {
-            let mut case = Case::new(kind, size);
-            case.run();
-            case.check(&name);
-            if !untimed {
-                case.time(&name, limit);
-            }
+        bench(&mut criterion, kind, size, limit, timed);
+    }
+    criterion.final_summary();
+}
+
+/// Measures one case, if it is asked for. Its limit is measured right before and after, and the better
+/// of the two counts: a busy neighbour must not make us look good.
+fn bench(criterion: &mut Criterion, kind: Kind, size: Size, limit: Limit, timed: bool) {
+    let Size { m, k, n } = size;
+    let (mut case, mut best, mut before) = (None, f64::INFINITY, 0.0);
+    let mut group = criterion.benchmark_group(format!("{kind:?}"));
+    group.throughput(match limit {
+        Limit::MemoryReads => Throughput::Bytes((n * k * kind.bytes()) as u64),
+        _ => Throughput::Elements((2 * m * k * n) as u64),
+    });
+    group.bench_function(format!("{m}x{k}x{n}"), |bencher| {
+        let case = case.get_or_insert_with(|| {
+            before = if timed { limit.measure() } else { 0.0 };
+            Case::checked(kind, size)
+        });
+        case.time(bencher, &mut best);
+    });
+    group.finish();
+    if timed && case.is_some() {
+        let work = match limit {
+            Limit::MemoryReads => n * k * kind.bytes(),
+            _ => 2 * m * k * n,
+        };
+        let most = limit.measure().max(before);
+        let (share, giga) = (100.0 * work as f64 / best / most, most / 1e9);
+        println!("    best {:.1} us: {share:.0} % of {giga:.1} {}\n", best * 1e6, limit.unit());
+    }
+}
+
+impl Limit {
+    /// What the machine can do a second.
+    fn measure(self) -> f64 {
+        match self {
+            Limit::MultiplyAdds => limits::multiply_add_peak(20),
+            Limit::Int8MultiplyAdds => limits::int8_multiply_add_peak(20),
+            Limit::MemoryReads => limits::memory_read_bandwidth(8),
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Limit::MultiplyAdds => "GF/s",
+            Limit::Int8MultiplyAdds => "Gop/s",
+            Limit::MemoryReads => "GB/s",
+        }
+    }
+}
+
+impl Kind {
+    /// Bytes of an element of the right operand.
+    fn bytes(self) -> usize {
+        match self {
+            Kind::LinearInt8 => 1,
+            Kind::LinearBfloat16 => 2,
+            _ => 4,
         }
     }
 }
@@ -107,6 +164,14 @@ enum Right {
 }
 
 impl Case {
+    /// A case whose result was compared with the definition.
+    fn checked(kind: Kind, size: Size) -> Self {
+        let mut case = Case::new(kind, size);
+        case.run();
+        case.check(&format!("{kind:?} {}x{}x{}", size.m, size.k, size.n));
+        case
+    }
+
     fn new(kind: Kind, size: Size) -> Self {
         let Size { m, k, n } = size;
         let packed = pack::packed_len(n, k);
@@ -216,42 +281,20 @@ impl Case {
         }
     }
 
-    /// Bytes of an element of the right operand.
-    fn bytes(&self) -> usize {
-        match self.right {
-            Right::Floats(_) => 4,
-            Right::Bfloat16(_) => 2,
-            Right::Int8 { .. } => 1,
-        }
-    }
-
-    /// The limit is measured right before and after, and the better of the two counts: a busy
-    /// neighbour must not make us look good.
-    fn time(&mut self, name: &str, limit: Limit) {
-        let measure = || match limit {
-            Limit::MultiplyAdds => limits::multiply_add_peak(20),
-            Limit::Int8MultiplyAdds => limits::int8_multiply_add_peak(20),
-            Limit::MemoryReads => limits::memory_read_bandwidth(8),
-        };
-        let before = measure();
-        let started = Instant::now();
-        self.run();
-        let rounds = (0.4 / started.elapsed().as_secs_f64()).clamp(5.0, 2000.0) as usize;
-        let best = limits::best_seconds(rounds, || self.run());
-        let most = measure().max(before);
-        let Size { m, k, n } = self.size;
-        let (rate, unit) = match limit {
-            Limit::MultiplyAdds => ((2 * m * k * n) as f64 / best, "GF/s"),
-            Limit::Int8MultiplyAdds => ((2 * m * k * n) as f64 / best, "Gop/s"),
-            Limit::MemoryReads => ((n * k * self.bytes()) as f64 / best, "GB/s"),
-        };
-        println!(
-            "{name:32} {:9.1} us  {:7.1} {unit}  {:4.0} % of {:.1}",
-            best * 1e6,
-            rate / 1e9,
-            100.0 * rate / most,
-            most / 1e9
-        );
+    /// Times the product; `best` becomes the shortest of all, in seconds.
+    fn time(&mut self, bencher: &mut Bencher<'_>, best: &mut f64) {
+        bencher.iter_custom(|rounds| {
+            let _awake = team::session();
+            let mut total = Duration::ZERO;
+            for _ in 0..rounds {
+                let started = Instant::now();
+                self.run();
+                let taken = started.elapsed();
+                *best = best.min(taken.as_secs_f64());
+                total += taken;
+            }
+            total
+        });
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
-use crate::model::{BartModel, Batch, DecoderCache, Pass, StopCheck};
-use crate::ops::hidden::Hidden;
+use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
+use crate::ops::hidden::{self, Hidden};
 use crate::ops::{self, Way, head};
 
 /// One generation of a BART model over encoded sources.
@@ -20,6 +20,9 @@ pub struct BartDecoder {
     /// The rows of `hidden` after which scores were wanted; none: after all.
     wanted: Vec<u32>,
     screening: head::Screening,
+    /// The rows of a step and their places, kept for the memory they have.
+    rows: Batch,
+    places: CachedRows,
 }
 
 impl BartDecoder {
@@ -38,17 +41,21 @@ impl BartDecoder {
             hidden: None,
             wanted: Vec::new(),
             screening: head::Screening::default(),
+            rows: Batch::default(),
+            places: CachedRows::default(),
         })
     }
 
-    /// Feeds rows to the cache.
-    fn feed(&mut self, rows: &Batch, slots: &[usize]) -> Result<()> {
-        rows.check("decoder_token_ids", self.model.config())?;
+    /// Feeds `self.rows` to the cache.
+    fn feed(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.rows.check("decoder_token_ids", self.model.config())?;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
-        let places = cache.place(slots);
-        self.hidden = Some(self.model.decode_step(rows, &places, cache)?);
+        cache.place(slots, &mut self.places);
+        // Gone before the new one is made, which can have its memory.
+        self.hidden = None;
+        self.hidden = Some(self.model.decode_step(&self.rows, &self.places, cache)?);
         Ok(())
     }
 
@@ -66,6 +73,13 @@ impl BartDecoder {
             return Ok(());
         }
         self.model.scores(hidden, scores.all_mut())
+    }
+}
+
+impl Drop for BartDecoder {
+    fn drop(&mut self) {
+        self.hidden = None;
+        hidden::trim();
     }
 }
 
@@ -92,23 +106,19 @@ impl StepModel for BartDecoder {
         let cache =
             self.model.start_decoding(&self.memory, &self.source, &capacities, slot_sources)?;
         self.cache = Some(cache);
-        let rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
-        let slots: Vec<usize> = prompts
-            .iter()
-            .flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()))
-            .collect();
+        self.rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
         self.wanted.clear();
-        self.wanted.extend(rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
-        self.feed(&rows, &slots)?;
+        self.wanted.extend(self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
+        let slots =
+            prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()));
+        self.feed(slots)?;
         self.score(wanted, scores)
     }
 
     fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
-        let tokens = rows.iter().map(|row| row.token).collect();
-        let positions = rows.iter().map(|row| row.position as u32).collect();
-        let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
+        self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
         self.wanted.clear();
-        self.feed(&Batch::single_rows(tokens, positions), &slots)?;
+        self.feed(rows.iter().map(|row| row.slot))?;
         self.score(wanted, scores)
     }
 

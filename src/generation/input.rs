@@ -120,6 +120,13 @@ impl Input {
     }
 }
 
+/// The prompt of a sequence of at most `most` tokens, which needs no more memory later.
+pub(super) fn with_room(prompt: &[u32], most: usize) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(most.max(prompt.len()));
+    ids.extend_from_slice(prompt);
+    ids
+}
+
 /// One answer for an input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {

@@ -9,6 +9,8 @@
 //! draws from a random stream of its own. The one exception is `compat="keras"` beam search, which
 //! reproduces a rule that looks at the whole batch.
 
+#[cfg(test)]
+mod allocation_tests;
 mod arguments;
 pub mod bart;
 mod beams;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::constraints::check_choice;
 use super::generate::{Decoding, check_rows, check_shape};
-use super::input::{Input, Sequence};
+use super::input::{Input, Sequence, with_room};
 use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
 use super::ruled_out::RuledOut;
@@ -60,15 +60,20 @@ impl Sampling {
         options: Arc<Options>,
         settings: Arc<SampleSettings>,
     ) -> Self {
-        let begin = |input: &Arc<Input>| Sequence {
-            ids: input.prompt(input.start()).to_vec(),
-            score: 0.0,
-            token_logprobs: Vec::new(),
-            stopped: false,
+        let begin = |input: &Arc<Input>| {
+            let most = input.max_length();
+            let scored = if options.token_logprobs { most } else { 0 };
+            Sequence {
+                ids: with_room(input.prompt(input.start()), most),
+                score: 0.0,
+                token_logprobs: Vec::with_capacity(scored),
+                stopped: false,
+            }
         };
         let rows: Vec<_> =
             inputs.iter().flat_map(|input| repeat_n(input, settings.returned)).map(begin).collect();
         let live = (0..rows.len()).collect();
+        let longest = inputs.iter().map(|input| input.max_length()).max().unwrap_or(0);
         let mut sampling = Self {
             inputs,
             options,
@@ -81,7 +86,7 @@ impl Sampling {
             steps: Vec::new(),
             ruled_out: RuledOut::default(),
             chosen: Vec::new(),
-            history: Vec::new(),
+            history: Vec::with_capacity(longest),
             candidates: Vec::new(),
         };
         sampling.part_with_ended();

@@ -21,7 +21,7 @@ mod tile;
 mod weights;
 
 pub use backward::backward;
-pub(super) use forward::{Head, Tile, attend, most_rows, pack_keys};
+pub(super) use forward::{FEW_ROWS, Head, Tile, attend, few_rows, pack_keys};
 pub use weights::weights;
 
 use super::dropout::Dropout;
@@ -68,7 +68,7 @@ pub struct Ragged<'a> {
     pub heads: usize,
     /// Values of a head in a row.
     pub head_dim: usize,
-    /// Factor of the scores, usually 1 / sqrt(head_dim).
+    /// Factor of the scores, above 0; usually 1 / sqrt(head_dim).
     pub scale: f32,
     /// Values from one row of q to the next, at least `heads * head_dim`.
     pub q_stride: usize,
@@ -142,6 +142,7 @@ impl Ragged<'_> {
     /// Panics unless the arrays fit the description: a programming error of the caller, and what
     /// the pointers in [`tile`] rely on.
     fn check(&self, inputs: &Inputs) {
+        assert!(self.scale > 0.0, "attention: the scale is not positive");
         assert_eq!(self.q_offsets.len(), self.k_offsets.len(), "attention: offsets");
         for offsets in [self.q_offsets, self.k_offsets] {
             assert!(offsets.is_sorted(), "attention: offsets descend");

@@ -88,8 +88,7 @@ impl Kernel for Part<'_> {
     fn run<S: Simd>(mut self, s: S) {
         let total = self.product.depth;
         let block = self.depth_block.min(total);
-        // Packing writes whole vectors: the last tile needs room behind it.
-        let mut left = scratch(Slot::Left, self.rows.len() * block + 2 * MOST_ROWS);
+        let mut left = scratch(Slot::Left, self.rows.len() * block);
         let as_stored = self.reads_as_stored(s);
         let mut right = scratch(Slot::Right, if as_stored { 0 } else { block * PANEL });
         let mut first = 0;
@@ -164,7 +163,7 @@ impl Part<'_> {
                 for index in 0..count {
                     let (row, height) = tile(self.rows.len(), count, index);
                     let start = (self.rows.start + row) * self.product.depth + depths.start;
-                    // SAFETY: `x` is [rows, depth]; `left` has room for all tiles and two heights.
+                    // SAFETY: `x` is [rows, depth]; `left` has room for all tiles.
                     unsafe {
                         let from = x.as_ptr().add(start);
                         pack_rows(s, from, self.product.depth, height, depth, to.add(row * depth));
@@ -352,13 +351,13 @@ impl Part<'_> {
     }
 }
 
-/// Packs `height` rows, `stride` apart, into a tile `[depth][height]`.
+/// Packs `height` rows, `stride` apart, into a tile `[depth][height]`. The floats may be any 32 bits.
 ///
 /// # Safety
 /// - `from` is valid for `depth` floats at each of `height` strides; `1 <= height <= MOST_ROWS`.
-/// - `to` is valid for `depth * height + 8` floats; what follows the tile may be overwritten.
+/// - `to` is valid for `depth * height` floats.
 #[inline(always)]
-unsafe fn pack_rows<S: Simd>(
+pub(super) unsafe fn pack_rows<S: Simd>(
     s: S,
     from: *const f32,
     stride: usize,
@@ -366,14 +365,21 @@ unsafe fn pack_rows<S: Simd>(
     depth: usize,
     to: *mut f32,
 ) {
-    let whole = depth & !7;
+    if height == 1 {
+        // SAFETY: both hold `depth` floats.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, depth) };
+        return;
+    }
     // Groups of eight rows; the last group ends with the tile and may overlap the one before. A
     // tile of less than eight rows repeats its last row: what that writes is overwritten by the
-    // next depth, which comes later.
+    // next depth, which comes later; the last ones, which would write past the tile, come singly.
+    let past = 8_usize.saturating_sub(height).div_ceil(height);
+    let whole = depth.saturating_sub(past) & !7;
     for group in (0..height).step_by(8) {
         let group = group.min(height.saturating_sub(8));
-        // SAFETY: row numbers are below `height`, depths below `depth`; a group writes eight floats
-        // from `d * height + group`, at most 8 past the tile.
+        // SAFETY: row numbers are below `height`, depths below `whole`; a group writes eight floats
+        // from `d * height + group`, which end with the tile where it has eight rows, and else reach
+        // at most `past` depths further.
         unsafe {
             let row = |i: usize| from.add((group + i).min(height - 1) * stride);
             let rows = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];

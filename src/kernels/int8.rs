@@ -13,6 +13,7 @@
 
 use super::disjoint::Disjoint;
 use super::isa::{self, Kernel, Simd};
+use super::lanes;
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, Read};
 use super::parallel;
@@ -79,8 +80,7 @@ pub struct Weight<'a> {
 /// # Panics
 /// If the lengths differ.
 pub fn quantize_row(x: &[f32], values: &mut [i8]) -> f32 {
-    assert_eq!(x.len(), values.len(), "quantize_row: x and values");
-    isa::dispatch(QuantizeRow { x, values })
+    isa::dispatch(QuantizeRow { x, values }).scale
 }
 
 struct QuantizeRow<'a> {
@@ -89,11 +89,11 @@ struct QuantizeRow<'a> {
 }
 
 impl Kernel for QuantizeRow<'_> {
-    type Output = f32;
+    type Output = Quantized;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
-        quantize(self.x, self.values)
+    fn run<S: Simd>(self, s: S) -> Quantized {
+        quantize(s, self.x, self.values)
     }
 }
 
@@ -103,20 +103,75 @@ pub(super) fn round(x: f32) -> i32 {
     i32::from((x + ROUND).to_bits() as i8)
 }
 
-/// [`quantize_row`], to be compiled into kernels.
+/// What is known of a row's values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quantized {
+    pub scale: f32,
+    /// Of all values.
+    pub sum: i32,
+}
+
+/// [`quantize_row`], to be compiled into kernels. If an input is not finite, the values are something,
+/// and the scale makes NaN of every result.
 #[inline(always)]
-pub(super) fn quantize(x: &[f32], values: &mut [i8]) -> f32 {
-    // Magnitudes compare as their bits do, and there a NaN is larger than all: it ends in the scale.
-    let mut largest = 0;
-    for x in x {
-        largest = x.abs().to_bits().max(largest);
+pub(super) fn quantize<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> Quantized {
+    assert_eq!(x.len(), values.len(), "quantize: x and values");
+    let scale = f32::from(LARGEST) / (largest(s, x) + EPSILON);
+    let factor = s.splat(scale);
+    // Of a lane at most a quarter of MOST_INPUTS numbers up to 127: a float holds that exactly.
+    let mut sums = s.zero();
+    let whole = x.len() / S::LANES * S::LANES;
+    let (body, tail) = x.split_at(whole);
+    for (i, part) in body.chunks_exact(S::LANES).enumerate() {
+        let value = s.round(s.mul(lanes::load(s, part), factor));
+        sums = s.add(sums, value);
+        // SAFETY: as many values as inputs.
+        unsafe { s.store_i8(values.as_mut_ptr().add(i * S::LANES), value) };
     }
-    let scale = f32::from(LARGEST) / (f32::from_bits(largest) + EPSILON);
-    for (value, x) in values.iter_mut().zip(x) {
-        // Finite inputs stay below 127.5; of any others the scale makes NaN in the result.
-        *value = (x * scale + ROUND).to_bits() as i8;
+    if !tail.is_empty() {
+        let value = s.round(s.mul(lanes::load(s, tail), factor));
+        sums = s.add(sums, value);
+        let mut last = [0; lanes::MOST];
+        // SAFETY: the array has room for a vector.
+        unsafe { s.store_i8(last.as_mut_ptr(), value) };
+        values[whole..].copy_from_slice(&last[..tail.len()]);
     }
-    scale
+    let mut each = [0.0; lanes::MOST];
+    lanes::store(s, &mut each[..S::LANES], sums);
+    let mut sum = 0;
+    for lane in each {
+        sum += lane as i32;
+    }
+    Quantized { scale, sum }
+}
+
+/// The largest magnitude; NaN if an element is NaN.
+#[inline(always)]
+fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (mut highest, mut doubt) = ([s.zero(); 4], [s.zero(); 4]);
+    // Not one loop over parts of blocks: that keeps its sums in memory.
+    let mut blocks = x.chunks_exact(4 * S::LANES);
+    for block in &mut blocks {
+        for i in 0..4 {
+            let part = lanes::load(s, &block[i * S::LANES..(i + 1) * S::LANES]);
+            highest[i] = s.max(s.abs(part), highest[i]);
+            // NaN of what is not finite.
+            doubt[i] = s.fma(part, s.zero(), doubt[i]);
+        }
+    }
+    for part in blocks.remainder().chunks(S::LANES) {
+        let part = lanes::load(s, part);
+        highest[0] = s.max(s.abs(part), highest[0]);
+        doubt[0] = s.fma(part, s.zero(), doubt[0]);
+    }
+    let [a, b, c, d] = doubt;
+    if s.reduce_add(s.add(s.add(a, b), s.add(c, d))).is_nan() {
+        // Magnitudes compare as their bits do, and there a NaN is larger than all.
+        let bits = x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0);
+        return f32::from_bits(bits);
+    }
+    let [a, b, c, d] = highest;
+    s.reduce_max(s.max(s.max(a, b), s.max(c, d)))
 }
 
 /// Quantises the row-major `[n, k]` that `read` hands out.

@@ -10,7 +10,8 @@ use std::ops::Range;
 use super::best::{Ask, Best, Gatherer, Gathering};
 use super::gelu;
 use super::gemm::{Epilogue, Layer};
-use super::int8::{self, MOST_INPUTS, Weight};
+use super::gemm_blocks::pack_rows;
+use super::int8::{self, MOST_INPUTS, Quantized, Weight};
 use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};
 use super::memory::{Slot, scratch};
@@ -26,7 +27,7 @@ const VALUES_TO_SHARE: usize = 1 << 15;
 /// Rows of a part: their inputs leave a second-level cache room for a panel.
 const ROWS_OF_A_PART: usize = 144;
 /// Parts for each thread, so that one that comes late leaves its share to the others.
-const PARTS_PER_THREAD: usize = 4;
+const PARTS_PER_THREAD: usize = 16;
 /// Bytes of a panel to ask memory for in advance.
 const AHEAD: usize = 8 << 10;
 
@@ -229,32 +230,31 @@ impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Quantize { x, k, inputs, tile } = self;
         let (groups, rows) = (inputs.groups, inputs.tiles.tile(tile));
         let height = rows.len();
-        let mut buffer = scratch(Slot::Work, groups);
-        // SAFETY: the loan is of `groups` floats, four bytes each, and any bytes are numbers.
-        let values: &mut [i8] =
-            unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), groups * GROUP) };
-        values.fill(0);
-        for row in rows.clone() {
-            let scale = int8::quantize(&x[row * k..][..k], &mut values[..k]);
-            let mut sum = 0;
-            for &value in values.iter() {
-                sum += i32::from(value);
-            }
-            // SAFETY: there is room for every row's scale, start and `groups` groups; a tile's rows
-            // lie together, and each tile is quantised once.
+        let mut buffer = scratch(Slot::Work, height * groups);
+        for (i, row) in rows.clone().enumerate() {
+            let place = &mut buffer[i * groups..(i + 1) * groups];
+            // SAFETY: floats are four bytes each, and any bytes are numbers.
+            let values: &mut [i8] = unsafe {
+                std::slice::from_raw_parts_mut(place.as_mut_ptr().cast(), groups * GROUP)
+            };
+            let (values, filling) = values.split_at_mut(k);
+            filling.fill(0);
+            let Quantized { scale, sum } = int8::quantize(s, &x[row * k..][..k], values);
+            // SAFETY: there is room for every row's scale and start, and each row is quantised once.
             unsafe {
                 *inputs.scales.get().add(row) = scale;
-                *inputs.starts.get().add(row) = -128 * sum;
-                let to = inputs.values.get().add(rows.start * groups + row - rows.start);
-                for (group, four) in values.as_chunks::<GROUP>().0.iter().enumerate() {
-                    let four = four.map(i8::cast_unsigned);
-                    *to.add(group * height) = u32::from_le_bytes(four);
-                }
+                *inputs.starts.get().add(row) = (-128_i32).wrapping_mul(sum);
             }
+        }
+        // SAFETY: there is room for `groups` groups of every row; a tile's rows lie together, and each
+        // tile is quantised once. The buffer holds `height` rows of `groups` groups.
+        unsafe {
+            let to = inputs.values.get().add(rows.start * groups).cast::<f32>();
+            pack_rows(s, buffer.as_ptr(), groups, height, groups, to);
         }
     }
 }

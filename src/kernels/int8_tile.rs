@@ -40,7 +40,7 @@ pub unsafe fn plain<const R: usize>(tile: Int8Tile) {
         unsafe {
             let mut sums = [*tile.start.add(r); PANEL];
             for g in 0..tile.groups {
-                let x = (*tile.a.add(g * R + r)).to_le_bytes().map(|byte| i32::from(byte as i8));
+                let x = (*tile.a.add(g * R + r)).to_ne_bytes().map(|byte| i32::from(byte as i8));
                 let row = tile.b.add(g * PANEL * GROUP);
                 let weights = std::slice::from_raw_parts(row, PANEL * GROUP);
                 for (sum, w) in sums.iter_mut().zip(weights.chunks_exact(GROUP)) {

@@ -34,7 +34,7 @@ use super::arch::{avx2::Avx2, avx512::Avx512};
 /// : b`, so a NaN in either gives `b`.
 ///
 /// # Safety of the pointer methods
-/// - `load`, `store`, `load_i32`, `load_bf16`, `load_f16`, `store_bf16`, `store_f16`: the pointer is
+/// - `load`, `store`, `load_i32`, `store_i8`, `load_bf16`, `load_f16`, `store_bf16`, `store_f16`: the pointer is
 ///   valid for `LANES` numbers.
 /// - `load_part`, `store_part`: the pointer is valid for `count` floats, `count <= LANES`.
 /// - `transpose8`: each of the eight source pointers is valid for 8 floats, and so is
@@ -115,6 +115,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn floor(self, a: Self::V) -> Self::V;
     /// `2^n` for whole `n` in -126..=127. Other values give an unspecified number.
     fn pow2i(self, n: Self::V) -> Self::V;
+    /// `y * 2^n`, rounded once, for `y` near 1 and whole `n` in -200..=200: two steps reach subnormal
+    /// results and infinity, and only the second can round.
+    #[inline(always)]
+    fn times_pow2(self, y: Self::V, n: Self::V) -> Self::V {
+        let half = self.floor(self.mul(n, self.splat(0.5)));
+        let rest = self.sub(n, half);
+        self.mul(self.mul(y, self.pow2i(half)), self.pow2i(rest))
+    }
     /// `a > b ? x : y`
     fn select_gt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// Sum of the lanes: the upper half is added to the lower until one is left.
@@ -124,6 +132,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// `LANES` whole numbers at `from` as floats, rounded to the nearest.
     unsafe fn load_i32(self, from: *const i32) -> Self::V;
+
+    /// Writes all lanes, whole numbers from -127 to 127, as bytes. Of other numbers something is
+    /// written.
+    unsafe fn store_i8(self, to: *mut i8, v: Self::V);
 
     /// `LANES` bfloat16 numbers at `from`, widened, which is exact.
     unsafe fn load_bf16(self, from: *const u16) -> Self::V;
@@ -172,8 +184,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Method: `x = n ln 2 + r` with `|r| <= ln 2 / 2`, where ln 2 is split into a part short enough
     /// that `n` times it is exact and the rest (Cody and Waite, *Software Manual for the Elementary
     /// Functions*, 1980); `e^r = 1 + r + r^2 q(r)` with `q` of degree 4 fitted for the least largest
-    /// relative error (2^-28.3); then times `2^n` in two steps, which reach subnormal results and
-    /// infinity with a single rounding.
+    /// relative error (2^-28.3); then [`Self::times_pow2`].
     #[inline(always)]
     fn exp(self, x: Self::V) -> Self::V {
         // In this operand order a NaN in `x` passes through both.
@@ -187,9 +198,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
             q = self.fma(q, r, self.splat(*c));
         }
         let y = self.add(self.fma(self.mul(r, r), q, r), self.splat(1.0));
-        let half = self.floor(self.mul(n, self.splat(0.5)));
-        let rest = self.sub(n, half);
-        self.mul(self.mul(y, self.pow2i(half)), self.pow2i(rest))
+        self.times_pow2(y, n)
     }
 }
 

@@ -10,18 +10,24 @@
 //! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
 //! (beams on their source, several new tokens) share one read, six at a time.
 
-use std::mem;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::{mem, slice};
 
-use super::attention::{Head, PANEL, Tile, attend, most_rows, pack_keys};
+use super::attention::{FEW_ROWS, Head, PANEL, Tile, attend, few_rows, pack_keys};
 use super::disjoint::Disjoint;
 use super::element::{Bfloat16, Element, Float16, narrow};
 use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd, with_isa};
 use super::memory::{self, AlignedBuffer};
-use super::parallel;
+use super::parallel::{self, share};
 
-/// Multiply-adds from which on the work is shared with other threads.
+/// Multiply-adds from which on attention is shared with other threads.
 const ENOUGH_WORK: usize = 50_000;
+/// Values below which another part of storing costs more than it saves.
+const VALUES_OF_A_PART: usize = 4_096;
+/// Parts for each thread, so that one that comes late leaves its share to the others.
+const PARTS_PER_THREAD: usize = 4;
 
 /// A row's place: it is (when stored) or sees (when attending) the first `length` positions of
 /// `slot`.
@@ -41,8 +47,12 @@ pub struct KvCache {
     /// What keys and values are rounded to; `None`: they are floats.
     format: Option<HalfFormat>,
     slots: Vec<Slot>,
+    capacities: Vec<usize>,
     /// Slots that a reordering replaced, kept for the next one.
     spare: Vec<Slot>,
+    /// Room for a reordering: what moves, and the histories on their way.
+    moved: Vec<(usize, usize)>,
+    histories: Vec<Slot>,
 }
 
 impl KvCache {
@@ -54,7 +64,16 @@ impl KvCache {
         format: Option<HalfFormat>,
         capacities: &[usize],
     ) -> Self {
-        let mut cache = Self { heads, head_dim, format, slots: Vec::new(), spare: Vec::new() };
+        let mut cache = Self {
+            heads,
+            head_dim,
+            format,
+            slots: Vec::new(),
+            capacities: capacities.to_vec(),
+            spare: Vec::new(),
+            moved: Vec::new(),
+            histories: Vec::new(),
+        };
         cache.slots = capacities.iter().map(|&capacity| cache.slot(capacity)).collect();
         cache
     }
@@ -94,63 +113,54 @@ impl KvCache {
     }
 
     fn append_as<E: Element>(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
-        let (heads, head_dim) = (self.heads, self.head_dim);
-        let width = heads * head_dim;
+        let width = self.heads * self.head_dim;
         assert_eq!((k.len(), v.len()), (rows.len() * width, rows.len() * width), "append: k, v");
-        let mut start = 0;
-        for run in rows.chunk_by(|a, b| a.slot == b.slot && a.length + 1 == b.length) {
-            let slot = &mut self.slots[run[0].slot];
-            let first = run[0].length.checked_sub(1).expect("append: a stored row has a position");
-            assert!(first + run.len() <= slot.capacity, "append: beyond the slot's capacity");
-            let (key_len, value_len) = (slot.padded() * head_dim, slot.capacity * head_dim);
-            let keys = Disjoint::new(elements_mut::<E>(&mut slot.keys));
-            let values = Disjoint::new(elements_mut::<E>(&mut slot.values));
-            let rows = start * width..(start + run.len()) * width;
-            let (k, v) = (&k[rows.clone()], &v[rows]);
-            parallel::items(heads, k.len() >= ENOUGH_WORK, |isa, head| {
-                // SAFETY: each head has its own stretch of both.
-                let (keys, values) = unsafe {
-                    (keys.slice(head * key_len, key_len), values.slice(head * value_len, value_len))
-                };
-                let column = head * head_dim;
-                with_isa(isa, Append { k, v, width, column, head_dim, first, keys, values });
-            });
-            start += run.len();
+        for row in rows {
+            assert!(row.length > 0, "append: a stored row has a position");
+            assert!(
+                row.length <= self.slots[row.slot].capacity,
+                "append: beyond the slot's capacity"
+            );
         }
+        let most = PARTS_PER_THREAD * super::team::num_threads();
+        let parts = (k.len() / VALUES_OF_A_PART).min(most).clamp(1, self.heads.max(1));
+        let cache = &*self;
+        parallel::items(parts, parts > 1, |isa, part| {
+            let heads = share(cache.heads, parts, part);
+            with_isa(isa, Append::<E> { cache, k, v, rows, heads, element: PhantomData });
+        });
     }
 
     /// Attends with row i of `q` [rows, heads * head_dim] to the first `rows[i].length` positions of
-    /// its slot; `out` has q's shape. `scale` is the factor of the scores. Rows of length 0 give
-    /// zeros.
+    /// its slot; `out` has q's shape. `scale`, above 0, is the factor of the scores. Rows of length 0
+    /// give zeros.
     pub fn attend(&self, q: &[f32], scale: f32, rows: &[CachedRow], out: &mut [f32]) {
         let width = self.heads * self.head_dim;
+        assert!(scale > 0.0, "attend: the scale is not positive");
         assert_eq!(
             (q.len(), out.len()),
             (rows.len() * width, rows.len() * width),
             "attend: q, out"
         );
-        let (mut tiles, mut work) = (Vec::with_capacity(rows.len()), 0);
-        let mut start = 0;
-        for run in rows.chunk_by(|a, b| a.slot == b.slot) {
-            let longest = run.iter().map(|row| row.length).max().unwrap_or(0);
-            assert!(longest <= self.slots[run[0].slot].capacity, "attend: beyond the slot");
-            work += 2 * run.len() * longest * width;
-            let end = start + run.len();
-            while start < end {
-                let count = most_rows(end - start);
-                tiles.push(start..start + count);
-                start += count;
-            }
+        let mut work = 0;
+        for row in rows {
+            assert!(row.length <= self.slots[row.slot].capacity, "attend: beyond the slot");
+            work += 2 * row.length * width;
         }
+        let most = PARTS_PER_THREAD * super::team::num_threads();
+        let parallel = work >= ENOUGH_WORK;
+        let row_parts = if parallel { most.min(rows.len()) } else { 1 };
+        // Few rows: each head is a part, as equal as parts can be.
+        let head_parts = if parallel && row_parts < most { self.heads } else { 1 };
         let out = Disjoint::new(out);
-        parallel::items(tiles.len() * self.heads, work >= ENOUGH_WORK, |isa, index| {
-            let (tile, head) = (tiles[index / self.heads].clone(), index % self.heads);
-            let longest = rows[tile.clone()].iter().map(|row| row.length).max().unwrap_or(0);
-            let len = tile.len() * longest.next_multiple_of(PANEL);
+        parallel::items(row_parts * head_parts, parallel, |isa, index| {
+            let heads = share(self.heads, head_parts, index % head_parts);
+            let wanted = share(rows.len(), row_parts, index / head_parts);
+            let part = tile_start(rows, wanted.start)..tile_start(rows, wanted.end);
+            let longest = rows[part.clone()].iter().map(|row| row.length).max().unwrap_or(0);
+            let len = FEW_ROWS * (longest.next_multiple_of(PANEL) + self.head_dim);
             let scores = &mut memory::scratch(memory::Slot::Work, len);
-            let (rows, first) = (&rows[tile.clone()], tile.start);
-            let attend = Attend { cache: self, q, scale, rows, first, head, scores, out: &out };
-            with_isa(isa, attend);
+            with_isa(isa, Attend { cache: self, q, scale, rows, part, heads, scores, out: &out });
         });
     }
 
@@ -158,31 +168,33 @@ impl KvCache {
     /// before, in its first `lengths[origin]` positions; all at once, so origins may be
     /// destinations too. Panics if the origin's history is longer than the destination's capacity.
     pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) {
-        let moved: Vec<_> =
-            moves.iter().copied().filter(|(destination, origin)| destination != origin).collect();
+        let mut moved = mem::take(&mut self.moved);
+        moved.extend(moves.iter().filter(|(destination, origin)| destination != origin));
         let is_destination =
             |slot: usize| moved.iter().any(|&(destination, _)| destination == slot);
-        let capacities: Vec<usize> = self.slots.iter().map(|slot| slot.capacity).collect();
-        let mut histories = Vec::with_capacity(moved.len());
         for (place, &(destination, origin)) in moved.iter().enumerate() {
-            let capacity = capacities[destination];
+            let capacity = self.capacities[destination];
             assert!(lengths[origin] <= capacity, "reorder: beyond the slot's capacity");
             // The last destination of an origin that is replaced itself takes its memory; the
             // others, and those whose origin stays, need copies.
             let is_last = moved[place + 1..].iter().all(|&(_, other)| other != origin);
-            let takes_over = is_last && is_destination(origin) && capacities[origin] == capacity;
-            histories.push(if takes_over {
+            let takes_over =
+                is_last && is_destination(origin) && self.capacities[origin] == capacity;
+            let history = if takes_over {
                 mem::take(&mut self.slots[origin])
             } else {
                 self.copy_of(origin, capacity, lengths[origin])
-            });
+            };
+            self.histories.push(history);
         }
-        for (&(destination, _), history) in moved.iter().zip(histories) {
+        for (&(destination, _), history) in moved.iter().zip(self.histories.drain(..)) {
             let replaced = mem::replace(&mut self.slots[destination], history);
             if replaced.capacity > 0 {
                 self.spare.push(replaced);
             }
         }
+        moved.clear();
+        self.moved = moved;
     }
 
     /// A slot of `capacity` positions, the first `length` as in slot `origin`.
@@ -227,6 +239,23 @@ impl Slot {
         )
     }
 
+    /// Keys and values of one head, to be written.
+    ///
+    /// # Safety
+    /// - Nobody else refers to them, or to the whole buffers, while the slices live.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // The contract above makes it sound.
+    unsafe fn head_mut<E: Element>(&self, head: usize, head_dim: usize) -> (&mut [E], &mut [E]) {
+        let piece = |buffer: &AlignedBuffer, len: usize| {
+            let (start, floats) = buffer.raw();
+            assert!((head + 1) * len * size_of::<E>() <= floats * size_of::<f32>());
+            // SAFETY: inside the buffer by the line above, which is aligned for elements, of which
+            // any bits are one; not aliased by the caller's promise.
+            unsafe { slice::from_raw_parts_mut(start.cast::<E>().add(head * len), len) }
+        };
+        (piece(&self.keys, self.padded() * head_dim), piece(&self.values, self.capacity * head_dim))
+    }
+
     /// Copies the first `length` positions of `origin`.
     fn copy_from<E: Element>(
         &mut self,
@@ -253,7 +282,7 @@ fn elements<E: Element>(buffer: &AlignedBuffer) -> &[E] {
     // SAFETY: elements are numbers of 16 or 32 bits, of which any bits are one; the buffer is aligned
     // for floats, and the borrow goes on.
     unsafe {
-        std::slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(&**buffer) / size_of::<E>())
+        slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(&**buffer) / size_of::<E>())
     }
 }
 
@@ -262,19 +291,26 @@ fn elements<E: Element>(buffer: &AlignedBuffer) -> &[E] {
 fn elements_mut<E: Element>(buffer: &mut AlignedBuffer) -> &mut [E] {
     let len = size_of_val(&**buffer) / size_of::<E>();
     // SAFETY: as for `elements`.
-    unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), len) }
+    unsafe { slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), len) }
 }
 
-/// Stores consecutive rows of one head from position `first` on.
+/// The first row of the tile that `row` belongs to, where a run of rows of one slot is cut every
+/// [`FEW_ROWS`]: parts begin there, so that rows that could share a read do.
+fn tile_start(rows: &[CachedRow], row: usize) -> usize {
+    let Some(slot) = rows.get(row).map(|row| row.slot) else { return row };
+    let run = rows[..row].iter().rposition(|row| row.slot != slot).map_or(0, |last| last + 1);
+    run + (row - run) / FEW_ROWS * FEW_ROWS
+}
+
+/// Stores the rows of some heads. The cache is borrowed exclusively by the caller, who hands out each
+/// head once; positions and slots are inside.
 struct Append<'a, E> {
+    cache: &'a KvCache,
     k: &'a [f32],
     v: &'a [f32],
-    width: usize,
-    column: usize,
-    head_dim: usize,
-    first: usize,
-    keys: &'a mut [E],
-    values: &'a mut [E],
+    rows: &'a [CachedRow],
+    heads: Range<usize>,
+    element: PhantomData<E>,
 }
 
 impl<E: Element> Kernel for Append<'_, E> {
@@ -282,24 +318,36 @@ impl<E: Element> Kernel for Append<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { k, v, width, column, head_dim, first, keys, values } = self;
-        let rows = k.len() / width;
-        pack_keys(s, &k[column..], width, rows, head_dim, first, keys);
-        let values = values[first * head_dim..].chunks_exact_mut(head_dim);
-        for (to, from) in values.zip(v.chunks_exact(width)) {
-            narrow(s, &from[column..column + head_dim], to);
+        let Self { cache: KvCache { heads, head_dim, slots, .. }, k, v, rows, .. } = self;
+        let (head_dim, width) = (*head_dim, heads * head_dim);
+        let mut start = 0;
+        for run in rows.chunk_by(|a, b| a.slot == b.slot && a.length + 1 == b.length) {
+            let (slot, first) = (&slots[run[0].slot], run[0].length - 1);
+            let rows = start * width..(start + run.len()) * width;
+            let (k, v) = (&k[rows.clone()], &v[rows]);
+            for head in self.heads.clone() {
+                // SAFETY: nobody else has this head's keys and values, as the type demands.
+                let (keys, values) = unsafe { slot.head_mut::<E>(head, head_dim) };
+                let column = head * head_dim;
+                pack_keys(s, &k[column..], width, run.len(), head_dim, first, keys);
+                let values = values[first * head_dim..].chunks_exact_mut(head_dim);
+                for (to, from) in values.zip(v.chunks_exact(width)) {
+                    narrow(s, &from[column..column + head_dim], to);
+                }
+            }
+            start += run.len();
         }
     }
 }
 
-/// Attends with the rows from `first` on, all of one slot and at most a tile's, for one head.
+/// Attends with the rows of `part` for some heads.
 struct Attend<'a> {
     cache: &'a KvCache,
     q: &'a [f32],
     scale: f32,
     rows: &'a [CachedRow],
-    first: usize,
-    head: usize,
+    part: Range<usize>,
+    heads: Range<usize>,
     scores: &'a mut [f32],
     out: &'a Disjoint<'a, f32>,
 }
@@ -310,41 +358,55 @@ impl Kernel for Attend<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.cache.format {
-            None => self.rows::<S, f32>(s),
-            Some(HalfFormat::Float16) => self.rows::<S, Float16>(s),
-            Some(HalfFormat::Bfloat16) => self.rows::<S, Bfloat16>(s),
+            None => self.part::<S, f32>(s),
+            Some(HalfFormat::Float16) => self.part::<S, Float16>(s),
+            Some(HalfFormat::Bfloat16) => self.part::<S, Bfloat16>(s),
         }
     }
 }
 
 impl Attend<'_> {
     #[inline(always)]
-    fn rows<S: Simd, E: Element>(self, s: S) {
-        match self.rows.len() {
-            6 => self.tile::<S, E, 6>(s),
-            4 => self.tile::<S, E, 4>(s),
-            2 => self.tile::<S, E, 2>(s),
-            _ => self.tile::<S, E, 1>(s),
+    fn part<S: Simd, E: Element>(mut self, s: S) {
+        let mut first = self.part.start;
+        for run in self.rows[self.part.clone()].chunk_by(|a, b| a.slot == b.slot) {
+            let end = first + run.len();
+            while first < end {
+                let count = few_rows(end - first);
+                for head in self.heads.clone() {
+                    match count {
+                        FEW_ROWS => self.tile::<S, E, FEW_ROWS>(s, first, head),
+                        4 => self.tile::<S, E, 4>(s, first, head),
+                        2 => self.tile::<S, E, 2>(s, first, head),
+                        _ => self.tile::<S, E, 1>(s, first, head),
+                    }
+                }
+                first += count;
+            }
         }
     }
 
+    /// Attends with the `R` rows from `first` on, all of one slot, for one head.
     #[inline(always)]
-    fn tile<S: Simd, E: Element, const R: usize>(self, s: S) {
+    fn tile<S: Simd, E: Element, const R: usize>(&mut self, s: S, first: usize, head: usize) {
         let KvCache { heads, head_dim, slots, .. } = self.cache;
         let (head_dim, width) = (*head_dim, heads * head_dim);
-        let start = self.first * width + self.head * head_dim;
+        let start = first * width + head * head_dim;
         let mut tile =
             Tile { queries: &self.q[start..], query_stride: width, visible: [0; R], dropout: None };
-        for (visible, row) in tile.visible.iter_mut().zip(self.rows) {
+        let rows = &self.rows[first..first + R];
+        for (visible, row) in tile.visible.iter_mut().zip(rows) {
             *visible = row.length;
         }
-        let (keys, values) = slots[self.rows[0].slot].head::<E>(self.head, head_dim);
-        let value_stride = head_dim;
-        let head = Head { keys, values, value_stride, head_dim, scale: self.scale, hidden: None };
+        let (keys, values) = slots[rows[0].slot].head::<E>(head, head_dim);
+        // The keys of the next head lie behind these.
+        let next = keys.as_ptr_range().end;
+        let (value_stride, scale) = (head_dim, self.scale);
+        let head = Head { keys, values, value_stride, head_dim, scale, hidden: None, next };
         // SAFETY: these rows and columns of the output belong to this tile and head alone.
         unsafe {
             let to = self.out.pointer(start, (R - 1) * width + head_dim);
-            attend::<S, E, R>(s, &head, &tile, self.scores, to, width);
+            attend::<S, E, R, true>(s, &head, &tile, self.scores, to, width);
         }
     }
 }

@@ -38,6 +38,12 @@ impl AlignedBuffer {
         AlignedBuffer { start, len }
     }
 
+    /// Where it starts and how many floats it has, for workers that write disjoint parts of it: what
+    /// is read or written through this pointer must not be borrowed meanwhile.
+    pub fn raw(&self) -> (*mut f32, usize) {
+        (self.start.as_ptr(), self.len)
+    }
+
     fn layout(len: usize) -> Layout {
         let bytes = len.checked_mul(size_of::<f32>()).expect("buffer above the address space");
         Layout::from_size_align(bytes, ALIGNMENT).expect("buffer above the address space")

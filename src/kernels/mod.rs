@@ -20,6 +20,8 @@
 pub mod arch;
 pub mod attention;
 pub mod best;
+#[cfg(test)]
+pub mod counting_allocator;
 pub mod cross_entropy;
 mod disjoint;
 pub mod dropout;
@@ -29,6 +31,8 @@ pub mod gelu;
 pub mod gemm;
 mod gemm_blocks;
 mod gemm_microkernel;
+#[cfg(test)]
+mod guard_tests;
 pub mod half_float;
 pub mod int8;
 mod int8_product;

@@ -1,6 +1,8 @@
 //! Test only: every instruction set the machine has, awkward values, comparison in ULPs, and
 //! failures collected before they are told.
 
+use std::ops::{Deref, DerefMut};
+
 use super::isa::{self, Isa, forced};
 
 /// Runs `check` once on every instruction set the machine has, with that one in use.
@@ -20,6 +22,74 @@ pub fn noise(len: usize, seed: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
     };
     (0..len).map(|_| next()).collect()
+}
+
+/// Which end of a slice lies against a page that nobody may touch.
+#[derive(Clone, Copy)]
+pub enum Side {
+    /// Its first element follows such a page.
+    Start,
+    /// Such a page follows its last element.
+    End,
+}
+
+/// A slice between two pages that nobody may touch: the process ends if somebody does.
+pub struct Guarded<T: Copy> {
+    pages: *mut libc::c_void,
+    bytes: usize,
+    start: *mut T,
+    len: usize,
+}
+
+impl<T: Copy> Guarded<T> {
+    /// A copy of `values` against one of the pages, or somewhere between them.
+    pub fn new(values: &[T], side: Option<Side>) -> Self {
+        let page = 65_536; // A multiple of what processors have.
+        let size = size_of_val(values);
+        let room = size.next_multiple_of(page).max(page);
+        let bytes = page + room + page;
+        let offset = page
+            + match side {
+                Some(Side::Start) => 0,
+                Some(Side::End) => room - size,
+                None => (room - size) / 2 / align_of::<T>() * align_of::<T>(),
+            };
+        // SAFETY: fresh pages, of which those between the outer two may be touched; the offset is a
+        // multiple of the element's alignment and leaves room for all elements.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let pages = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
+            assert!(pages != libc::MAP_FAILED, "no memory for guarded pages");
+            let inner = pages.byte_add(page);
+            assert_eq!(libc::mprotect(inner, room, libc::PROT_READ | libc::PROT_WRITE), 0);
+            let start = pages.byte_add(offset).cast::<T>();
+            start.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            Guarded { pages, bytes, start, len: values.len() }
+        }
+    }
+}
+
+impl<T: Copy> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this size.
+        unsafe { libc::munmap(self.pages, self.bytes) };
+    }
+}
+
+impl<T: Copy> Deref for Guarded<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` elements were written here.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl<T: Copy> DerefMut for Guarded<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as for `deref`, and `&mut self` makes it the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
 }
 
 /// Distance of `got` from the exact value in units of the last place of the nearest `f32` (of the

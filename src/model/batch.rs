@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::ops::attention::{NoKey, Spans};
 
 /// Token rows of several sequences, end to end. A row keeps the position it had in its sequence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     tokens: Vec<u32>,
     positions: Vec<u32>,
@@ -69,9 +69,24 @@ impl Batch {
     }
 
     /// One row a sequence: the next token of each, at the given positions.
-    pub fn single_rows(tokens: Vec<u32>, positions: Vec<u32>) -> Self {
-        let offsets = Arc::new((0..=tokens.len()).collect());
-        Batch { tokens, positions, offsets, visible: None }
+    pub fn single_rows(rows: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        let mut batch = Batch::default();
+        batch.set_single_rows(rows);
+        batch
+    }
+
+    /// Becomes [`Self::single_rows`] in the memory it has.
+    pub fn set_single_rows(&mut self, rows: impl IntoIterator<Item = (u32, u32)>) {
+        self.tokens.clear();
+        self.positions.clear();
+        for (token, position) in rows {
+            self.tokens.push(token);
+            self.positions.push(position);
+        }
+        let offsets = Arc::make_mut(&mut self.offsets);
+        offsets.clear();
+        offsets.extend(0..=self.tokens.len());
+        self.visible = None;
     }
 
     fn empty(capacity: usize) -> Self {

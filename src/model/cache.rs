@@ -14,6 +14,8 @@ use crate::ops::weight::HalfFormat;
 pub struct DecoderCache {
     layers: Vec<LayerCache>,
     lengths: Vec<usize>,
+    /// Those before a reordering, while it goes on.
+    lengths_before: Vec<usize>,
     slot_sources: Vec<usize>,
     source_lengths: Vec<usize>,
 }
@@ -26,10 +28,12 @@ pub struct LayerCache {
 }
 
 /// Where the rows of one step stand: their slots and sources, and how much each row sees of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CachedRows {
     target: Vec<CachedRow>,
     source: Vec<CachedRow>,
+    /// Of every slot, with these rows.
+    lengths: Vec<usize>,
 }
 
 impl DecoderCache {
@@ -52,29 +56,24 @@ impl DecoderCache {
         DecoderCache {
             layers: (0..config.decoder_layers).map(|_| layer()).collect(),
             lengths: vec![0; slot_capacities.len()],
+            lengths_before: Vec::new(),
             slot_sources,
             source_lengths,
         }
     }
 
-    /// The places of new rows, given the slot of each (in order; a slot may take several).
-    pub fn place(&self, slots: &[usize]) -> CachedRows {
-        let mut lengths = self.lengths.clone();
-        let target = slots
-            .iter()
-            .map(|&slot| {
-                lengths[slot] += 1;
-                CachedRow { slot, length: lengths[slot] }
-            })
-            .collect();
-        let source = slots
-            .iter()
-            .map(|&slot| {
-                let slot = self.slot_sources[slot];
-                CachedRow { slot, length: self.source_lengths[slot] }
-            })
-            .collect();
-        CachedRows { target, source }
+    /// Leaves in `places` those of new rows, given the slot of each (in order; a slot may take several).
+    pub fn place(&self, slots: impl IntoIterator<Item = usize>, places: &mut CachedRows) {
+        let CachedRows { target, source, lengths } = places;
+        target.clear();
+        source.clear();
+        lengths.clone_from(&self.lengths);
+        for slot in slots {
+            lengths[slot] += 1;
+            target.push(CachedRow { slot, length: lengths[slot] });
+            let slot = self.slot_sources[slot];
+            source.push(CachedRow { slot, length: self.source_lengths[slot] });
+        }
     }
 
     /// Counts rows that every layer has now stored.
@@ -95,12 +94,13 @@ impl DecoderCache {
 
     /// For each (destination, origin): the destination continues the origin's history, all at once.
     pub fn reorder(&mut self, moves: &[(usize, usize)]) {
-        let before = self.lengths.clone();
-        for layer in &mut self.layers {
-            layer.target.reorder(moves, &before);
+        let DecoderCache { layers, lengths, lengths_before: before, .. } = self;
+        before.clone_from(lengths);
+        for layer in layers {
+            layer.target.reorder(moves, before);
         }
         for &(destination, origin) in moves {
-            self.lengths[destination] = before[origin];
+            lengths[destination] = before[origin];
         }
     }
 }

@@ -20,7 +20,7 @@ pub mod precision;
 
 pub use backbone::BartModel;
 pub use batch::Batch;
-pub use cache::DecoderCache;
+pub use cache::{CachedRows, DecoderCache};
 pub use parameter::{Initialisation, Parameter};
 pub use pass::{Pass, StopCheck};
 pub use precision::Precision;

@@ -242,7 +242,7 @@ impl PyModel {
     fn embed<'py>(&self, py: Python<'py>, token_ids: &Bound<'py, PyAny>) -> PyResult<Floats<'py>> {
         let ids = arrays::ids("token_ids", token_ids)?;
         let rows = compute(py, || {
-            Batch::single_rows(ids.values.clone(), vec![0; ids.values.len()])
+            Batch::single_rows(ids.values.iter().map(|&id| (id, 0)))
                 .check("token_ids", self.model.config())?;
             floats(&self.model.embed(&ids.values)?)
         })?;

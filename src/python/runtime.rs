@@ -108,14 +108,15 @@ const LIMIT_ROUNDS: usize = 5;
 /// passes wait meanwhile.
 #[pyfunction]
 pub fn measure_limits(py: Python<'_>, threads: i64) -> PyResult<Bound<'_, PyDict>> {
-    const LIMITS: [(&str, fn(usize) -> f64); 3] = [
-        ("memory_read_bandwidth", limits::memory_read_bandwidth),
-        ("multiply_add_peak", limits::multiply_add_peak),
-        ("int8_multiply_add_peak", limits::int8_multiply_add_peak),
-    ];
     let before = team::num_threads();
     set_num_threads(threads)?;
-    let measured = enter(py, || Ok(LIMITS.map(|(name, measure)| (name, measure(LIMIT_ROUNDS)))));
+    let measured = enter(py, || {
+        Ok([
+            ("memory_read_bandwidth", limits::memory_read_bandwidth(LIMIT_ROUNDS)),
+            ("multiply_add_peak", limits::multiply_add_peak(LIMIT_ROUNDS)),
+            ("int8_multiply_add_peak", limits::int8_multiply_add_peak(LIMIT_ROUNDS)),
+        ])
+    });
     team::set_num_threads(before);
     let dict = PyDict::new(py);
     for (name, limit) in measured? {

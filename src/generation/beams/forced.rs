@@ -48,7 +48,7 @@ impl Search for Forced {
         options: Arc<Options>,
         settings: Arc<BeamSettings>,
     ) -> Self {
-        let running = first_beams(input.prompt(start), settings.num_beams);
+        let running = first_beams(&input, start, settings.num_beams);
         Self {
             next: running.clone(),
             running,

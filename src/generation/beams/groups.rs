@@ -44,8 +44,8 @@ impl Search for Groups {
             _ => (1, 0.0),
         };
         let size = settings.num_beams / groups;
-        let prompt = input.prompt(start);
-        let running: Vec<Beam> = (0..groups).flat_map(|_| first_beams(prompt, size)).collect();
+        let running: Vec<Beam> =
+            (0..groups).flat_map(|_| first_beams(&input, start, size)).collect();
         Self {
             next: running.clone(),
             running,

@@ -29,9 +29,9 @@ impl Search for Keras {
         _: Arc<Options>,
         settings: Arc<BeamSettings>,
     ) -> Self {
-        let running = first_beams(input.prompt(start), settings.num_beams);
+        let running = first_beams(&input, start, settings.num_beams);
         Self {
-            next: running.clone(),
+            next: first_beams(&input, start, settings.num_beams),
             running,
             parents: vec![0; settings.num_beams],
             input,

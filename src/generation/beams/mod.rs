@@ -20,7 +20,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::generate::{Decoding, check_rows, check_shape};
-use super::input::{Input, Sequence};
+use super::input::{Input, Sequence, with_room};
 use super::model::{PromptRow, Scores, StepModel, StepRow, View, Wanted};
 use super::options::Options;
 use super::ruled_out::RuledOut;
@@ -158,10 +158,11 @@ fn score(row: &mut [f32], temperature: f32, forced: Option<u32>) {
 }
 
 /// The first beam, and copies of it that no candidate will be taken from while there are others.
-fn first_beams(prompt: &[u32], num_beams: usize) -> Vec<Beam> {
+fn first_beams(input: &Input, start: usize, num_beams: usize) -> Vec<Beam> {
+    let most = input.max_length().max(start);
     let beam = |beam| Beam {
-        ids: prompt.to_vec(),
-        token_logprobs: Vec::new(),
+        ids: with_room(input.prompt(start), most),
+        token_logprobs: Vec::with_capacity(most - start),
         score: if beam == 0 { 0.0 } else { NO_SCORE },
         end: None,
     };

@@ -14,7 +14,7 @@ use super::{
     Beam, BeamSettings, Candidate, Candidates, NO_SCORE, Search, first_beams, shared_start,
 };
 use crate::error::Result;
-use crate::generation::input::{Input, Sequence};
+use crate::generation::input::{Input, Sequence, with_room};
 use crate::generation::options::Options;
 use crate::random::Stream;
 
@@ -51,19 +51,19 @@ impl Search for Standard {
         settings: Arc<BeamSettings>,
     ) -> Self {
         let prompt = input.prompt(start);
-        let running = first_beams(prompt, settings.num_beams);
+        let running = first_beams(&input, start, settings.num_beams);
         let place = |_| Place {
             sequence: Sequence {
-                ids: prompt.to_vec(),
+                ids: with_room(prompt, input.max_length()),
                 score: NO_SCORE,
-                token_logprobs: Vec::new(),
+                token_logprobs: Vec::with_capacity(input.max_length()),
                 stopped: false,
             },
             taken: false,
         };
         Self {
             start,
-            next: running.clone(),
+            next: first_beams(&input, start, settings.num_beams),
             running,
             parents: vec![0; settings.num_beams],
             finished: (0..settings.num_beams).map(place).collect(),

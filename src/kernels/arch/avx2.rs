@@ -87,6 +87,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, v: __m256) {
+        // SAFETY: the caller vouches for eight bytes; the store asks for no alignment.
+        unsafe {
+            let whole = _mm256_cvtps_epi32(v);
+            let lower = _mm256_castsi256_si128(whole);
+            let pairs = _mm_packs_epi32(lower, _mm256_extracti128_si256::<1>(whole));
+            _mm_storel_epi64(to.cast(), _mm_packs_epi16(pairs, pairs));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16(self, from: *const u16) -> __m256 {
         // SAFETY: the caller vouches for eight numbers; the load asks for no alignment.
         unsafe {

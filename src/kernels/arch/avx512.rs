@@ -94,6 +94,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, v: __m512) {
+        // SAFETY: the caller vouches for sixteen bytes; the store asks for no alignment.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16(self, from: *const u16) -> __m512 {
         // SAFETY: the caller vouches for sixteen numbers; the load asks for no alignment.
         unsafe {
@@ -216,6 +222,11 @@ impl Simd for Avx512 {
             let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
         })
+    }
+
+    #[inline(always)]
+    fn times_pow2(self, y: __m512, n: __m512) -> __m512 {
+        avx512!(_mm512_scalef_ps(y, n))
     }
 
     #[inline(always)]

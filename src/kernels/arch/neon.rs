@@ -73,6 +73,18 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, v: float32x4_t) {
+        // SAFETY: the caller vouches for four bytes.
+        unsafe {
+            let pairs = vmovn_s32(vcvtnq_s32_f32(v));
+            let bytes = vmovn_s16(vcombine_s16(pairs, pairs));
+            to.cast::<[i8; 4]>().write_unaligned(
+                vget_lane_s32::<0>(vreinterpret_s32_s8(bytes)).to_ne_bytes().map(|byte| byte as i8),
+            );
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16(self, from: *const u16) -> float32x4_t {
         // SAFETY: the caller vouches for four numbers.
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from))) }

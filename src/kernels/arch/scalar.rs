@@ -73,6 +73,15 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, v: Float8) {
+        // Added to a small float, this leaves its whole part in the lowest bits.
+        const SHIFT: f32 = 12_582_912.0;
+        let bytes = v.0.map(|x| (x + SHIFT).to_bits() as i8);
+        // SAFETY: the caller vouches for eight bytes.
+        unsafe { to.cast::<[i8; 8]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16(self, from: *const u16) -> Float8 {
         // SAFETY: the caller vouches for eight numbers.
         let numbers = unsafe { std::slice::from_raw_parts(from, 8) };

@@ -12,8 +12,8 @@ use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
 use super::super::parallel;
-use super::forward::{most_rows, pack_keys, scale_scores};
-use super::tile::{Left, Output, Right, product};
+use super::forward::{few_rows, pack_keys};
+use super::tile::{Left, NEAR, Output, Right, product};
 use super::{ENOUGH_WORK, Inputs, NO_KEY, NoKey, PANEL, Ragged, Sequence, dropout_index};
 
 /// Queries of a block: with 512 keys its weights and their gradients take 96 KiB, within L2.
@@ -159,8 +159,8 @@ impl Run<'_> {
             let at = panel * head_dim;
             let scores = output(&mut self.weights[panel..], padded);
             let slopes = output(&mut self.slopes[panel..], padded);
-            let keys = Right { start: self.key_panels[at..].as_ptr(), row_stride: PANEL };
-            let values = Right { start: self.value_panels[at..].as_ptr(), row_stride: PANEL };
+            let keys = Right::rows(self.key_panels[at..].as_ptr(), PANEL);
+            let values = Right::rows(self.value_panels[at..].as_ptr(), PANEL);
             // SAFETY: `count` rows of whole panels fit the scratch space, and `check` and the
             // assertions of `backward` cover the rows of q and dout.
             unsafe {
@@ -228,7 +228,7 @@ impl Run<'_> {
         let column = self.head * head_dim;
         let slopes = Left { start: self.slopes.as_ptr(), row_stride: padded, step_stride: 1 };
         let first = (self.sequence.first_key * ragged.kv_stride + column).min(inputs.k.len());
-        let rows = Right { start: inputs.k[first..].as_ptr(), row_stride: ragged.kv_stride };
+        let rows = Right::rows(inputs.k[first..].as_ptr(), ragged.kv_stride);
         let start =
             self.gradients.dq.pointer(query * width + column, (count - 1) * width + head_dim);
         let to = Output { start, row_stride: width, accumulate: false };
@@ -262,7 +262,7 @@ impl Run<'_> {
         ];
         for (factors, rows, row_stride, gradient) in pairs {
             let transposed = Left { start: factors.as_ptr(), row_stride: 1, step_stride: padded };
-            let rows = Right { start: rows.as_ptr(), row_stride };
+            let rows = Right::rows(rows.as_ptr(), row_stride);
             let start = gradient.pointer(first, extent);
             let to = Output { start, row_stride: width, accumulate: true };
             // SAFETY: the block has `count` rows of `padded` >= `keys` columns, q and dout have
@@ -288,6 +288,32 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// scale * score, negative infinity for hidden keys and from `visible` on.
+#[inline(always)]
+fn scale_scores<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    visible: usize,
+    scale: f32,
+    hidden: Option<&[f32]>,
+) {
+    let scale = s.splat(scale);
+    match hidden {
+        None => {
+            for part in row.chunks_exact_mut(S::LANES) {
+                lanes::store(s, part, s.mul(lanes::load(s, part), scale));
+            }
+        }
+        Some(hidden) => {
+            for (part, hidden) in row.chunks_exact_mut(S::LANES).zip(hidden.chunks(S::LANES)) {
+                let score = s.mul(lanes::load(s, part), scale);
+                lanes::store(s, part, s.add(score, lanes::load(s, hidden)));
+            }
+        }
+    }
+    row[visible..].fill(f32::NEG_INFINITY);
 }
 
 /// Constants of a row's [`Run::row_slopes`].
@@ -339,13 +365,13 @@ unsafe fn rows_product<S: Simd>(
         unsafe {
             let left = Left { start: left.start.add(row * left.row_stride), ..left };
             let out = Output { start: out.start.add(row * out.row_stride), ..out };
-            match most_rows(rows - row) {
-                6 => product::<S, f32, 6>(s, left, right, depth, n, out, None),
-                4 => product::<S, f32, 4>(s, left, right, depth, n, out, None),
-                2 => product::<S, f32, 2>(s, left, right, depth, n, out, None),
-                _ => product::<S, f32, 1>(s, left, right, depth, n, out, None),
+            match few_rows(rows - row) {
+                6 => product::<S, f32, 6, NEAR>(s, left, right, depth, n, out, None),
+                4 => product::<S, f32, 4, NEAR>(s, left, right, depth, n, out, None),
+                2 => product::<S, f32, 2, NEAR>(s, left, right, depth, n, out, None),
+                _ => product::<S, f32, 1, NEAR>(s, left, right, depth, n, out, None),
             }
         }
-        row += most_rows(rows - row);
+        row += few_rows(rows - row);
     }
 }

@@ -4,23 +4,35 @@
 use super::super::disjoint::Disjoint;
 use super::super::dropout::{DRAWN, Dropout};
 use super::super::element::{Element, narrow};
+use super::super::gemm_blocks::pack_rows;
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
-use super::tile::{Left, Output, Right, product};
+use super::tile::{FAR_COLUMNS, FAR_ROWS, Left, NEAR, Output, Right, product};
 use super::{Inputs, NO_KEY, NoKey, PANEL, Part, Ragged, dropout_index};
 
-/// Queries attended together: six rows of two vectors fill 16 registers beside their operands.
-pub(super) const MOST_ROWS: usize = 6;
+/// Queries attended together at most: twelve rows of two vectors leave 32 registers room for their
+/// operands, six do so in 16.
+pub(super) const MOST_ROWS: usize = 12;
+
+/// Queries attended together at most where keys and values come from memory: taller tiles, which take
+/// longer to build, have nothing to gain there.
+pub(in super::super) const FEW_ROWS: usize = 6;
 
 /// How many of `left` queries to attend together: the largest row count compiled.
 #[inline(always)]
-pub(in super::super) fn most_rows(left: usize) -> usize {
+pub(super) fn most_rows<S: Simd>(_: S, left: usize) -> usize {
+    if left >= MOST_ROWS && S::TILE_ROWS >= MOST_ROWS { MOST_ROWS } else { few_rows(left) }
+}
+
+/// The same up to [`FEW_ROWS`].
+#[inline(always)]
+pub(in super::super) fn few_rows(left: usize) -> usize {
     match left {
         0..=1 => left,
         2..=3 => 2,
         4..=5 => 4,
-        _ => MOST_ROWS,
+        _ => FEW_ROWS,
     }
 }
 
@@ -82,6 +94,8 @@ pub(in super::super) struct Head<'a, E> {
     pub scale: f32,
     /// Added to the scores of each key: 0, or negative infinity for a key nobody sees.
     pub hidden: Option<&'a [f32]>,
+    /// What is read after them, if they are far away; any address.
+    pub next: *const E,
 }
 
 /// `R` queries of one head.
@@ -130,12 +144,13 @@ impl RowSums {
 
 /// Attends with `R` queries: row r of the output, `out[r * out_stride..][..head_dim]`, becomes the
 /// weighted mean of the values it sees (zeros if it sees none). `scores` is scratch space for `R`
-/// rows of the visible keys, rounded up to whole panels.
+/// rows of the visible keys, rounded up to whole panels, and behind them for the queries. `FAR`: keys
+/// and values come from memory, and are asked for in advance.
 ///
 /// # Safety
 /// - `out` is writable for `R` such rows, and nothing else refers to them.
 #[inline(always)]
-pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize>(
+pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize, const FAR: bool>(
     s: S,
     head: &Head<E>,
     tile: &Tile<R>,
@@ -146,27 +161,34 @@ pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize>(
     let head_dim = head.head_dim;
     let keys = tile.keys();
     let padded = keys.next_multiple_of(PANEL);
-    let sums = weigh(s, head, tile, scores);
+    let sums = weigh::<S, E, R, FAR>(s, head, tile, scores);
     assert!(scores.len() >= R * padded);
     assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + head_dim);
     if let Some((dropout, first)) = &tile.dropout {
-        for (row, &first) in scores.chunks_exact_mut(padded.max(1)).zip(first) {
+        for (row, &first) in scores.chunks_exact_mut(padded.max(1)).take(R).zip(first) {
             drop_weights(s, dropout, first, row);
         }
     }
     let factors = sums.map(RowSums::factor);
     let weights = Left { start: scores.as_ptr(), row_stride: padded, step_stride: 1 };
-    let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
+    let start = head.values.as_ptr();
+    let values = Right::rows(start, head.value_stride).then(head.next);
     let to = Output { start: out, row_stride: out_stride, accumulate: false };
     // SAFETY: the assertions above cover weights and values, the caller the output.
-    unsafe { product::<S, E, R>(s, weights, values, keys, head_dim, to, Some(factors)) };
+    unsafe {
+        if FAR {
+            product::<S, E, R, FAR_ROWS>(s, weights, values, keys, head_dim, to, Some(factors));
+        } else {
+            product::<S, E, R, NEAR>(s, weights, values, keys, head_dim, to, Some(factors));
+        }
+    }
     sums
 }
 
 /// The first half of [`attend`]: row r of `scores` becomes `exp(scale * score - highest)` for the
 /// keys it sees and 0 for the others. Times [`RowSums::factor`] these are its weights.
 #[inline(always)]
-pub(super) fn weigh<S: Simd, E: Element, const R: usize>(
+pub(super) fn weigh<S: Simd, E: Element, const R: usize, const FAR: bool>(
     s: S,
     head: &Head<E>,
     tile: &Tile<R>,
@@ -175,16 +197,29 @@ pub(super) fn weigh<S: Simd, E: Element, const R: usize>(
     let head_dim = head.head_dim;
     let padded = tile.keys().next_multiple_of(PANEL);
     assert!(tile.queries.len() >= (R - 1) * tile.query_stride + head_dim);
-    assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * padded);
-
-    let queries =
-        Left { start: tile.queries.as_ptr(), row_stride: tile.query_stride, step_stride: 1 };
-    for first in (0..padded).step_by(PANEL) {
-        let panel = Right { start: head.keys[first * head_dim..].as_ptr(), row_stride: PANEL };
-        let start = scores[first..].as_mut_ptr();
-        let to = Output { start, row_stride: padded, accumulate: false };
-        // SAFETY: the assertions above cover the queries, whole panels, and the scores.
-        unsafe { product::<S, E, R>(s, queries, panel, head_dim, PANEL, to, None) };
+    assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * (padded + head_dim));
+    let (scores, packed) = scores.split_at_mut(R * padded);
+    let queries = if R == 1 {
+        Left { start: tile.queries.as_ptr(), row_stride: 0, step_stride: 1 }
+    } else {
+        // Side by side, one element of each: no addresses to compute in the product's loop.
+        // SAFETY: the assertions above cover the queries, and `packed` has room for them.
+        unsafe {
+            let (from, to) = (tile.queries.as_ptr(), packed.as_mut_ptr());
+            pack_rows(s, from, tile.query_stride, R, head_dim, to);
+            Left { start: to, row_stride: 1, step_stride: R }
+        }
+    };
+    let start = head.keys.as_ptr();
+    let panels = Right::panels(start, head_dim).then(head.values.as_ptr());
+    let to = Output { start: scores.as_mut_ptr(), row_stride: padded, accumulate: false };
+    // SAFETY: the assertions above cover the queries, whole panels, and the scores.
+    unsafe {
+        if FAR {
+            product::<S, E, R, FAR_COLUMNS>(s, queries, panels, head_dim, padded, to, None);
+        } else {
+            product::<S, E, R, NEAR>(s, queries, panels, head_dim, padded, to, None);
+        }
     }
     let mut sums = [RowSums::NONE; R];
     for (r, row) in scores.chunks_exact_mut(padded.max(1)).take(R).enumerate() {
@@ -207,41 +242,22 @@ fn exponentials<S: Simd>(
         row.fill(0.0);
         return RowSums::NONE;
     }
-    scale_scores(s, row, visible, scale, hidden);
-    let highest = lanes::max(s, row);
-    let shift = s.splat(highest);
+    // The scale is positive: the highest score is that of the highest product, to the bit, and what
+    // is negative infinity stays so.
+    row[visible..].fill(f32::NEG_INFINITY);
+    if let Some(hidden) = hidden {
+        for (part, hidden) in row.chunks_exact_mut(S::LANES).zip(hidden.chunks(S::LANES)) {
+            lanes::store(s, part, s.add(lanes::load(s, part), lanes::load(s, hidden)));
+        }
+    }
+    let highest = lanes::max(s, row) * scale;
+    let (factor, shift) = (s.splat(scale), s.splat(-highest));
     let sum = row_sum!(s, row.len(), |c| {
-        let weight = s.exp(s.sub(lanes::load(s, &row[c.clone()]), shift));
+        let weight = s.exp(s.fma(lanes::load(s, &row[c.clone()]), factor, shift));
         lanes::store(s, &mut row[c], weight);
         weight
     });
     RowSums { highest, sum }
-}
-
-/// scale * score, negative infinity for hidden keys and from `visible` on.
-#[inline(always)]
-pub(super) fn scale_scores<S: Simd>(
-    s: S,
-    row: &mut [f32],
-    visible: usize,
-    scale: f32,
-    hidden: Option<&[f32]>,
-) {
-    let scale = s.splat(scale);
-    match hidden {
-        None => {
-            for part in row.chunks_exact_mut(S::LANES) {
-                lanes::store(s, part, s.mul(lanes::load(s, part), scale));
-            }
-        }
-        Some(hidden) => {
-            for (part, hidden) in row.chunks_exact_mut(S::LANES).zip(hidden.chunks(S::LANES)) {
-                let score = s.mul(lanes::load(s, part), scale);
-                lanes::store(s, part, s.add(score, lanes::load(s, hidden)));
-            }
-        }
-    }
-    row[visible..].fill(f32::NEG_INFINITY);
 }
 
 /// Multiplies a row of weights by the dropout factors of the elements from `first` on.
@@ -270,17 +286,26 @@ pub(super) fn run(isa: Isa, part: ForwardPart) {
     let sequence = &part.part.sequence;
     let padded = sequence.keys.next_multiple_of(PANEL);
     let hidden = part.ragged.hidden(sequence);
-    let len = padded * (part.ragged.head_dim + MOST_ROWS);
-    let mut scratch = scratch(Slot::Work, len);
-    let (panels, scores) = scratch.split_at_mut(padded * part.ragged.head_dim);
-    with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, scores });
+    let matrix = padded * part.ragged.head_dim;
+    // Values are copied where enough queries read them: rows far apart are slow to find.
+    let copied = if part.part.queries.len() > LEAST_QUERIES_TO_COPY { matrix } else { 0 };
+    let mut scratch =
+        scratch(Slot::Work, matrix + copied + (padded + part.ragged.head_dim) * MOST_ROWS);
+    let (panels, rest) = scratch.split_at_mut(matrix);
+    let (values, scores) = rest.split_at_mut(copied);
+    with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, values, scores });
 }
+
+/// Up to so many queries of a part read values where they are.
+const LEAST_QUERIES_TO_COPY: usize = 2 * MOST_ROWS;
 
 /// A [`ForwardPart`] with its scratch space.
 struct Run<'a> {
     part: ForwardPart<'a>,
     hidden: Option<&'a [f32]>,
     panels: &'a mut [f32],
+    /// Room for the values side by side, if they are to be copied.
+    values: &'a mut [f32],
     scores: &'a mut [f32],
 }
 
@@ -295,15 +320,25 @@ impl Kernel for Run<'_> {
         let from = &inputs.k[part.sequence.first_key * ragged.kv_stride..];
         let from = &from[(part.head * ragged.head_dim).min(from.len())..];
         pack_keys(s, from, ragged.kv_stride, keys, ragged.head_dim, 0, self.panels);
+        if !self.values.is_empty() {
+            // With all rows, not those alone that are seen: a query without keys gets their mean.
+            let from = &inputs.v[part.sequence.first_key * ragged.kv_stride..];
+            let from = &from[(part.head * ragged.head_dim).min(from.len())..];
+            let rows = from.chunks(ragged.kv_stride).take(part.sequence.keys);
+            for (to, row) in self.values.chunks_exact_mut(ragged.head_dim).zip(rows) {
+                to.copy_from_slice(&row[..ragged.head_dim]);
+            }
+        }
         let mut i = queries.start;
         while i < queries.end {
-            match most_rows(queries.end - i) {
+            match most_rows(s, queries.end - i) {
                 MOST_ROWS => self.attend::<S, MOST_ROWS>(s, i),
+                6 => self.attend::<S, 6>(s, i),
                 4 => self.attend::<S, 4>(s, i),
                 2 => self.attend::<S, 2>(s, i),
                 _ => self.attend::<S, 1>(s, i),
             }
-            i += most_rows(queries.end - i);
+            i += most_rows(s, queries.end - i);
         }
     }
 }
@@ -327,20 +362,19 @@ impl Run<'_> {
                 first[r] = dropout_index(query + r, ragged.heads, part.head, 0);
             }
         }
-        let values =
-            &inputs.v[(sequence.first_key * ragged.kv_stride + column).min(inputs.v.len())..];
-        let head = Head {
-            keys: self.panels,
-            values,
-            value_stride: ragged.kv_stride,
-            head_dim,
-            scale: ragged.scale,
-            hidden: self.hidden,
+        let (values, value_stride) = if self.values.is_empty() {
+            let first = (sequence.first_key * ragged.kv_stride + column).min(inputs.v.len());
+            (&inputs.v[first..], ragged.kv_stride)
+        } else {
+            (&*self.values, head_dim)
         };
+        let (keys, scale, hidden) = (&*self.panels, ragged.scale, self.hidden);
+        let head =
+            Head { keys, values, value_stride, head_dim, scale, hidden, next: std::ptr::null() };
         // SAFETY: these are the part's own rows and columns of the output: no other part has them.
         let sums = unsafe {
             let to = out.pointer(query * width + column, (R - 1) * width + head_dim);
-            attend::<S, f32, R>(s, &head, &tile, self.scores, to, width)
+            attend::<S, f32, R, false>(s, &head, &tile, self.scores, to, width)
         };
         for (r, sums) in sums.iter().enumerate() {
             if let Some(lse) = lse {
@@ -360,10 +394,10 @@ impl Run<'_> {
 #[inline(always)]
 fn mean_of_values<S: Simd>(s: S, head: &Head<f32>, keys: usize, out: &mut [f32]) {
     let ones = Left { start: &1.0, row_stride: 0, step_stride: 0 };
-    let values = Right { start: head.values.as_ptr(), row_stride: head.value_stride };
+    let values = Right::rows(head.values.as_ptr(), head.value_stride);
     let to = Output { start: out.as_mut_ptr(), row_stride: 0, accumulate: false };
     let share = if keys == 0 { 0.0 } else { 1.0 / keys as f32 };
     assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + out.len());
     // SAFETY: the values are there by the line above; strides of 0 read one element again.
-    unsafe { product::<S, f32, 1>(s, ones, values, keys, out.len(), to, Some([share])) };
+    unsafe { product::<S, f32, 1, NEAR>(s, ones, values, keys, out.len(), to, Some([share])) };
 }

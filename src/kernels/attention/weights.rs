@@ -5,10 +5,8 @@ use super::super::disjoint::Disjoint;
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::memory::{Slot, scratch};
 use super::super::parallel;
-use super::forward::{MOST_ROWS, weigh};
-use super::{
-    ENOUGH_WORK, Head, Inputs, NoKey, PANEL, Ragged, Sequence, Tile, most_rows, pack_keys,
-};
+use super::forward::{MOST_ROWS, most_rows, weigh};
+use super::{ENOUGH_WORK, Head, Inputs, NoKey, PANEL, Ragged, Sequence, Tile, pack_keys};
 
 /// `softmax(scale * q k^T)` of every sequence and head: for each sequence a block `[heads, its
 /// queries, its keys]`, one after the other in `out`. Keys that a query does not see have the
@@ -50,7 +48,8 @@ fn run(
 ) {
     let padded = sequence.keys.next_multiple_of(PANEL);
     let hidden = ragged.hidden(&sequence);
-    let mut scratch = scratch(Slot::Work, padded * (ragged.head_dim + MOST_ROWS));
+    let mut scratch =
+        scratch(Slot::Work, padded * ragged.head_dim + (padded + ragged.head_dim) * MOST_ROWS);
     let (panels, scores) = scratch.split_at_mut(padded * ragged.head_dim);
     let hidden = hidden.as_deref();
     with_isa(isa, Run { ragged, inputs, sequence, head, hidden, panels, scores, out });
@@ -79,13 +78,14 @@ impl Kernel for Run<'_> {
         pack_keys(s, from, ragged.kv_stride, sequence.keys, ragged.head_dim, 0, self.panels);
         let mut i = 0;
         while i < sequence.queries {
-            match most_rows(sequence.queries - i) {
+            match most_rows(s, sequence.queries - i) {
                 MOST_ROWS => self.weigh::<S, MOST_ROWS>(s, i),
+                6 => self.weigh::<S, 6>(s, i),
                 4 => self.weigh::<S, 4>(s, i),
                 2 => self.weigh::<S, 2>(s, i),
                 _ => self.weigh::<S, 1>(s, i),
             }
-            i += most_rows(sequence.queries - i);
+            i += most_rows(s, sequence.queries - i);
         }
     }
 }
@@ -113,8 +113,9 @@ impl Run<'_> {
             head_dim: ragged.head_dim,
             scale: ragged.scale,
             hidden: self.hidden,
+            next: std::ptr::null(),
         };
-        let sums = weigh(s, &head, &tile, self.scores);
+        let sums = weigh::<S, f32, R, false>(s, &head, &tile, self.scores);
         // Rows of scores are as long as the longest of them, in whole panels.
         let padded = tile.keys().next_multiple_of(PANEL);
         for r in 0..R {
