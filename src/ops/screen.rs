@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::kernels::gemm::Panels;
 use crate::kernels::screen::Screen;
@@ -37,7 +37,10 @@ impl LazyScreen {
     /// Notes that the weight has changed. To be called while nobody can read the weight.
     pub fn forget(&self) {
         self.changes.fetch_add(1, Release);
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).screen = None;
+        // Whoever holds the lock finds the copy out of date; a forked child has nobody to wait for.
+        if let Ok(mut state) = self.state.try_lock() {
+            state.screen = None;
+        }
     }
 
     /// Calls `work` with the copy of the weight `[n, k]`, if there is one or it is time to make it; `false`
