@@ -102,8 +102,9 @@ fn products_of_bytes_stay_inside() {
                 *scale = int8::quantize_row(&row, &mut of_row);
                 values.copy_from_slice(&of_row);
             }
+            let whole: &[i8] = &values;
             let read = |first: usize, run: &mut [i8]| -> Result<(), ()> {
-                run.copy_from_slice(&values[first..][..run.len()]);
+                run.copy_from_slice(&whole[first..][..run.len()]);
                 Ok(())
             };
             int8::read_rows(n, k, &mut packed, &read).unwrap();
