@@ -7,9 +7,10 @@
 //! become weights in place; weights times values is a tile of the same kind. Flash-style, only the
 //! log of each row's sum is kept for the backward pass, which computes the weights again.
 //!
-//! **Bits.** A score is one fma chain over head_dim ascending, times the scale; a row's sum has
-//! the order of `lanes::row_sum`; a value is one fma chain of exp(score - max) * v over keys
-//! ascending, divided by the sum at the end (as a product with its reciprocal). Keys that a row
+//! **Bits.** A product of a query and a key is one fma chain over head_dim ascending; its weight is
+//! exp(product * scale - max) with one rounding inside; a row's sum has the order of
+//! `lanes::row_sum`; a value is one fma chain of weight * v over keys ascending, divided by the sum at
+//! the end (as a product with its reciprocal). Keys that a row
 //! does not see have the weight 0 and change nothing. So a row's bits depend on its sequence alone
 //! and are those of a cached step with the same keys.
 //!
