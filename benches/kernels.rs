@@ -190,12 +190,12 @@ impl Case {
             Kind::BackwardWeight => Right::Floats(right),
             Kind::LinearInt8 => {
                 let mut packed = vec![int8::OFFSET; int8::packed_len(n, k)];
-                let (mut scales, mut rest) = (vec![0.0; n], right.as_slice());
-                let read = |run: &mut [f32]| -> Result<(), ()> {
-                    run.copy_from_slice(rest.split_off(..run.len()).ok_or(())?);
+                let mut scales = vec![0.0; n];
+                let read = |first: usize, run: &mut [f32]| -> Result<(), ()> {
+                    run.copy_from_slice(&right[first..][..run.len()]);
                     Ok(())
                 };
-                int8::from_row_runs(n, k, &mut packed, &mut scales, read).expect("enough rows");
+                int8::quantize_rows(n, k, &mut packed, &mut scales, &read).expect("enough rows");
                 Right::Int8 { packed, scales }
             }
             Kind::LinearBfloat16 => {

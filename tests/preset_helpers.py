@@ -5,11 +5,13 @@ import shutil
 import types
 from pathlib import Path
 
+import h5py
 import numpy as np
 from conftest import needs_shared, shared_folder
 from torch_files import stored_tensors
 
 from bart_fast import _core, presets
+from bart_fast.presets import hdf5
 
 GOLDEN = shared_folder() / "golden"
 
@@ -70,6 +72,16 @@ class ArrayModel:
             assert value.dtype == np.float32, name
             assert value.shape == self.values[name].shape, name
             self.values[name] = value
+
+    def fill(self, files, plan):
+        for name, (file, dataset), transposed, scales in plan:
+            assert scales is None, name
+            path = files[file].path
+            with hdf5.damage(path), h5py.File(path) as opened:
+                values = hdf5.read(opened[dataset])
+            shape = self.values[name].shape
+            values = values.reshape(shape[::-1]).T if transposed else values.reshape(shape)
+            self.set_parameters({name: values})
 
     def save_safetensors(self, path, dtype):
         Path(path).write_bytes(b"weights")

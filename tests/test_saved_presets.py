@@ -23,7 +23,7 @@ from preset_helpers import (
 
 import bart_fast
 from bart_fast import presets
-from bart_fast.presets import keras_weights
+from bart_fast.presets import hdf5, keras_weights
 
 # Writing a Keras preset.
 
@@ -93,7 +93,7 @@ def test_bfloat16_rounds_to_nearest_even_and_keeps_the_special_values():
     expected = [0x3F80, 0x3F82, 0x3F81, 0x7F80, 0xFF80, 0x8000, 0x7F80]
     assert keras_weights.to_bfloat16(values).tolist() == expected
     nan = np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
-    assert np.isnan(keras_weights.from_bfloat16(keras_weights.to_bfloat16(nan))).all()
+    assert np.isnan(hdf5.from_bfloat16(keras_weights.to_bfloat16(nan))).all()
 
 
 def test_float16_refuses_values_it_cannot_hold(tmp_path):

@@ -44,12 +44,11 @@ fn forms(n: usize, bias: &[f32], check: &mut dyn FnMut(Form<'_>)) {
         });
     }
     let (mut packed, mut scales) = (vec![0; int8::packed_len(n, K)], vec![0.0; n]);
-    let mut rest = rows.as_slice();
-    let read = |run: &mut [f32]| -> std::result::Result<(), ()> {
-        run.copy_from_slice(rest.split_off(..run.len()).unwrap());
+    let read = |first: usize, run: &mut [f32]| -> std::result::Result<(), ()> {
+        run.copy_from_slice(&rows[first..][..run.len()]);
         Ok(())
     };
-    int8::from_row_runs(n, K, &mut packed, &mut scales, read).unwrap();
+    int8::quantize_rows(n, K, &mut packed, &mut scales, &read).unwrap();
     let w = int8::Weight { packed: &packed, scales: &scales };
     check(Form {
         name: "int8",

@@ -102,7 +102,12 @@ fn products_of_bytes_stay_inside() {
                 *scale = int8::quantize_row(&row, &mut of_row);
                 values.copy_from_slice(&of_row);
             }
-            int8::from_rows(&values, n, k, &mut packed);
+            let whole: &[i8] = &values;
+            let read = |first: usize, run: &mut [i8]| -> Result<(), ()> {
+                run.copy_from_slice(&whole[first..][..run.len()]);
+                Ok(())
+            };
+            int8::read_rows(n, k, &mut packed, &read).unwrap();
             let weight = int8::Weight { packed: &packed, scales: &scales };
             let mut out = allot.room(m * n);
             int8::linear(&x, m, k, weight, n, Some(&bias), Epilogue::None, &mut out);

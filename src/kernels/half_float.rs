@@ -8,9 +8,11 @@ use std::marker::PhantomData;
 
 use half::{bf16, f16};
 
+use super::disjoint::Disjoint;
 use super::element::{Bfloat16, Element, Float16, elements, elements_mut, narrow, round, widen};
 use super::isa::{self, Kernel, Simd, with_isa};
-use super::pack::{self, PANEL};
+use super::memory::{Slot, scratch};
+use super::pack::{self, PANEL, Read};
 use super::parallel;
 use super::team;
 
@@ -66,29 +68,34 @@ impl HalfFormat {
         value.is_finite() && !rounded.is_finite()
     }
 
-    /// Packs a row-major `[n, k]` that `read` hands out in runs of whole rows, as
-    /// [`pack::from_row_runs`] does.
+    /// Packs the row-major `[n, k]` that `read` hands out, or with `columns` the `[k, n]`, as
+    /// [`pack::read_rows`] and [`pack::read_columns`] do.
     ///
     /// # Errors
-    /// What `read` returns; the rest of `packed` is as it was.
-    pub fn from_row_runs<E>(
+    /// What `read` returns; `packed` is then of no use.
+    pub fn read<E: Send>(
         self,
-        n: usize,
-        k: usize,
+        (n, k): (usize, usize),
         packed: &mut [u16],
-        mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
+        columns: bool,
+        read: &Read<'_, f32, E>,
     ) -> Result<(), E> {
         assert_eq!(packed.len(), pack::packed_len(n, k), "the packed weight does not fit n and k");
-        let mut run = vec![0.0; pack::PANELS_PER_RUN * PANEL * k];
-        let mut panels = run.clone();
-        for (i, packed) in packed.chunks_mut(run.len().max(1)).enumerate() {
-            let rows = (n - i * pack::PANELS_PER_RUN * PANEL).min(pack::PANELS_PER_RUN * PANEL);
-            let (run, panels) = (&mut run[..rows * k], &mut panels[..packed.len()]);
-            read(run)?;
-            pack::from_rows(run, rows, k, panels);
-            self.narrow(panels, packed);
+        if columns {
+            return pack::for_each_line(n, k, packed, read, &|from, to| self.narrow(from, to));
         }
-        Ok(())
+        let isa = isa::current();
+        let packed = Disjoint::new(packed);
+        parallel::try_run(pack::panel_count(n, k), &|p| {
+            let rows = PANEL.min(n - p * PANEL);
+            let mut run = scratch(Slot::Work, rows * k);
+            read(p * PANEL * k, &mut run)?;
+            let mut panel = scratch(Slot::Left, PANEL * k);
+            pack::pack_panel(isa, &run, rows, k, &mut panel);
+            // SAFETY: each panel is a part of its own.
+            self.narrow(&panel, unsafe { packed.slice(p * PANEL * k, PANEL * k) });
+            Ok(())
+        })
     }
 
     /// Unpacks to `rows [n, k]`, row-major.
@@ -194,6 +201,14 @@ mod tests {
         assert!(!HalfFormat::Float16.overflows(f32::NAN));
     }
 
+    /// A source of values in memory.
+    fn from(values: &[f32]) -> impl Fn(usize, &mut [f32]) -> Result<(), ()> {
+        |first, run| {
+            run.copy_from_slice(&values[first..][..run.len()]);
+            Ok(())
+        }
+    }
+
     #[test]
     fn matrices_go_in_and_come_out_rounded() {
         for format in BOTH {
@@ -201,12 +216,12 @@ mod tests {
                 let rows = noise(n * k, 5);
                 let mut expected = vec![0.0; n * k];
                 format.round(&rows, &mut expected);
-                let (mut packed, mut rest) = (vec![0; pack::packed_len(n, k)], rows.as_slice());
-                let read = |run: &mut [f32]| -> Result<(), ()> {
-                    run.copy_from_slice(rest.split_off(..run.len()).unwrap());
-                    Ok(())
-                };
-                format.from_row_runs(n, k, &mut packed, read).unwrap();
+                let columns: Vec<f32> = (0..n * k).map(|i| rows[(i % n) * k + i / n]).collect();
+                let mut packed = vec![7; pack::packed_len(n, k)];
+                format.read((n, k), &mut packed, true, &from(&columns)).unwrap();
+                let from_columns = std::mem::replace(&mut packed, vec![7; pack::packed_len(n, k)]);
+                format.read((n, k), &mut packed, false, &from(&rows)).unwrap();
+                assert_eq!(packed, from_columns, "{format:?} [{n}, {k}]");
                 let mut unpacked = vec![f32::NAN; n * k];
                 format.to_rows(&packed, n, k, &mut unpacked);
                 assert_eq!(unpacked, expected, "{format:?} [{n}, {k}]");

@@ -11,9 +11,12 @@
 //! `[inputs / 4][PANEL][4]`, so that what one step of the processors' 8-bit products reads lies
 //! together. It is filled up with what means 0. The functions here are all that knows this layout.
 
+use super::disjoint::Disjoint;
 use super::isa::{self, Kernel, Simd};
 use super::lanes;
-use super::pack::PANEL;
+use super::memory::{Slot, scratch};
+use super::pack::{PANEL, Read};
+use super::parallel;
 
 pub use super::int8_product::{linear, linear_best, linear_each};
 pub use super::int8_tile::GROUP;
@@ -29,8 +32,10 @@ pub const MOST_INPUTS: usize = (i32::MAX / (127 * 127)) as usize;
 
 /// Added to a small float, it leaves the nearest whole number, ties to even, in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
-/// Values that are read at a time while a matrix is quantised.
-const READ_AT_ONCE: usize = 1 << 16;
+/// Bytes that are read at a time of a matrix that is stored the other way round.
+const BYTES_READ_AT_ONCE: usize = 1 << 16;
+/// Groups of a panel that are packed together: 8 KiB.
+const GROUPS_PER_BLOCK: usize = 64;
 
 /// The byte that stands for a quantised value.
 pub const fn byte(value: i8) -> u8 {
@@ -169,51 +174,138 @@ fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
     s.reduce_max(s.max(s.max(a, b), s.max(c, d)))
 }
 
-/// Quantises a row-major `[n, k]` that `read` hands out in runs of whole rows.
+/// Quantises the row-major `[n, k]` that `read` hands out.
 ///
 /// # Errors
-/// What `read` returns; rows of later runs are as they were.
+/// What `read` returns; `packed` and `scales` are then of no use.
 ///
 /// # Panics
 /// If a length does not fit `n` and `k` (so do all functions here).
-pub fn from_row_runs<E>(
+pub fn quantize_rows<E: Send>(
     n: usize,
     k: usize,
     packed: &mut [u8],
     scales: &mut [f32],
-    mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
+    read: &Read<'_, f32, E>,
 ) -> Result<(), E> {
     check(packed, scales, n, k);
-    let rows = (READ_AT_ONCE / k.max(1)).clamp(1, n.max(1));
-    let (mut run, mut values) = (vec![0.0; rows * k], vec![0; k]);
-    for (i, scales) in scales.chunks_mut(rows).enumerate() {
-        let run = &mut run[..scales.len() * k];
-        read(run)?;
+    let (packed, all_scales) = (Disjoint::new(packed), Disjoint::new(scales));
+    parallel::try_run(n.div_ceil(PANEL), &|p| {
+        let rows = PANEL.min(n - p * PANEL);
+        let mut run = scratch(Slot::Work, rows * k);
+        read(p * PANEL * k, &mut run)?;
+        let mut values = vec![0; rows * k];
+        // SAFETY: each panel is a part of its own, and so are the scales of its rows.
+        let (panel, scales) = unsafe { (panel(&packed, p, k), all_scales.slice(p * PANEL, rows)) };
         for (r, scale) in scales.iter_mut().enumerate() {
-            *scale = quantize_row(&run[r * k..][..k], &mut values);
-            put(packed, i * rows + r, &values);
+            *scale = quantize_row(&run[r * k..][..k], &mut values[r * k..][..k]);
         }
-    }
-    Ok(())
+        pack_panel(&values, k, panel);
+        Ok(())
+    })
 }
 
-/// Stores values `[n, k]` that are quantised already.
-pub fn from_rows(values: &[i8], n: usize, k: usize, packed: &mut [u8]) {
-    assert_eq!(values.len(), n * k, "the values are not [n, k]");
+/// Packs the row-major `[n, k]` of quantised values that `read` hands out.
+///
+/// # Errors
+/// What `read` returns; `packed` is then of no use.
+pub fn read_rows<E: Send>(
+    n: usize,
+    k: usize,
+    packed: &mut [u8],
+    read: &Read<'_, i8, E>,
+) -> Result<(), E> {
     assert_eq!(packed.len(), packed_len(n, k), "the weight is not [n, k]");
-    for (row, values) in values.chunks_exact(k.max(1)).enumerate() {
-        put(packed, row, values);
-    }
+    let packed = Disjoint::new(packed);
+    parallel::try_run(n.div_ceil(PANEL), &|p| {
+        let mut run = vec![0; PANEL.min(n - p * PANEL) * k];
+        read(p * PANEL * k, &mut run)?;
+        // SAFETY: each panel is a part of its own.
+        pack_panel(&run, k, unsafe { panel(&packed, p, k) });
+        Ok(())
+    })
 }
 
-/// Stores one row.
-fn put(packed: &mut [u8], row: usize, values: &[i8]) {
-    if values.is_empty() {
+/// Packs the row-major `[k, n]` of quantised values that `read` hands out.
+///
+/// # Errors
+/// As for [`read_rows`].
+pub fn read_columns<E: Send>(
+    n: usize,
+    k: usize,
+    packed: &mut [u8],
+    read: &Read<'_, i8, E>,
+) -> Result<(), E> {
+    assert_eq!(packed.len(), packed_len(n, k), "the weight is not [n, k]");
+    let lines = (BYTES_READ_AT_ONCE / n.max(1)).max(1).next_multiple_of(GROUP);
+    let packed = Disjoint::new(packed);
+    parallel::try_run(if n == 0 { 0 } else { k.div_ceil(lines) }, &|part| {
+        let first = part * lines;
+        let mut run = vec![0; lines.min(k - first) * n];
+        read(first * n, &mut run)?;
+        for (i, group_lines) in run.chunks(GROUP * n).enumerate() {
+            for p in 0..n.div_ceil(PANEL) {
+                let start = first_group(p * PANEL, k) + (first / GROUP + i) * STRIDE;
+                // SAFETY: this group of every panel belongs to this part alone.
+                let group = unsafe { packed.slice(start, STRIDE) };
+                pack_group(group_lines, n, p * PANEL, group);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Panel `p` of a weight with `k` inputs.
+///
+/// # Safety
+/// No other piece of this panel is alive.
+unsafe fn panel<'a>(packed: &Disjoint<'a, u8>, p: usize, k: usize) -> &'a mut [u8] {
+    let len = k.div_ceil(GROUP) * STRIDE;
+    // SAFETY: the caller vouches that nobody else has it.
+    unsafe { packed.slice(p * len, len) }
+}
+
+/// Packs values that are quantised already, row-major `[rows, k]` of one panel.
+fn pack_panel(rows: &[i8], k: usize, panel: &mut [u8]) {
+    if k == 0 {
         return;
     }
-    let groups = packed[first_group(row, values.len())..].chunks_mut(STRIDE);
-    for (group, values) in groups.zip(values.chunks(GROUP)) {
-        group.iter_mut().zip(values).for_each(|(to, from)| *to = byte(*from));
+    let (groups, _) = panel.as_chunks_mut::<GROUP>();
+    if rows.len() < PANEL * k || !k.is_multiple_of(GROUP) {
+        groups.fill([OFFSET; GROUP]);
+    }
+    // By blocks, whose lines stay in the nearest cache while each row writes to all of them.
+    for (block, groups) in groups.chunks_mut(GROUPS_PER_BLOCK * PANEL).enumerate() {
+        let first = block * GROUPS_PER_BLOCK * GROUP;
+        for (r, row) in rows.chunks_exact(k).enumerate() {
+            let (values, rest) = row[first..].as_chunks::<GROUP>();
+            let places = groups[r..].iter_mut().step_by(PANEL);
+            places.zip(values).for_each(|(to, from)| *to = from.map(byte));
+            if values.len() < GROUPS_PER_BLOCK
+                && let Some(to) = groups.get_mut(values.len() * PANEL + r)
+            {
+                to.iter_mut().zip(rest).for_each(|(to, from)| *to = byte(*from));
+            }
+        }
+    }
+}
+
+/// Packs up to [`GROUP`] lines `[inputs, n]` of quantised values as the group of outputs `first` on.
+fn pack_group(lines: &[i8], n: usize, first: usize, group: &mut [u8]) {
+    let width = PANEL.min(n - first);
+    if width < PANEL || lines.len() < GROUP * n {
+        group.fill(OFFSET);
+        for (i, line) in lines.chunks_exact(n).enumerate() {
+            let places = group[i..].iter_mut().step_by(GROUP);
+            places.zip(&line[first..][..width]).for_each(|(to, from)| *to = byte(*from));
+        }
+        return;
+    }
+    let line = |i: usize| lines[i * n + first..].first_chunk::<PANEL>().expect("a whole panel");
+    let lines: [&[i8; PANEL]; GROUP] = std::array::from_fn(line);
+    let (places, _) = group.as_chunks_mut::<GROUP>();
+    for (c, place) in places.iter_mut().enumerate() {
+        *place = lines.map(|line| byte(line[c]));
     }
 }
 

@@ -47,15 +47,18 @@ struct Stored {
     k: usize,
 }
 
+/// A source of values in memory.
+fn from<T: Copy + Sync>(values: &[T]) -> impl Fn(usize, &mut [T]) -> Result<(), ()> + Sync {
+    |first, run| {
+        run.copy_from_slice(&values[first..][..run.len()]);
+        Ok(())
+    }
+}
+
 impl Stored {
     fn quantized(rows: &[f32], n: usize, k: usize) -> Self {
         let (mut packed, mut scales) = (vec![OFFSET; packed_len(n, k)], vec![f32::NAN; n]);
-        let mut rest = rows;
-        let read = |run: &mut [f32]| -> Result<(), ()> {
-            run.copy_from_slice(rest.split_off(..run.len()).unwrap());
-            Ok(())
-        };
-        from_row_runs(n, k, &mut packed, &mut scales, read).unwrap();
+        quantize_rows(n, k, &mut packed, &mut scales, &from(rows)).unwrap();
         Stored { packed, scales, n, k }
     }
 
@@ -81,9 +84,13 @@ fn rows_are_quantised_by_the_definition() {
                 let row: Vec<i64> = values[r * k..][..k].iter().map(|&q| q.into()).collect();
                 assert_eq!(row, expected, "[{n}, {k}] row {r}");
             }
-            let mut again = vec![OFFSET; stored.packed.len()];
-            from_rows(&values, n, k, &mut again);
+            let mut again = vec![7; stored.packed.len()];
+            read_rows(n, k, &mut again, &from(&values)).unwrap();
             assert_eq!(again, stored.packed);
+            let columns: Vec<i8> = (0..n * k).map(|i| values[(i % n) * k + i / n]).collect();
+            again.fill(7);
+            read_columns(n, k, &mut again, &from(&columns)).unwrap();
+            assert_eq!(again, stored.packed, "[{n}, {k}] from columns");
             if n > 0 {
                 let mut out = vec![f32::NAN; 2 * k];
                 gather_rows(&stored.packed, &stored.scales, n, k, &[n as u32 - 1, 0], &mut out);
@@ -132,7 +139,7 @@ fn extreme_values_neither_saturate_nor_overflow() {
         for k in [4, 5, 1024, MOST_INPUTS] {
             for (sign, value) in [(1.0, 127), (-1.0, 127), (1.0, -127), (-1.0, -127)] {
                 let mut packed = vec![OFFSET; packed_len(3, k)];
-                from_rows(&vec![value; 3 * k], 3, k, &mut packed);
+                read_rows(3, k, &mut packed, &from(&vec![value; 3 * k])).unwrap();
                 let weight = Stored { packed, scales: vec![2.0; 3], n: 3, k };
                 let out = weight.product(&vec![sign * 127.0; k], None, Epilogue::None);
                 let sum = k as i64 * 127 * i64::from(value) * sign as i64;

@@ -1,10 +1,14 @@
 //! Scratch space: one aligned buffer a thread and slot, kept between calls, so that no kernel
-//! allocates in its steady state.
+//! allocates in its steady state. And the bytes of numbers, to read them into.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+
+use super::lasting::lasting;
+use super::team;
 
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
@@ -75,6 +79,58 @@ impl DerefMut for AlignedBuffer {
         // SAFETY: as for `deref`, and `&mut self` makes it the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
+}
+
+/// Elements that one part of [`filled`] writes.
+const FILLED_AT_ONCE: usize = 1 << 20;
+
+/// `len` times `value`, in memory that is taken to stay for long. The whole team writes: most of the time goes
+/// into pages that the system clears when they are first touched.
+pub fn filled<T: Copy + Send + Sync>(len: usize, value: T) -> Vec<T> {
+    let mut values = lasting(|| Vec::with_capacity(len));
+    team::run_chunks(&mut values.spare_capacity_mut()[..len], FILLED_AT_ONCE, &|_, part| {
+        part.fill(MaybeUninit::new(value));
+    });
+    // SAFETY: the chunks, which cover `len` elements within the capacity, were written above.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// `len` zeros in memory that is taken to stay for long. No page of it is touched yet.
+pub fn zeros<T: Zero>(len: usize) -> Vec<T> {
+    lasting(|| T::zeros(len))
+}
+
+/// What [`zeros`] makes. (`vec![0; len]` asks for zeros and does not write them, but only where the type is
+/// known.)
+pub trait Zero: Sized {
+    /// `len` zeros.
+    fn zeros(len: usize) -> Vec<Self>;
+}
+
+impl Zero for f32 {
+    fn zeros(len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+}
+
+impl Zero for u16 {
+    fn zeros(len: usize) -> Vec<u16> {
+        vec![0; len]
+    }
+}
+
+/// The bytes of floats, as the machine stores them: to read them into.
+pub fn bytes_of_floats(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: every float is 4 bytes without padding, any bytes are a float, and `&mut` makes this the
+    // only access.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of whole numbers of 8 bits.
+pub fn bytes_of_int8(values: &mut [i8]) -> &mut [u8] {
+    // SAFETY: as for `bytes_of_floats`, of one byte each.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 /// Buffers above this many floats (16 MiB) are given back after use instead of kept.
@@ -150,6 +206,14 @@ mod tests {
             buffer.fill(2.0);
             assert_eq!(buffer.iter().sum::<f32>(), 2.0 * len as f32);
             assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(ALIGNMENT));
+        }
+    }
+
+    #[test]
+    fn filled_memory_is_full() {
+        for len in [0, 1, FILLED_AT_ONCE, FILLED_AT_ONCE + 1] {
+            let values = filled(len, 7_u8);
+            assert!(values.len() == len && values.iter().all(|value| *value == 7));
         }
     }
 

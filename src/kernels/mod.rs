@@ -40,6 +40,7 @@ pub mod int8_tile;
 pub mod isa;
 pub mod kv_cache;
 mod lanes;
+pub mod lasting;
 pub mod layer_norm;
 pub mod limits;
 pub mod memory;

@@ -6,8 +6,15 @@
 //! The columns that fill up the last panel are zero and stay zero. Products read a panel as one
 //! stream; gradients and optimizer state have the same layout, and no other copy is kept.
 
+use super::disjoint::Disjoint;
 use super::isa::{self, Isa, Kernel, Simd};
+use super::memory::{Slot, scratch};
+use super::parallel;
 use super::team;
+
+/// Where a matrix comes from while it is packed: fills a run of its values, from the given one on, in the
+/// order in which the source has them. Several threads ask, in any order, each value once.
+pub type Read<'a, T, E> = dyn Fn(usize, &mut [T]) -> Result<(), E> + Sync + 'a;
 
 /// Output columns in a panel: two AVX-512 vectors, one 128-byte line pair.
 pub const PANEL: usize = 32;
@@ -32,30 +39,85 @@ pub fn from_rows(source: &[f32], n: usize, k: usize, packed: &mut [f32]) {
     for_each_panel(packed, k, &|isa, p, panel| {
         let first = p * PANEL;
         let rows = &source[first * k..(first + PANEL).min(n) * k];
-        panel.fill(0.0);
-        transpose(isa, rows, rows.len() / k, k, k, panel, PANEL);
+        pack_panel(isa, rows, rows.len() / k, k, panel);
     });
 }
 
-/// Packs a row-major `[n, k]` that `read` hands out: it fills each run of rows, in order.
+/// Packs the row-major `[n, k]` that `read` hands out.
 ///
 /// # Errors
-/// What `read` returns; the rest of `packed` is as it was.
-pub fn from_row_runs<E>(
+/// What `read` returns; `packed` is then of no use.
+pub fn read_rows<E: Send>(
     n: usize,
     k: usize,
     packed: &mut [f32],
-    mut read: impl FnMut(&mut [f32]) -> Result<(), E>,
+    read: &Read<'_, f32, E>,
 ) -> Result<(), E> {
     check(n * k, n, k, packed.len());
-    let mut run = vec![0.0; PANELS_PER_RUN * PANEL * k];
-    for (i, panels) in packed.chunks_mut(run.len().max(1)).enumerate() {
-        let rows = (n - i * PANELS_PER_RUN * PANEL).min(PANELS_PER_RUN * PANEL);
-        let run = &mut run[..rows * k];
-        read(run)?;
-        from_rows(run, rows, k, panels);
+    let isa = isa::current();
+    let panels = Disjoint::new(packed);
+    parallel::try_run(panel_count(n, k), &|p| {
+        let rows = PANEL.min(n - p * PANEL);
+        let mut run = scratch(Slot::Work, rows * k);
+        read(p * PANEL * k, &mut run)?;
+        // SAFETY: each panel is a part of its own.
+        let panel = unsafe { panels.slice(p * PANEL * k, PANEL * k) };
+        pack_panel(isa, &run, rows, k, panel);
+        Ok(())
+    })
+}
+
+/// The panels of a matrix that has values.
+pub(super) const fn panel_count(n: usize, k: usize) -> usize {
+    if k == 0 { 0 } else { n.div_ceil(PANEL) }
+}
+
+/// Packs the rows of one panel.
+pub(super) fn pack_panel(isa: Isa, rows: &[f32], count: usize, k: usize, panel: &mut [f32]) {
+    if count < PANEL {
+        panel.fill(0.0);
     }
-    Ok(())
+    transpose(isa, rows, count, k, k, panel, PANEL);
+}
+
+/// Packs the row-major `[k, n]` that `read` hands out (a weight stored the other way round).
+///
+/// # Errors
+/// As for [`read_rows`].
+pub fn read_columns<E: Send>(
+    n: usize,
+    k: usize,
+    packed: &mut [f32],
+    read: &Read<'_, f32, E>,
+) -> Result<(), E> {
+    check(n * k, n, k, packed.len());
+    for_each_line(n, k, packed, read, &|from, to: &mut [f32]| to.copy_from_slice(from))
+}
+
+/// Reads a row-major `[k, n]` and has `place` write the lines of the panels, of 16 or 32 bits.
+pub(super) fn for_each_line<T: Copy + Default + Send, E: Send>(
+    n: usize,
+    k: usize,
+    packed: &mut [T],
+    read: &Read<'_, f32, E>,
+    place: &(dyn Fn(&[f32], &mut [T]) + Sync),
+) -> Result<(), E> {
+    let lines = (VALUES_READ_AT_ONCE / n.max(1)).max(1);
+    let packed = Disjoint::new(packed);
+    parallel::try_run(if n == 0 { 0 } else { k.div_ceil(lines) }, &|part| {
+        let first = part * lines;
+        let mut run = scratch(Slot::Work, lines.min(k - first) * n);
+        read(first * n, &mut run)?;
+        for (i, line) in run.chunks_exact(n).enumerate() {
+            for (p, values) in line.chunks(PANEL).enumerate() {
+                // SAFETY: line `first + i` of every panel belongs to this part alone.
+                let to = unsafe { packed.slice(index(p * PANEL, first + i, k), PANEL) };
+                place(values, &mut to[..values.len()]);
+                to[values.len()..].fill(T::default());
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Unpacks to `rows [n, k]`, row-major.
@@ -150,9 +212,8 @@ pub fn scatter_add_rows(
     });
 }
 
-/// Panels that are packed at a time: 768 wide a run is 0.8 MB, which stays in the cache between
-/// reading and packing.
-pub(super) const PANELS_PER_RUN: usize = 8;
+/// Values that are read at a time: they stay in the cache between reading and packing.
+pub(super) const VALUES_READ_AT_ONCE: usize = 1 << 15;
 /// Rows of an embedding that one part looks up.
 const ROWS_PER_PART: usize = 16;
 /// Inputs of a gradient row that one part adds.
@@ -284,6 +345,14 @@ mod tests {
     const SIZES: [(usize, usize); 9] =
         [(1, 1), (31, 7), (32, 8), (33, 9), (64, 16), (65, 33), (100, 1), (47, 257), (300, 3)];
 
+    /// A source of values in memory.
+    fn from(values: &[f32]) -> impl Fn(usize, &mut [f32]) -> Result<(), ()> {
+        |first, run| {
+            run.copy_from_slice(&values[first..][..run.len()]);
+            Ok(())
+        }
+    }
+
     fn packed_by_definition(rows: &[f32], n: usize, k: usize) -> Vec<f32> {
         let mut packed = vec![0.0; packed_len(n, k)];
         for i in 0..n {
@@ -307,15 +376,11 @@ mod tests {
                 from_rows(&rows, n, k, &mut packed);
                 assert_eq!(packed, expected, "{what} from rows");
                 packed.fill(f32::NAN);
-                let mut rest = rows.as_slice();
-                let read = |run: &mut [f32]| -> Result<(), ()> {
-                    let (run_rows, later) = rest.split_at(run.len());
-                    run.copy_from_slice(run_rows);
-                    rest = later;
-                    Ok(())
-                };
-                from_row_runs(n, k, &mut packed, read).unwrap();
-                assert_eq!(packed, expected, "{what} from runs of rows");
+                read_rows(n, k, &mut packed, &from(&rows)).unwrap();
+                assert_eq!(packed, expected, "{what} from rows that are read");
+                packed.fill(f32::NAN);
+                read_columns(n, k, &mut packed, &from(&columns)).unwrap();
+                assert_eq!(packed, expected, "{what} from columns that are read");
                 packed.fill(f32::NAN);
                 from_columns(&columns, n, k, &mut packed);
                 assert_eq!(packed, expected, "{what} from columns");

@@ -3,6 +3,7 @@
 //! A split changes who computes an element, never how, so no result depends on it.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::disjoint::Disjoint;
 use super::isa::{self, Isa};
@@ -62,6 +63,41 @@ pub(crate) fn items(count: usize, enough_work: bool, work: impl Fn(Isa, usize) +
     }
 }
 
+/// [`team::run`] over parts that may fail.
+///
+/// # Errors
+/// That of the first part that failed; parts that begin later are left out.
+pub(crate) fn try_run<E: Send>(
+    parts: usize,
+    work: &(dyn Fn(usize) -> Result<(), E> + Sync),
+) -> Result<(), E> {
+    let failed = Mutex::new(None);
+    let lock = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    team::run(parts, &|part| {
+        if lock().is_none()
+            && let Err(error) = work(part)
+        {
+            lock().get_or_insert(error);
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// [`try_run`] over consecutive chunks of `data`, `len` elements each except at the end.
+pub(crate) fn try_run_chunks<T: Send, E: Send>(
+    data: &mut [T],
+    len: usize,
+    work: &(dyn Fn(usize, &mut [T]) -> Result<(), E> + Sync),
+) -> Result<(), E> {
+    let total = data.len();
+    let data = Disjoint::new(data);
+    try_run(total.div_ceil(len), &|i| {
+        let first = i * len;
+        // SAFETY: each `i` is given once, and the chunks do not overlap.
+        work(i, unsafe { data.slice(first, len.min(total - first)) })
+    })
+}
+
 /// Runs `work(i, x, y)` for every chunk `x` of `a`, `a_len` elements long, and `y` of `b`, `b_len` long;
 /// all on this thread if there is not `enough_work` to share.
 ///
@@ -99,6 +135,17 @@ pub(crate) fn with_threads<R>(threads: usize, work: impl FnOnce() -> R) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_fails_ends_the_run() {
+        for threads in [1, 3] {
+            with_threads(threads, || {
+                assert_eq!(try_run(50, &|_| Ok::<(), usize>(())), Ok(()));
+                let result = try_run(50, &|part| if part >= 10 { Err(part) } else { Ok(()) });
+                assert!(result.is_err_and(|part| part >= 10));
+            });
+        }
+    }
 
     #[test]
     fn every_index_is_given_once_whatever_the_split() {

@@ -11,12 +11,17 @@
 //! While a [`session`] is open they spin, giving way to other threads after a while; outside one
 //! they spin for a moment and then sleep.
 //!
-//! Two threads at once: one has the team, the other runs its parts itself; no one waits for anyone.
+//! Several callers at once: each has a session open, and each open session is a thread that works, so that
+//! many fewer workers are wanted; the others sleep. One caller at a time has the team, the others run
+//! their parts themselves; no one waits for anyone, and no core has two threads that spin. So two callers
+//! on two cores have one each.
+//!
 //! After `fork()` the child has no workers: a handler run in the child takes the old team away
 //! untouched (whatever locks it held), and the child's first region makes another.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -45,6 +50,8 @@ static TEAM: AtomicPtr<Team> = AtomicPtr::new(null_mut());
 thread_local! {
     /// Whether this thread is inside a part: a nested region runs where it is.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Sessions that this thread has open: the first counts.
+    static OWN_SESSIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// What all parts call, as a plain pointer: the caller's borrow outlives the region.
@@ -60,9 +67,9 @@ struct Team {
     job: UnsafeCell<Option<Job>>,
     /// Whether a caller owns the team.
     busy: AtomicBool,
-    /// Open sessions: workers spin while there are any.
+    /// Threads that have a session open: workers spin while there are any.
     sessions: AtomicUsize,
-    /// Workers started so far; number `i` works while `i + 1 < num_threads()`.
+    /// Workers started so far; see `wanted`.
     workers: AtomicUsize,
     /// Workers about to sleep or asleep.
     sleepers: AtomicUsize,
@@ -146,22 +153,34 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS))
 }
 
-/// While it lives, workers wait awake: open one around work of many regions.
+/// While it lives, workers wait awake: open one around work of many regions. It stays on its thread.
 #[must_use = "the session ends when this value is dropped"]
-pub struct Session(&'static Team);
+pub struct Session {
+    team: &'static Team,
+    /// Not to be sent: the thread counts what it has open.
+    stays: PhantomData<*const ()>,
+}
 
 /// Opens a session: workers are awake from now until the returned value is dropped.
 pub fn session() -> Session {
     let team = team();
-    team.sessions.fetch_add(1, SeqCst);
-    team.start_workers(num_threads());
-    team.wake_sleepers();
-    Session(team)
+    if OWN_SESSIONS.replace(OWN_SESSIONS.get() + 1) == 0 {
+        team.sessions.fetch_add(1, SeqCst);
+        team.start_workers(num_threads());
+        team.wake_sleepers();
+    }
+    Session { team, stays: PhantomData }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, SeqCst);
+        OWN_SESSIONS.set(OWN_SESSIONS.get() - 1);
+        if OWN_SESSIONS.get() == 0 && self.team.sessions.fetch_sub(1, SeqCst) > 1 {
+            // Other callers may have a worker more now. In a forked child the team is of the parent.
+            if std::ptr::eq(TEAM.load(Acquire), self.team) {
+                self.team.call_the_roll();
+            }
+        }
     }
 }
 
@@ -175,7 +194,7 @@ pub fn run(parts: usize, job: &(dyn Fn(usize) + Sync)) {
         return;
     }
     let team = team();
-    if team.busy.swap(true, Acquire) {
+    if !team.wanted(0) || team.busy.swap(true, Acquire) {
         (0..parts).for_each(job);
         return;
     }
@@ -363,10 +382,10 @@ impl Team {
     fn work(&self, index: usize) {
         loop {
             let mut wait = Wait::new(self.spins());
-            while !(self.has_work() && wanted(index)) {
+            while !(self.has_work() && self.wanted(index)) {
                 wait.turn();
                 let tired = wait.yields > YIELDS_BEFORE_SLEEP;
-                if tired && !(self.sessions.load(SeqCst) > 0 && wanted(index)) {
+                if tired && !(self.sessions.load(SeqCst) > 0 && self.wanted(index)) {
                     self.sleep(index);
                 }
             }
@@ -388,11 +407,11 @@ impl Team {
     fn sleep(&self, index: usize) {
         let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
         // Not counted as sleepers: nobody needs to pay for waking them.
-        while !wanted(index) {
+        while !self.wanted(index) {
             bed = self.dismissed.wait(bed).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_add(1, SeqCst);
-        while !self.has_work() && self.sessions.load(SeqCst) == 0 && wanted(index) {
+        while !self.has_work() && self.sessions.load(SeqCst) == 0 && self.wanted(index) {
             bed = self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, SeqCst);
@@ -414,15 +433,16 @@ impl Team {
         self.dismissed.notify_all();
     }
 
+    /// Whether worker `index` is wanted: callers are threads that work, too.
+    #[inline]
+    fn wanted(&self, index: usize) -> bool {
+        index + self.sessions.load(SeqCst).max(1) < num_threads()
+    }
+
     /// Pauses before giving way.
     fn spins(&self) -> u32 {
         if num_threads() > self.cores { SPINS_BEFORE_YIELD_CROWDED } else { SPINS_BEFORE_YIELD }
     }
-}
-
-/// Whether worker `index` belongs to the team at its present size.
-fn wanted(index: usize) -> bool {
-    index + 1 < num_threads()
 }
 
 /// A thread's waiting: pauses, then giving way.

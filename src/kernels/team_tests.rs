@@ -97,6 +97,31 @@ fn two_callers_at_once_both_finish() {
 }
 
 #[test]
+fn callers_are_threads_of_the_team() {
+    with_threads(2, || {
+        let _session = session();
+        let inner = session();
+        let meet_soon = || (0..100).any(|_| two_parts_meet(Duration::from_millis(100)));
+        assert!(meet_soon(), "a second session of one thread counts for nothing");
+        drop(inner);
+        let (open, close) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _session = session();
+                open.wait();
+                close.wait();
+            });
+            open.wait();
+            let met = two_parts_meet(Duration::from_millis(50));
+            check(7);
+            close.wait();
+            assert!(!met, "two callers have a thread each, and no worker");
+        });
+        assert!(meet_soon(), "the worker does not come back");
+    });
+}
+
+#[test]
 fn a_panic_reaches_the_caller_and_the_team_lives_on() {
     with_threads(2, || {
         let done = AtomicU32::new(0);

@@ -1,11 +1,13 @@
 //! Trained tensors under the names of Hugging Face's checkpoints, and how they are first drawn.
 
+mod assign;
+
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
-use crate::kernels::{int8, pack, team};
+use crate::kernels::{int8, memory, pack, team};
 use crate::ops::gradient::GradientBuffer;
 use crate::ops::screen::LazyScreen;
 use crate::ops::weight::{self, HalfFormat, Weight};
@@ -14,6 +16,8 @@ use crate::random;
 
 use super::pass::Pass;
 use super::precision::Precision;
+
+pub use assign::Source;
 
 /// How parameters start.
 #[derive(Debug, Clone, Copy)]
@@ -140,77 +144,6 @@ impl Parameter {
         rows
     }
 
-    /// Replaces the values by `values`, row-major in [`Self::shape`], in the model's precision.
-    ///
-    /// # Errors
-    /// [`Error::Weights`] if their number differs, or the precision cannot hold one.
-    pub fn assign(&self, values: &[f32]) -> Result<()> {
-        if values.len() != self.count() {
-            let (got, want) = (values.len(), &self.shape);
-            return Err(Error::Weights(format!(
-                "`{}` has shape {want:?}, received {got} values",
-                self.name
-            )));
-        }
-        self.check(values)?;
-        let mut rest = values;
-        self.assign_from(|run| {
-            let (values, later) = rest.split_at(run.len());
-            run.copy_from_slice(values);
-            rest = later;
-            Ok(())
-        })
-    }
-
-    /// Replaces the values as they are read: `read` fills each run of them, in row-major order, so
-    /// that a matrix is never held a second time.
-    ///
-    /// # Errors
-    /// What `read` returns, or [`Error::Weights`] if the precision cannot hold a value; values
-    /// before the failure are replaced, later ones are not.
-    pub fn assign_from(&self, mut read: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
-        let mut outcome = Ok(());
-        let mut read = |run: &mut [f32]| {
-            read(run)?;
-            self.check(run)
-        };
-        self.change(|stored| {
-            outcome = match (&self.layout, stored) {
-                (StoredLayout::Plain, CpuStorage::F32(stored)) => {
-                    let read = read(stored);
-                    if let Some(format) = self.kept_in {
-                        let values = stored.clone();
-                        format.round(&values, stored);
-                    }
-                    read
-                }
-                (StoredLayout::Int8(scales), CpuStorage::U8(stored)) => {
-                    self.quantize(stored, scales, &mut read)
-                }
-                (_, stored) => {
-                    weight::from_row_runs(stored, self.shape[0], self.shape[1], &mut read)
-                }
-            };
-        })?;
-        outcome
-    }
-
-    fn quantize(
-        &self,
-        stored: &mut [u8],
-        scales: &Tensor,
-        read: impl FnMut(&mut [f32]) -> Result<()>,
-    ) -> Result<()> {
-        let (mut outcome, mut read) = (Ok(()), Some(read));
-        let (rows, columns) = (self.shape[0], self.shape[1]);
-        change(scales, |scales| {
-            if let (CpuStorage::F32(scales), Some(read)) = (scales, read.take()) {
-                outcome = int8::from_row_runs(rows, columns, stored, scales, read);
-            }
-        })?;
-        outcome
-    }
-
     /// Whether it is a matrix in int8.
     pub fn is_int8(&self) -> bool {
         matches!(self.layout, StoredLayout::Int8(_))
@@ -223,110 +156,6 @@ impl Parameter {
         let copy =
             |w: int8::Weight<'_>| (int8::to_rows(w.packed, rows, columns), w.scales.to_vec());
         Ok(Some(self.weight(&Pass::inference()).with_int8(scales, copy)?))
-    }
-
-    /// Replaces a matrix in int8 by `values`, row-major, and `scales` of its rows: Keras', which
-    /// divide.
-    ///
-    /// # Errors
-    /// [`Error::Weights`] if this is no matrix in int8, a length differs, a value is -128, or a scale is
-    /// not above zero and finite.
-    pub fn assign_int8(&self, values: &[i8], scales: &[f32]) -> Result<()> {
-        let wrong = |what: String| Err(Error::Weights(format!("`{}` {what}", self.name)));
-        let StoredLayout::Int8(stored_scales) = &self.layout else {
-            return wrong("is not kept in int8".to_string());
-        };
-        let (rows, columns) = (self.shape[0], self.shape[1]);
-        if values.len() != self.count() || scales.len() != rows {
-            let (got, of) = (values.len(), scales.len());
-            return wrong(format!(
-                "has shape {:?}, received {got} values, {of} scales",
-                self.shape
-            ));
-        }
-        if let Some(scale) = scales.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
-            return wrong(format!("has the scale {scale}: scales are finite and above 0"));
-        }
-        if values.contains(&i8::MIN) {
-            return wrong("has the value -128: quantised values are from -127 to 127".to_string());
-        }
-        self.change(|stored| {
-            if let CpuStorage::U8(stored) = stored {
-                int8::from_rows(values, rows, columns, stored);
-            }
-        })?;
-        change(stored_scales, |stored| {
-            if let CpuStorage::F32(stored) = stored {
-                stored.copy_from_slice(scales);
-            }
-        })
-    }
-
-    /// Refuses values that the precision cannot hold.
-    ///
-    /// # Errors
-    /// [`Error::Weights`]
-    pub fn check(&self, values: &[f32]) -> Result<()> {
-        if matches!(self.layout, StoredLayout::Int8(_)) {
-            return match values.iter().find(|value| !value.is_finite()) {
-                None => Ok(()),
-                Some(value) => Err(Error::Weights(format!(
-                    "`{}` has the value {value}, which int8 cannot hold",
-                    self.name
-                ))),
-            };
-        }
-        let Some(format) = self.kept_in else { return Ok(()) };
-        match values.iter().find(|value| format.overflows(**value)) {
-            None => Ok(()),
-            Some(value) => Err(Error::Weights(format!(
-                "`{}` has the value {value}, which the model's 16 bits cannot hold\n\
-                 hint: dtype=\"bfloat16\" and \"float32\" hold larger ones",
-                self.name
-            ))),
-        }
-    }
-
-    /// Changes the stored floats in place.
-    ///
-    /// # Errors
-    /// That of the tensor library if they are not float32, as all that is trained is.
-    pub fn update(&self, mut change: impl FnMut(&mut [f32])) -> Result<()> {
-        let mut floats = false;
-        self.change(|stored| {
-            if let CpuStorage::F32(stored) = stored {
-                floats = true;
-                change(stored);
-            }
-        })?;
-        if floats { Ok(()) } else { Err(Error::Weights(format!("`{}` is not float32", self.name))) }
-    }
-
-    fn change(&self, mut work: impl FnMut(&mut CpuStorage)) -> Result<()> {
-        change(&self.frozen, |stored| {
-            self.screen.forget();
-            work(stored);
-        })
-    }
-}
-
-/// Changes a CPU tensor in place.
-fn change(tensor: &Tensor, work: impl FnMut(&mut CpuStorage)) -> Result<()> {
-    Ok(tensor.inplace_op1(&Update(std::sync::Mutex::new(work)))?)
-}
-
-/// An in-place change of a CPU tensor.
-struct Update<F>(std::sync::Mutex<F>);
-
-impl<F: FnMut(&mut CpuStorage)> InplaceOp1 for Update<F> {
-    fn name(&self) -> &'static str {
-        "update"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, _layout: &Layout) -> candle_core::Result<()> {
-        let mut change = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        (change)(storage);
-        Ok(())
     }
 }
 
@@ -376,17 +205,18 @@ impl Parameters {
         let (var, layout) = match (self.precision, self.precision.stored()) {
             (Precision::Int8, _) => {
                 check_inputs(name, columns)?;
-                let zeros = vec![int8::OFFSET; int8::packed_len(rows, columns)];
+                let zeros = memory::filled(int8::packed_len(rows, columns), int8::OFFSET);
                 let var = Var::from_vec(zeros, int8::packed_shape(rows, columns), cpu)?;
                 (var, StoredLayout::Int8(Tensor::ones(rows, DType::F32, cpu)?))
             }
             (_, Some(format)) => {
-                (Var::zeros(shape, weight::dtype(format), cpu)?, StoredLayout::Panels)
+                let zeros = memory::zeros(pack::packed_len(rows, columns));
+                (weight::half_floats(zeros, shape, format)?, StoredLayout::Panels)
             }
             (_, None) => {
                 let panels = match &values {
                     Some(values) => Weight::pack(values, rows, columns),
-                    None => vec![0.0; pack::packed_len(rows, columns)],
+                    None => memory::zeros(pack::packed_len(rows, columns)),
                 };
                 let var = Var::from_vec(panels, shape, cpu)?;
                 return self.add(name, vec![rows, columns], var, StoredLayout::Panels);
@@ -402,7 +232,7 @@ impl Parameters {
         if let Some(parameter) = self.take_over(name, &[rows, columns]) {
             return Ok(parameter);
         }
-        let values = self.draw(rows * columns).unwrap_or_else(|| vec![0.0; rows * columns]);
+        let values = self.draw(rows * columns).unwrap_or_else(|| memory::zeros(rows * columns));
         self.plain(name, vec![rows, columns], values)
     }
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Tensor, Var};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 
 use super::gradient::GradientBuffer;
 use super::screen::LazyScreen;
@@ -184,6 +186,18 @@ pub(super) fn panels<'a>(
     })
 }
 
+/// A variable on the CPU of floats of 16 bits.
+pub fn half_floats(bits: Vec<u16>, shape: impl Into<Shape>, format: HalfFormat) -> Result<Var> {
+    match format {
+        HalfFormat::Float16 => {
+            Var::from_vec(bits.reinterpret_into::<f16>(), shape.into(), &Device::Cpu)
+        }
+        HalfFormat::Bfloat16 => {
+            Var::from_vec(bits.reinterpret_into::<bf16>(), shape.into(), &Device::Cpu)
+        }
+    }
+}
+
 /// The type of a tensor of this format.
 pub fn dtype(format: HalfFormat) -> DType {
     match format {
@@ -205,25 +219,28 @@ pub fn rows(stored: &Tensor, rows: usize, columns: usize) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// Packs a row-major `[rows, columns]` that `read` hands out in runs of whole rows, in the type of
-/// the panels `stored`.
+/// Packs the row-major `[rows, columns]` that `read` hands out, or the transposed matrix, in the type of the panels
+/// `stored`.
 ///
 /// # Errors
-/// What `read` returns; the rest of `stored` is as it was.
-pub fn from_row_runs<E>(
+/// What `read` returns; the values are then of no use.
+pub fn read<E: Send>(
     stored: &mut CpuStorage,
     rows: usize,
     columns: usize,
-    read: impl FnMut(&mut [f32]) -> std::result::Result<(), E>,
+    transposed: bool,
+    read: &pack::Read<'_, f32, E>,
 ) -> std::result::Result<(), E> {
+    let shape = (rows, columns);
     match stored {
         CpuStorage::F16(stored) => {
-            HalfFormat::Float16.from_row_runs(rows, columns, stored.reinterpret_cast_mut(), read)
+            HalfFormat::Float16.read(shape, stored.reinterpret_cast_mut(), transposed, read)
         }
         CpuStorage::BF16(stored) => {
-            HalfFormat::Bfloat16.from_row_runs(rows, columns, stored.reinterpret_cast_mut(), read)
+            HalfFormat::Bfloat16.read(shape, stored.reinterpret_cast_mut(), transposed, read)
         }
-        CpuStorage::F32(stored) => pack::from_row_runs(rows, columns, stored, read),
+        CpuStorage::F32(stored) if transposed => pack::read_columns(rows, columns, stored, read),
+        CpuStorage::F32(stored) => pack::read_rows(rows, columns, stored, read),
         _ => unreachable!("panels are floats"),
     }
 }

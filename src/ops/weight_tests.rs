@@ -44,9 +44,8 @@ fn forms(values: &[f32]) -> Vec<(&'static str, Weight, Vec<f32>, Vec<f32>)> {
     }
     let mut packed = vec![int8::OFFSET; int8::packed_len(OUTPUTS, INPUTS)];
     let mut scales = vec![0.0; OUTPUTS];
-    let mut rest = values;
-    int8::from_row_runs(OUTPUTS, INPUTS, &mut packed, &mut scales, |run| {
-        run.copy_from_slice(rest.split_off(..run.len()).unwrap());
+    int8::quantize_rows(OUTPUTS, INPUTS, &mut packed, &mut scales, &|first, run| {
+        run.copy_from_slice(&values[first..][..run.len()]);
         Ok::<(), ()>(())
     })
     .unwrap();

@@ -10,6 +10,7 @@ use super::enter::{compute, compute_interruptible};
 use super::model::{PyModel, step_dict, tokens};
 use super::optimizer::PyOptimizer;
 use super::parameters;
+use super::weight_file::{self, Filling, PyWeightFile};
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{Batch, Initialisation, Parameter, Pass};
 use crate::training::classification::{self, LabelledTexts};
@@ -57,6 +58,17 @@ impl PyClassificationHead {
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
         parameters::get(py, self.head.parameters(), name)
+    }
+
+    /// Sets parameters from datasets of `files`, each planned as (parameter, (file, dataset), whether it is
+    /// transposed, the scales as (file, dataset) or `None`).
+    fn fill(
+        &self,
+        py: Python<'_>,
+        files: Vec<PyRef<'_, PyWeightFile>>,
+        plan: Vec<Filling>,
+    ) -> PyResult<()> {
+        weight_file::fill(py, self.head.parameters(), &files, plan)
     }
 
     /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.

@@ -15,6 +15,7 @@ mod parameters;
 mod runtime;
 mod sentencepiece;
 mod tokenizer;
+mod weight_file;
 
 #[pymodule]
 mod _core {
@@ -38,7 +39,9 @@ mod _core {
     #[pymodule_export]
     use super::sentencepiece::{PySentencePiece, read_tokenizer_kind};
     #[pymodule_export]
-    use super::tokenizer::{PyTokenizer, read_tokenizer_json};
+    use super::tokenizer::{PyTokenizer, read_tokenizer, read_tokenizer_json};
+    #[pymodule_export]
+    use super::weight_file::PyWeightFile;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

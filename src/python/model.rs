@@ -13,6 +13,7 @@ use super::enter::{compute, compute_interruptible};
 use super::generation::Request;
 use super::optimizer::PyOptimizer;
 use super::parameters::{self, Int8};
+use super::weight_file::{self, Filling, PyWeightFile};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::generation;
@@ -75,6 +76,17 @@ impl PyModel {
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
         parameters::get(py, self.model.parameters(), name)
+    }
+
+    /// Sets parameters from datasets of `files`, each planned as (parameter, (file, dataset), whether it is
+    /// transposed, the scales as (file, dataset) or `None`).
+    fn fill(
+        &self,
+        py: Python<'_>,
+        files: Vec<PyRef<'_, PyWeightFile>>,
+        plan: Vec<Filling>,
+    ) -> PyResult<()> {
+        weight_file::fill(py, self.model.parameters(), &files, plan)
     }
 
     /// Replaces parameters by arrays of float32 of their shapes; nothing changes if one does not fit.

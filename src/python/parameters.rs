@@ -17,7 +17,7 @@ use crate::model::Parameter;
 pub(super) type Int8<'py> = (Bound<'py, PyArrayDyn<i8>>, Bound<'py, PyArray1<f32>>);
 
 /// The parameter of this name.
-fn find(parameters: &[Arc<Parameter>], name: &str) -> PyResult<Arc<Parameter>> {
+pub(super) fn find(parameters: &[Arc<Parameter>], name: &str) -> PyResult<Arc<Parameter>> {
     let found = parameters.iter().find(|parameter| parameter.name() == name);
     found
         .cloned()

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyDict;
 
 use super::enter::enter;
 use crate::error::{Error, Result};
+use crate::kernels::lasting::lasting;
 use crate::kernels::team;
 use crate::text::{self, Tokenizer, TokenizerOptions};
 
@@ -30,8 +32,27 @@ impl PyTokenizer {
     ) -> PyResult<Self> {
         let vocabulary = vocabulary.iter().map(read_entry).collect::<PyResult<Vec<_>>>()?;
         let options = TokenizerOptions { special_tokens, add_prefix_space };
-        let inner = enter(py, || Tokenizer::new(vocabulary, &merges, &options))?;
+        let inner = enter(py, || lasting(|| Tokenizer::new(vocabulary, &merges, &options)))?;
         Ok(PyTokenizer { inner })
+    }
+
+    /// The vocabulary from token to id, in the order in which it came.
+    fn vocabulary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let vocabulary = PyDict::new(py);
+        for (piece, id) in self.inner.vocabulary() {
+            vocabulary.set_item(piece, id)?;
+        }
+        Ok(vocabulary)
+    }
+
+    /// The merge rules, best first.
+    fn merges(&self) -> Vec<String> {
+        self.inner.merges().map(|(left, right)| format!("{left} {right}")).collect()
+    }
+
+    /// The ids of the vocabulary, ascending.
+    fn sorted_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        self.inner.sorted_ids().map(i64::from).collect::<Vec<_>>().into_pyarray(py)
     }
 
     /// Token ids of a text.
@@ -86,6 +107,22 @@ impl PyTokenizer {
     fn vocabulary_size(&self) -> usize {
         self.inner.vocabulary_size()
     }
+}
+
+/// The tokenizer of a vocabulary and merges that are files.
+#[pyfunction]
+#[pyo3(signature = (vocabulary, merges, special_tokens, add_prefix_space = false))]
+pub fn read_tokenizer(
+    py: Python<'_>,
+    vocabulary: PathBuf,
+    merges: PathBuf,
+    special_tokens: Vec<String>,
+    add_prefix_space: bool,
+) -> PyResult<PyTokenizer> {
+    let options = TokenizerOptions { special_tokens, add_prefix_space };
+    let read = || Tokenizer::from_files(&vocabulary, &merges, &options);
+    let inner = enter(py, || lasting(read))?;
+    Ok(PyTokenizer { inner })
 }
 
 /// Vocabulary, merges, added tokens, and whether a space is put in front of text.

@@ -27,26 +27,45 @@ pub(super) fn characters() -> &'static [char; 256] {
     &CHARACTERS
 }
 
+/// Code of a character of the alphabet to the byte, plus one; 0 is no character of it.
+static BYTES: LazyLock<[u16; FIRST_SUBSTITUTE as usize + 68]> = LazyLock::new(|| {
+    let mut bytes = [0; FIRST_SUBSTITUTE as usize + 68];
+    for (byte, character) in (1..).zip(CHARACTERS.iter()) {
+        bytes[*character as usize] = byte;
+    }
+    bytes
+});
+
 /// The byte that `character` stands for, if it is in the alphabet.
 fn byte(character: char) -> Option<u8> {
-    let code = character as u32;
-    if code >= FIRST_SUBSTITUTE {
-        // The substitutes ascend, so at most 68 are compared; they are rare in text.
-        return (0..=255).find(|&byte| CHARACTERS[usize::from(byte)] == character);
-    }
-    u8::try_from(code).ok().filter(|&byte| CHARACTERS[usize::from(byte)] == character)
+    let byte = BYTES.get(character as usize)?.checked_sub(1)?;
+    u8::try_from(byte).ok()
 }
 
-/// The bytes that a piece of the vocabulary stands for. A piece with a character outside the
+/// Adds the bytes that a piece of the vocabulary stands for. A piece with a character outside the
 /// alphabet (never made by BPE, but a vocabulary may hold one) stands for its own UTF-8.
-pub(super) fn bytes(piece: &str) -> Vec<u8> {
-    piece.chars().map(byte).collect::<Option<_>>().unwrap_or_else(|| piece.as_bytes().to_vec())
+pub(super) fn extend_with_bytes(bytes: &mut Vec<u8>, piece: &str) {
+    let start = bytes.len();
+    for character in piece.chars() {
+        let Some(byte) = byte(character) else {
+            bytes.truncate(start);
+            bytes.extend_from_slice(piece.as_bytes());
+            return;
+        };
+        bytes.push(byte);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    fn bytes(piece: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        extend_with_bytes(&mut bytes, piece);
+        bytes
+    }
 
     #[test]
     fn every_byte_has_its_own_visible_character() {

@@ -1,9 +1,15 @@
 //! Reads a vocabulary (`vocab.json`, `vocabulary.json`) and a merge list (`merges.txt`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs;
+use std::io::Read;
 use std::path::Path;
+use std::{fmt, fs};
 
+use serde::Deserializer;
+use serde::de::{MapAccess, Visitor};
+
+use super::bpe::Pieces;
 use crate::{Error, Result};
 
 /// Reads a JSON object that maps each piece to its id.
@@ -16,6 +22,62 @@ pub fn read_vocabulary(path: impl AsRef<Path>) -> Result<HashMap<String, u32>> {
     serde_json::from_slice(&bytes)
         .map_err(|error| Error::format(path, format!("not a JSON object of piece: id ({error})")))
 }
+
+/// The largest vocabulary or merge list that is read; a BART's have a megabyte.
+const MAX_BYTES: u64 = 8 << 20;
+
+/// The text of a file of a vocabulary.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is too large or not UTF-8.
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    let io = |source| Error::io(path, source);
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(io)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(Error::format(path, format!("has more than {MAX_BYTES} bytes")));
+    }
+    String::from_utf8(text).map_err(|_| Error::format(path, "not UTF-8"))
+}
+
+/// [`read_vocabulary`] in the order of the file.
+///
+/// # Errors
+/// As for it, and [`Error::Format`] when the file is too large.
+pub(super) fn read_pieces(path: &Path) -> Result<Pieces> {
+    /// Takes the entries of an object as they come: no text of a piece is kept twice.
+    struct Entries(Pieces);
+
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Pieces;
+
+        fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+            text.write_str("an object of piece: id")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(
+            mut self,
+            mut map: A,
+        ) -> std::result::Result<Pieces, A::Error> {
+            while let Some((piece, id)) = map.next_entry::<Cow<'de, str>, u32>()? {
+                self.0.insert(&piece, id);
+            }
+            Ok(self.0)
+        }
+    }
+
+    let text = read_text(path)?;
+    let damaged = |error| Error::format(path, format!("not a JSON object of piece: id ({error})"));
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    let entries = Entries(Pieces::with_capacity(text.len() / BYTES_PER_ENTRY));
+    let pieces = reader.deserialize_map(entries).map_err(damaged)?;
+    reader.end().map_err(damaged)?;
+    Ok(pieces)
+}
+
+/// What an entry of a vocabulary takes in its file, at least as a rule.
+const BYTES_PER_ENTRY: usize = 20;
 
 /// Reads a merge list: one merge a line, two pieces with a space between, most important first.
 /// A `#version` header and empty lines are skipped.

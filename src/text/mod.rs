@@ -1,11 +1,12 @@
 //! Text to token ids and back, in two ways: byte-level BPE, which BART has, and sentencepiece.
 //!
 //! For BPE, words are cut by GPT-2's rule ([`word_split`]), their bytes spelt in a printable alphabet
-//! ([`alphabet`]) and merged by the `tokenizers` crate; [`Tokenizer`] owns the vocabulary.
+//! ([`alphabet`]) and merged ([`bpe`]); the `tokenizers` crate finds what stays whole. [`Tokenizer`] owns the vocabulary.
 //! [`SentencePiece`] is what a `tokenizer.json` says: pieces with scores ([`unigram`]), and parts of
 //! that crate around them.
 
 mod alphabet;
+mod bpe;
 mod charsmap;
 mod files;
 mod limited;

@@ -1,15 +1,15 @@
 //! The tokenizer: vocabulary, special tokens, encoding and decoding.
 
-use std::collections::HashMap;
+use std::path::Path;
 use std::thread;
 
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl,
 };
 
 use super::alphabet;
-use super::files::parse_merge;
+use super::bpe::{Bpe, Pieces};
+use super::files::{self, parse_merge};
 use super::word_split::WordSplit;
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ const LARGEST_ID: u32 = i32::MAX as u32;
 const BYTES_PER_THREAD: usize = 1 << 16;
 
 type Pipeline =
-    TokenizerImpl<BPE, NormalizerWrapper, WordSplit, PostProcessorWrapper, DecoderWrapper>;
+    TokenizerImpl<Bpe, NormalizerWrapper, WordSplit, PostProcessorWrapper, DecoderWrapper>;
 
 /// How a [`Tokenizer`] treats text.
 #[derive(Clone, Debug, Default)]
@@ -51,19 +51,14 @@ pub struct TokenizerOptions {
 /// ```
 pub struct Tokenizer {
     pipeline: Pipeline,
-    /// The vocabulary, without the pieces we add.
-    ids: HashMap<String, u32>,
-    /// The way back: the piece and the bytes it stands for.
-    pieces: HashMap<u32, Piece>,
+    /// How many pieces the vocabulary has, without those we add.
+    count: usize,
     /// Ids from here on are ours: pieces that merges name and the vocabulary lacks.
     first_own_id: u32,
     /// Id of `<unk>`.
     unknown: Option<u32>,
-}
-
-struct Piece {
-    text: String,
-    bytes: Vec<u8>,
+    /// Ids that stand for their own text, whatever its letters.
+    special: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -74,26 +69,49 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Argument`] naming `vocabulary`, `merges` or `special_tokens`.
-    pub fn new(
-        vocabulary: impl IntoIterator<Item = (String, u32)>,
-        merges: &[String],
+    pub fn new<P: AsRef<str>>(
+        vocabulary: impl IntoIterator<Item = (P, u32)>,
+        merges: &[impl AsRef<str>],
         options: &TokenizerOptions,
     ) -> Result<Self> {
-        let ids: HashMap<String, u32> = vocabulary.into_iter().collect();
-        let pieces = invert(&ids, &options.special_tokens)?;
-        let first_own_id = ids.values().max().map_or(0, |largest| largest + 1);
-        let (all_ids, merges) = complete(&ids, merges, first_own_id)?;
-        let model = BPE::builder()
-            .vocab_and_merges(all_ids, merges)
-            .build()
-            .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        let mut pipeline = Pipeline::new(model);
+        let vocabulary = vocabulary.into_iter();
+        let mut pieces = Pieces::with_capacity(vocabulary.size_hint().0);
+        vocabulary.for_each(|(piece, id)| pieces.insert(piece.as_ref(), id));
+        Self::build(pieces, merges.iter().map(AsRef::as_ref), options)
+    }
+
+    /// Builds a tokenizer from the files of a preset, vocabulary and merges; as `new` otherwise.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`]; [`Error::Io`] when a file cannot be read, [`Error::Format`] when it is too large or
+    /// damaged.
+    pub fn from_files(
+        vocabulary: &Path,
+        merges: &Path,
+        options: &TokenizerOptions,
+    ) -> Result<Self> {
+        let pieces = files::read_pieces(vocabulary)?;
+        let text = files::read_text(merges)?;
+        let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+        Self::build(pieces, lines.filter(|line| !line.is_empty()), options)
+    }
+
+    fn build<'a>(
+        mut pieces: Pieces,
+        merges: impl Iterator<Item = &'a str>,
+        options: &TokenizerOptions,
+    ) -> Result<Self> {
+        check_ids(&pieces)?;
+        let count = pieces.len();
+        let first_own_id = pieces.ids().iter().max().map_or(0, |largest| largest + 1);
+        let added = added_tokens(&pieces, &options.special_tokens)?;
+        let unknown = pieces.id(UNKNOWN);
+        let special = options.special_tokens.iter().filter_map(|token| pieces.id(token)).collect();
+        let merges = complete(&mut pieces, merges, first_own_id)?;
+        let mut pipeline = Pipeline::new(Bpe::new(pieces, merges));
         pipeline.with_pre_tokenizer(Some(WordSplit { add_prefix_space: options.add_prefix_space }));
-        pipeline
-            .add_special_tokens(added_tokens(&ids, &options.special_tokens)?)
-            .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        let unknown = ids.get(UNKNOWN).copied();
-        Ok(Tokenizer { pipeline, ids, pieces, first_own_id, unknown })
+        pipeline.add_special_tokens(added).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(Tokenizer { pipeline, count, first_own_id, unknown, special })
     }
 
     /// Token ids of `text`. Adds no start or end token.
@@ -170,8 +188,12 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip: &[u32]) -> Result<String> {
         let mut bytes = Vec::new();
         for id in ids.iter().filter(|id| !skip.contains(id)) {
-            let piece = self.pieces.get(id).ok_or_else(|| self.no_such_id(*id))?;
-            bytes.extend_from_slice(&piece.bytes);
+            let piece = self.id_to_token(*id).ok_or_else(|| self.no_such_id(*id))?;
+            if self.special.contains(id) {
+                bytes.extend_from_slice(piece.as_bytes());
+            } else {
+                alphabet::extend_with_bytes(&mut bytes, piece);
+            }
         }
         Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
@@ -179,91 +201,105 @@ impl Tokenizer {
 
     /// The id of a piece as the vocabulary spells it, such as `"Ġfox"`.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.ids.get(token).copied()
+        self.model().pieces().id(token).filter(|id| *id < self.first_own_id)
     }
 
     /// The piece of an id as the vocabulary spells it.
     pub fn id_to_token(&self, id: u32) -> Option<&str> {
-        self.pieces.get(&id).map(|piece| piece.text.as_str())
+        if id < self.first_own_id { self.model().piece_of(id) } else { None }
     }
 
     /// The number of pieces in the vocabulary. Ids may be larger, where it has gaps.
     pub fn vocabulary_size(&self) -> usize {
-        self.ids.len()
+        self.count
+    }
+
+    /// Pieces and ids, in the order in which they came.
+    pub fn vocabulary(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.model().pieces().iter().take(self.count)
+    }
+
+    /// The ids of the vocabulary, ascending.
+    pub fn sorted_ids(&self) -> impl Iterator<Item = u32> {
+        // Ours are above all others.
+        self.model().sorted_ids().take(self.count)
+    }
+
+    /// The merges, best first.
+    pub fn merges(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.model().merges()
+    }
+
+    fn model(&self) -> &Bpe {
+        self.pipeline.get_model()
     }
 
     fn no_such_id(&self, id: u32) -> Error {
         let largest = i64::from(self.first_own_id) - 1;
         Error::argument(
             "ids",
-            format!(
-                "{id} is not in the vocabulary ({} pieces, largest id {largest})",
-                self.ids.len()
-            ),
+            format!("{id} is not in the vocabulary ({} pieces, largest id {largest})", self.count),
         )
     }
 }
 
-/// The way from ids to pieces. Special tokens stand for their own text, whatever their letters.
-fn invert(ids: &HashMap<String, u32>, special_tokens: &[String]) -> Result<HashMap<u32, Piece>> {
-    let mut pieces = HashMap::with_capacity(ids.len());
-    for (text, &id) in ids {
-        if id > LARGEST_ID {
-            let message = format!("{text:?} has id {id}; the largest allowed is {LARGEST_ID}");
-            return Err(Error::argument("vocabulary", message));
-        }
-        let special = special_tokens.contains(text);
-        let bytes = if special { text.as_bytes().to_vec() } else { alphabet::bytes(text) };
-        if let Some(Piece { text: other, .. }) =
-            pieces.insert(id, Piece { text: text.clone(), bytes })
-        {
-            // Sorted, because a HashMap gives them in any order and errors should not vary.
-            let (first, second) = if *text < other { (text, &other) } else { (&other, text) };
-            let message = format!("{first:?} and {second:?} have the same id {id}");
-            return Err(Error::argument("vocabulary", message));
-        }
+/// Refuses ids that are too large or stand for two pieces.
+fn check_ids(pieces: &Pieces) -> Result<()> {
+    let wrong = |message| Err(Error::argument("vocabulary", message));
+    if let Some((text, id)) = pieces.iter().find(|(_, id)| *id > LARGEST_ID) {
+        return wrong(format!("{text:?} has id {id}; the largest allowed is {LARGEST_ID}"));
     }
-    Ok(pieces)
+    let mut ids: Vec<u32> = pieces.ids().to_vec();
+    ids.sort_unstable();
+    let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) else {
+        return Ok(());
+    };
+    let mut names: Vec<&str> =
+        pieces.iter().filter(|(_, id)| *id == twice).map(|(piece, _)| piece).collect();
+    names.sort_unstable();
+    wrong(format!("{:?} and {:?} have the same id {twice}", names[0], names[1]))
 }
 
-/// The vocabulary with every character of the alphabet and every piece that merges name, so that
-/// nothing is lost before the last merge; and the merges in pairs.
-fn complete(
-    ids: &HashMap<String, u32>,
-    merges: &[String],
+/// Adds every character of the alphabet and every piece that merges name to the vocabulary, so that
+/// nothing is lost before the last merge. Gives the merges: two pieces and what they become.
+fn complete<'a>(
+    pieces: &mut Pieces,
+    merges: impl Iterator<Item = &'a str>,
     first_own_id: u32,
-) -> Result<(Vocab, Merges)> {
-    let mut all_ids: Vocab = ids.iter().map(|(piece, &id)| (piece.clone(), id)).collect();
+) -> Result<Vec<(u32, u32, u32)>> {
     let mut next_id = first_own_id;
-    let mut add = |piece: String| {
-        all_ids.entry(piece).or_insert_with(|| {
+    let mut id = |piece: &str| {
+        pieces.id(piece).unwrap_or_else(|| {
+            pieces.insert(piece, next_id);
             next_id += 1;
             next_id - 1
-        });
+        })
     };
+    let mut buffer = [0; 4];
     for character in alphabet::characters() {
-        add(character.to_string());
+        id(character.encode_utf8(&mut buffer));
     }
-    let mut pairs = Merges::with_capacity(merges.len());
+    let mut triples = Vec::with_capacity(merges.size_hint().0);
+    let mut whole = String::new();
     for merge in merges {
         let Some((left, right)) = parse_merge(merge)? else { continue };
-        add(left.to_owned());
-        add(right.to_owned());
-        add(format!("{left}{right}"));
-        pairs.push((left.to_owned(), right.to_owned()));
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        triples.push((id(left), id(right), id(&whole)));
     }
-    Ok((all_ids, pairs))
+    Ok(triples)
 }
 
 /// What text may name: the asked-for special tokens, `<unk>` and `<mask>`.
-fn added_tokens(ids: &HashMap<String, u32>, special_tokens: &[String]) -> Result<Vec<AddedToken>> {
+fn added_tokens(pieces: &Pieces, special_tokens: &[String]) -> Result<Vec<AddedToken>> {
     let missing: Vec<&String> =
-        special_tokens.iter().filter(|token| !ids.contains_key(*token)).collect();
+        special_tokens.iter().filter(|token| pieces.id(token).is_none()).collect();
     if !missing.is_empty() {
         let message = format!("not in the vocabulary: {missing:?}");
         return Err(Error::argument("special_tokens", message));
     }
-    let always = [UNKNOWN, MASK].into_iter().filter(|token| ids.contains_key(*token));
+    let always = [UNKNOWN, MASK].into_iter().filter(|token| pieces.id(token).is_some());
     let mut contents: Vec<&str> = special_tokens.iter().map(String::as_str).chain(always).collect();
     contents.sort_unstable();
     contents.dedup();

@@ -13,6 +13,7 @@ use super::{names, safetensors, tables, torch};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::model::classification_head::ClassificationHead;
+use crate::model::parameter::Source;
 use crate::model::{BartModel, Parameter};
 
 /// Fills the model's parameters from the files of one checkpoint: safetensors, or what `torch.save`
@@ -32,34 +33,33 @@ pub fn load(
     let plan = checkpoint.plan(model, head)?;
     checkpoint.check_copies(model.config())?;
     for (parameter, name) in plan {
-        let mut values = checkpoint.values(&name)?;
-        // Only position tables are longer than the parameter: their offset rows come first.
-        values.skip(values.remaining() - parameter.count());
-        match checkpoint.scales(&parameter, &name)? {
-            None => parameter.assign_from(|run| values.read(run))?,
-            Some(scales) => assign_quantized(&parameter, values, &scales)?,
-        }
+        let scales = checkpoint.scales(&parameter, &name)?;
+        fill(&parameter, &checkpoint.values(&name)?, scales.as_deref(), false)?;
     }
     Ok(head.is_none() && checkpoint.names.keys().any(|name| names::is_of_head(name)))
 }
 
-/// Sets a matrix from values in int8 and the scales of its rows.
-fn assign_quantized(parameter: &Parameter, mut values: Values<'_>, scales: &[f32]) -> Result<()> {
-    let mut floats = vec![0.0; parameter.count()];
-    values.read(&mut floats)?;
-    let name = parameter.name();
-    if floats.contains(&-128.0) || !scales.iter().all(|s| s.is_finite() && *s > 0.0) {
-        return Err(Error::Weights(format!(
-            "`{name}` is damaged: quantised values are from -127 to 127, scales finite and above 0"
-        )));
+/// Sets a parameter from the values of a tensor, which are divided by the `scales` of their rows if they are
+/// quantised. Of a tensor that is longer the last values count: position tables have offset rows in front.
+///
+/// # Errors
+/// `Io` if the file cannot be read, `Weights` if the values do not fit.
+pub fn fill(
+    parameter: &Parameter,
+    values: &Values<'_>,
+    scales: Option<&[f32]>,
+    transposed: bool,
+) -> Result<()> {
+    let Some(skipped) = values.count().checked_sub(parameter.count()) else {
+        let (name, shape, got) = (parameter.name(), parameter.shape(), values.count());
+        return Err(Error::Weights(format!("`{name}` has shape {shape:?}, received {got} values")));
+    };
+    if let Some(scales) = scales {
+        let read = |first: usize, run: &mut [i8]| values.read_int8(skipped + first, run);
+        return parameter.assign_from(Source::Int8 { read: &read, scales, transposed });
     }
-    if parameter.is_int8() {
-        let values: Vec<i8> = floats.iter().map(|value| *value as i8).collect();
-        return parameter.assign_int8(&values, scales);
-    }
-    let columns = parameter.shape()[1].max(1);
-    floats.iter_mut().enumerate().for_each(|(i, value)| *value /= scales[i / columns]);
-    parameter.assign(&floats)
+    let read = |first: usize, run: &mut [f32]| values.read(skipped + first, run);
+    parameter.assign_from(Source::Floats { read: &read, transposed })
 }
 
 /// Whether encoder and decoder of an untied checkpoint read different token tables.
@@ -206,12 +206,12 @@ impl Checkpoint {
         if self.tensors[left].1.shape != self.tensors[right].1.shape {
             return Ok(false);
         }
-        let (mut left, mut right) = (self.values(left)?, self.values(right)?);
-        while left.remaining() > 0 {
-            let count = left.remaining().min(COMPARED_AT_ONCE);
+        let (left, right) = (self.values(left)?, self.values(right)?);
+        for first in (0..left.count()).step_by(COMPARED_AT_ONCE) {
+            let count = COMPARED_AT_ONCE.min(left.count() - first);
             let (mut ours, mut theirs) = (vec![0.0; count], vec![0.0; count]);
-            left.read(&mut ours)?;
-            right.read(&mut theirs)?;
+            left.read(first, &mut ours)?;
+            right.read(first, &mut theirs)?;
             if ours.iter().zip(&theirs).any(|(x, y)| x.to_bits() != y.to_bits()) {
                 return Ok(false);
             }
@@ -236,9 +236,7 @@ impl Checkpoint {
         if !is_matrix || !scales.is_some_and(|(_, scales)| fits(scales)) {
             return Err(no_floats(&self.files[*file].0, name, tensor.dtype));
         }
-        let mut scales = vec![0.0; parameter.shape()[0]];
-        self.values(&scales_name)?.read(&mut scales)?;
-        Ok(Some(scales))
+        Ok(Some(self.values(&scales_name)?.to_floats()?))
     }
 
     /// The values of a tensor, to be read in order.

@@ -4,6 +4,7 @@
 //! model is listed whole in one error.
 
 pub mod checkpoint;
+pub mod hdf5;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
@@ -18,4 +19,4 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use stored::StoredTensor;
+pub use stored::{StoredTensor, Values};

@@ -1,16 +1,17 @@
 //! A tensor as a file holds it, and its values on their way out, widened to float32.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::error::{Error, Result};
+use crate::kernels::memory;
 
-/// Values that are decoded at once while a tensor with gaps is read.
-const DECODED_AT_ONCE: usize = 1 << 14;
+/// Bytes of other formats than float32 that are read at once, onto the stack.
+const BYTES_WIDENED_AT_ONCE: usize = 1 << 15;
 /// Values that a tensor with gaps may span beyond twice its own number.
 const GAPS: usize = 1 << 12;
 
@@ -104,17 +105,18 @@ pub fn byte_width(dtype: Dtype) -> usize {
     dtype.bitsize() / 8
 }
 
-/// The values of one tensor in row-major order, to be read piece by piece.
+/// The values of one tensor in row-major order. Several threads may read them at once.
+///
+/// They are read and not mapped: a mapped file that somebody cuts off meanwhile ends the process.
 pub struct Values<'a> {
     path: &'a Path,
     file: &'a File,
     dtype: Dtype,
-    /// Where in the file the next value is: another reader of the same file may have moved it.
-    at: u64,
-    remaining: usize,
-    bytes: Vec<u8>,
-    /// Only where the values are not in order.
-    gathered: Option<Gathered>,
+    /// Where in the file the first one is.
+    start: u64,
+    count: usize,
+    /// All of them, only where they are not in order.
+    gathered: Option<Vec<f32>>,
 }
 
 impl<'a> Values<'a> {
@@ -124,76 +126,116 @@ impl<'a> Values<'a> {
     /// `Format` for other types than floats and int8, and for values that lie scattered over the
     /// file.
     pub fn new(path: &'a Path, file: &'a File, name: &str, tensor: &StoredTensor) -> Result<Self> {
-        let dtype = tensor.dtype;
+        let (dtype, start, count) = (tensor.dtype, tensor.start, tensor.count());
         if !matches!(dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16 | Dtype::I8) {
             return Err(no_floats(path, name, dtype));
         }
-        let (at, remaining, bytes) = (tensor.start, tensor.count(), Vec::new());
-        let mut values = Values { path, file, dtype, at, remaining, bytes, gathered: None };
+        let mut values = Values { path, file, dtype, start, count, gathered: None };
         if let Some(strides) = &tensor.strides {
             let span = span(&tensor.shape, strides).unwrap_or(usize::MAX);
-            if span > remaining.saturating_mul(2).saturating_add(GAPS) {
+            if span > count.saturating_mul(2).saturating_add(GAPS) {
                 let message = format!(
-                    "tensor {name} has {remaining} values spread over {span} (strides {strides:?})\n\
+                    "tensor {name} has {count} values spread over {span} (strides {strides:?})\n\
                      hint: save it again after `.contiguous()`"
                 );
                 return Err(Error::format(path, message));
             }
             let mut spanned = vec![0.0; span];
-            for part in spanned.chunks_mut(DECODED_AT_ONCE) {
-                values.read_next(part)?;
-            }
-            values.gathered = Some(Gathered::new(spanned, &tensor.shape, strides));
+            values.read_in_order(0, &mut spanned)?;
+            let gathered = Gathered::new(spanned, &tensor.shape, strides);
+            values.gathered = Some(gathered.take(count).collect());
         }
         Ok(values)
     }
 
-    /// How many values have not been read yet.
-    pub fn remaining(&self) -> usize {
-        self.remaining
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
-    /// Leaves out the next `count` values.
-    pub fn skip(&mut self, count: usize) {
-        self.remaining -= count;
-        match &mut self.gathered {
-            Some(gathered) => gathered.take(count).for_each(drop),
-            None => self.at += (count * byte_width(self.dtype)) as u64,
-        }
-    }
-
-    /// Fills `out` with the next values.
+    /// All of them.
     ///
     /// # Errors
     /// `Io` if the file cannot be read.
-    pub fn read(&mut self, out: &mut [f32]) -> Result<()> {
-        self.remaining -= out.len();
-        match &mut self.gathered {
-            None => self.read_next(out),
+    pub fn to_floats(&self) -> Result<Vec<f32>> {
+        let mut floats = vec![0.0; self.count];
+        self.read(0, &mut floats)?;
+        Ok(floats)
+    }
+
+    /// Fills `out` with the values from `first` on.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be read.
+    pub fn read(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        match &self.gathered {
+            None => self.read_in_order(first, out),
             Some(gathered) => {
-                out.iter_mut().zip(gathered).for_each(|(out, value)| *out = value);
+                out.copy_from_slice(&gathered[first..][..out.len()]);
                 Ok(())
             }
         }
     }
 
-    /// The next values of the file.
-    fn read_next(&mut self, out: &mut [f32]) -> Result<()> {
-        self.bytes.resize(out.len() * byte_width(self.dtype), 0);
-        let mut file = self.file;
-        file.seek(SeekFrom::Start(self.at))
-            .and_then(|_| file.read_exact(&mut self.bytes))
-            .map_err(|e| Error::io(self.path, e))?;
-        self.at += self.bytes.len() as u64;
-        match self.dtype {
-            Dtype::F32 => decode(&self.bytes, out, f32::from_le_bytes),
-            Dtype::F64 => decode(&self.bytes, out, |x| f64::from_le_bytes(x) as f32),
-            Dtype::I8 => decode(&self.bytes, out, |x| f32::from(i8::from_le_bytes(x))),
-            Dtype::F16 => decode(&self.bytes, out, |x| f16::from_le_bytes(x).to_f32()),
-            _ => decode(&self.bytes, out, |x| bf16::from_le_bytes(x).to_f32()),
+    /// Fills `out` with whole numbers of 8 bits from the value `first` on.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be read.
+    pub fn read_int8(&self, first: usize, out: &mut [i8]) -> Result<()> {
+        match &self.gathered {
+            None => self.fill(first, memory::bytes_of_int8(out)),
+            Some(gathered) => {
+                let values = &gathered[first..][..out.len()];
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = *value as i8);
+                Ok(())
+            }
+        }
+    }
+
+    /// Values in the order of the file, widened.
+    fn read_in_order(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        if self.dtype == Dtype::F32 {
+            self.fill(first, memory::bytes_of_floats(out))?;
+            out.iter_mut().for_each(|x| *x = f32::from_bits(u32::from_le(x.to_bits())));
+            return Ok(());
+        }
+        let mut bytes = [0; BYTES_WIDENED_AT_ONCE];
+        let per_part = bytes.len() / byte_width(self.dtype);
+        for (part, out) in out.chunks_mut(per_part).enumerate() {
+            let bytes = &mut bytes[..out.len() * byte_width(self.dtype)];
+            self.fill(first + part * per_part, bytes)?;
+            match self.dtype {
+                Dtype::F64 => decode(bytes, out, |x| f64::from_le_bytes(x) as f32),
+                Dtype::I8 => decode(bytes, out, |x| f32::from(i8::from_le_bytes(x))),
+                Dtype::F16 => decode(bytes, out, |x| f16::from_le_bytes(x).to_f32()),
+                _ => decode(bytes, out, |x| bf16::from_le_bytes(x).to_f32()),
+            }
         }
         Ok(())
     }
+
+    /// The bytes of values from `first` on.
+    fn fill(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
+        let start = self.start.saturating_add((first * byte_width(self.dtype)) as u64);
+        read_exact_at(self.file, bytes, start).map_err(|e| Error::io(self.path, e))
+    }
+}
+
+/// Reads without a cursor, which threads would share.
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, start)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => (bytes, start) = (&mut bytes[count..], start + count as u64),
+        }
+    }
+    Ok(())
 }
 
 /// The error for a tensor of another type than floats.

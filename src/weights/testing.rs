@@ -123,3 +123,22 @@ pub fn safetensors() -> Vec<u8> {
     let header = br#"{"m":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#;
     [&(header.len() as u64).to_le_bytes()[..], header, &bytes()].concat()
 }
+
+/// Numbers for damage: xorshift64 (Marsaglia 2003).
+pub struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Self {
+        Random(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Random {
+    /// One below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 as usize % limit
+    }
+}

@@ -244,16 +244,11 @@ fn whole_numbers_of_every_width() {
     assert_eq!(read_pickle(b"\x8a\x09\0\0\0\0\0\0\0\0\x01."), Ok(Value::Other));
 }
 
-/// Flips bits and cuts files off, by a generator with a seed (xorshift64, Marsaglia 2003).
+/// Flips bits and cuts files off.
 #[test]
 fn damaged_files_are_refused_or_stay_within_themselves() {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |limit: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random as usize % limit
-    };
+    let mut random = Random::default();
+    let mut below = |limit: usize| random.below(limit);
     let whole = [archive(state(), false), archive(state(), true), stream(state()), safetensors()];
     for (kind, whole) in whole.iter().enumerate() {
         let mut refused = 0;

@@ -9,7 +9,7 @@ import pytest
 
 from bart_fast import _core
 from bart_fast.models import BartBackbone, BartSeq2SeqLM
-from bart_fast.presets.keras_weights import from_bfloat16
+from bart_fast.presets.hdf5 import from_bfloat16
 
 # Beside float32 logits that reach 4.3. Measured: 0.0064, 0.060, 0.0049, 0.031, 0.085 (hf_tiny has
 # the same weights).

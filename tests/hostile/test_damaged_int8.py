@@ -58,7 +58,7 @@ def _first(value):
         (_replace(f"{_KEY}/2", _first(-3)), rf"{_KEY}/2 holds scales that are not above 0"),
         (_replace(f"{_TABLE}/1", _first(np.nan)), rf"{_TABLE}/1 holds scales that are not"),
         (_replace(f"{_TABLE}/1", _first(np.inf)), rf"{_TABLE}/1 holds scales that are not"),
-        (_replace(f"{_TABLE}/0", _first(-128)), rf"{_TABLE}/0 holds -128"),
+        (_replace(f"{_TABLE}/0", _first(-128)), rf"{_TABLE}/0: `shared.weight` has the value -128"),
     ],
 )
 @pytest.mark.parametrize("dtype", [None, "float32"])
@@ -80,7 +80,7 @@ def test_damaged_int8_presets(tmp_path, damage, problem, dtype):
         ),
         (
             lambda header, data: data("shared.weight.keras_scale", b"\0"),
-            "scales finite and above 0",
+            "scales are finite and above 0",
         ),
         (lambda header, data: data("shared.weight", b"\x80"), "values are from -127 to 127"),
     ],

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,25 +121,68 @@ class BartTokenizer(Tokenizer):
             )
             raise argument_error(missing, f"must be given together with `{given}`", None)
         if vocabulary is None:
-            self.vocabulary, self.merges, self._core = None, None, None
+            self._take(None, vocabulary=None, merges=None)
+            return
+        core = self._core_of_files(vocabulary, merges)
+        if core is not None:
+            # It has all that is needed; Python's own copies are made when they are asked for.
+            self._check_special(core.token_to_id)
+            self._take(core)
             return
         vocabulary = _read_vocabulary(vocabulary)
         merges = _read_merges(merges)
-        lacking = [
-            t for t in (*self.special_tokens, *self.unsplittable_tokens) if t not in vocabulary
-        ]
+        self._check_special(vocabulary.get)
+        core = _core.Tokenizer(vocabulary, merges, self.unsplittable_tokens, self.add_prefix_space)
+        # Plain ints, whatever integers came, so that the vocabulary can be saved as JSON.
+        ids = {token: int(id) for token, id in vocabulary.items()}
+        self._take(core, vocabulary=ids, merges=merges)
+
+    def _take(self, core: _core.Tokenizer | None, **copies: Any) -> None:
+        """Replaces the core, and what was made of the old one."""
+        self._core = core
+        for name in ("vocabulary", "merges", "_ids"):
+            self.__dict__.pop(name, None)
+        self.__dict__.update(copies)
+
+    def _core_of_files(self, vocabulary: Any, merges: Any) -> _core.Tokenizer | None:
+        """The core's tokenizer of two files; `None` of anything else, or if something is wrong: the
+        way over Python's dict and list says what."""
+        if not all(isinstance(each, str | os.PathLike) for each in (vocabulary, merges)):
+            return None
+        try:
+            return _core.read_tokenizer(
+                os.fspath(vocabulary),
+                os.fspath(merges),
+                self.unsplittable_tokens,
+                self.add_prefix_space,
+            )
+        except (ValueError, OSError):
+            return None
+
+    def _check_special(self, find: Callable[[str], int | None]) -> None:
+        """Refuses a vocabulary without the tokens that it must have."""
+        tokens = dict.fromkeys((*self.special_tokens, *self.unsplittable_tokens))
+        lacking = [token for token in tokens if find(token) is None]
         if lacking:
             raise ValueError(
                 f"`vocabulary` must have the special tokens of `{type(self).__name__}`. "
-                f"Missing: {', '.join(map(repr, dict.fromkeys(lacking)))}."
+                f"Missing: {', '.join(map(repr, lacking))}."
             )
-        self._core = _core.Tokenizer(
-            vocabulary, merges, self.unsplittable_tokens, self.add_prefix_space
-        )
-        # Plain ints, whatever integers came, so that the vocabulary can be saved as JSON.
-        self.vocabulary = {token: int(id) for token, id in vocabulary.items()}
-        self.merges = merges
-        self._ids = np.array(sorted(self.vocabulary.values()), dtype=np.int64)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        """The vocabulary, from token to id; `None` if there is none yet."""
+        return self._core.vocabulary()
+
+    @cached_property
+    def merges(self) -> list[str] | None:
+        """The merge rules, the most important first; `None` if there are none yet."""
+        return self._core.merges()
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        """The ids of the vocabulary, ascending."""
+        return self._core.sorted_ids()
 
     # Text to ids.
 
@@ -258,9 +302,10 @@ class BartTokenizer(Tokenizer):
     def token_to_id(self, token: str) -> int:
         """The id of a token as the vocabulary spells it. ValueError if it is not in there."""
         self._checked_core()
-        if not isinstance(token, str) or token not in self.vocabulary:
+        id = self._special_id(token) if isinstance(token, str) else None
+        if id is None:
             raise argument_error("token", "must be in the vocabulary", token)
-        return self.vocabulary[token]
+        return id
 
     def id_to_token(self, id: int) -> str:
         """The token of an id as the vocabulary spells it. ValueError if it is not in there."""
@@ -318,7 +363,7 @@ class BartTokenizer(Tokenizer):
         return [last[-1], *before]
 
     def _special_id(self, token: str) -> int | None:
-        return None if self.vocabulary is None else self.vocabulary[token]
+        return None if self._core is None else self._core.token_to_id(token)
 
     def _checked_core(self) -> _core.Tokenizer:
         if self._core is None:
@@ -357,14 +402,15 @@ class BartTokenizer(Tokenizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # The Rust object is rebuilt from the vocabulary on the other side.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_core", "_ids")}
+        state = {"vocabulary": self.vocabulary, "merges": self.merges} | self.__dict__
+        return {key: value for key, value in state.items() if key not in ("_core", "_ids")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.set_vocabulary_and_merges(self.vocabulary, self.merges)
 
     def __repr__(self) -> str:
-        size = "none" if self.vocabulary is None else f"{len(self.vocabulary):,}"
+        size = "none" if self._core is None else f"{self._core.vocabulary_size():,}"
         return f"<{type(self).__name__} name={self.name} vocabulary={size}>"
 
 

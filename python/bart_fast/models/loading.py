@@ -101,7 +101,9 @@ def load_tokenizer(cls: type[Tokenizer], preset: presets.Preset, **kwargs: Any) 
     cls = _STANDS_FOR.get(cls, cls)
     if preset.unigram_json is not None and cls in (BartTokenizer, UnigramTokenizer):
         return _load_unigram(preset, **kwargs)
-    return cls(preset.vocabulary, preset.merges, **{**preset.tokenizer_config, **kwargs})
+    tokenizer = cls(*preset.tokenizer_sources, **{**preset.tokenizer_config, **kwargs})
+    preset.adopt_tokenizer(tokenizer)
+    return tokenizer
 
 
 def _load_unigram(preset: presets.Preset, **kwargs: Any) -> UnigramTokenizer:

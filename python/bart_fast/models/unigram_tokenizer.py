@@ -212,6 +212,9 @@ class UnigramTokenizer(BartTokenizer):
         self._checked_core()
         return list(self._special.values())
 
+    def _special_id(self, token: str) -> int | None:
+        return None if self.vocabulary is None else self.vocabulary.get(token)
+
     # Saving and loading.
 
     def get_config(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The size of a model's vocabulary: changing it, and special ids that it does not reach."""
 
+from __future__ import annotations  # Naming `np.random` would load it at import.
+
 from collections.abc import Mapping
 from typing import Any
 

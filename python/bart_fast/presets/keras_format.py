@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import tempfile
 from pathlib import Path
 
 from bart_fast import _dtypes
 
 from . import classifier, keras_weights
-from .atomic import staged_directory
 from .files import read_json, write_json, write_merges
 from .keras_names import Dimensions, Group, count_parameters, groups, int8_layers
 from .preset import Preset, default_lengths, missing_file
@@ -169,6 +167,8 @@ def save(
             those of any Keras model.
         dtype: how floats are stored; `None`: all as the model keeps it.
     """
+    from . import atomic  # Its imports are for saving.
+
     parts: dict[str, dict] = {}
     stale: tuple[str, ...] = ()
     if core_model is not None:
@@ -196,7 +196,7 @@ def save(
     if task:
         parts["task.json"] = _task_json(parts, names["task"], sampler, classification)
         stale += (classifier.WEIGHTS_FILE,)
-    with staged_directory(directory, marker="config.json", stale=stale) as folder:
+    with atomic.staged_directory(directory, marker="config.json", stale=stale) as folder:
         for name, value in parts.items():
             write_json(folder / name, value)
         if tokenizer is not None:
@@ -218,6 +218,8 @@ def save(
 
 def _save_head(folder: Path, core_head, name: str) -> None:
     """`task.weights.h5`, always float32."""
+    import tempfile
+
     table = [Group("", name), *classifier.groups_of(core_head)]
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         keras_weights.save(Path(inner), table, core_head, name=name, max_shard_size=None)

@@ -1,19 +1,15 @@
-"""Reading and writing `model.weights.h5`, whole or in shards, as Keras 3 does.
-
-Files are taken as hostile: links out of the file, storage outside it and datasets of another
-shape or kind than the configuration asks for are refused before anything is read.
-"""
+"""Reading and writing `model.weights.h5`, whole or in shards, as Keras 3 does."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from . import hdf5
 from .files import shards
 from .keras_names import Group, Variable
 
@@ -21,7 +17,6 @@ WEIGHTS_FILE = "model.weights.h5"
 SHARDS_FILE = "model.weights.json"
 SHARD_PATTERN = "model_*.weights.h5"
 
-DTYPES = ("float32", "float16", "bfloat16")
 _SHOWN = 20
 
 
@@ -42,8 +37,8 @@ def weight_files(directory: Path) -> list[Path]:
 
 def has_group(path: Path, name: str) -> bool:
     """Whether a file has a group of this path."""
-    with _open(path) as file:
-        return _find(file, name) is not None
+    with hdf5.opened([path]) as (file,):
+        return file.has_group(name)
 
 
 def load(
@@ -53,34 +48,41 @@ def load(
 
     Datasets below one of the paths `passed_over` may be there and are not read.
 
-    All names, shapes and kinds are checked before the first parameter changes; 16-bit values are
-    widened to float32, and all values take the precision of the model. One layer at a time is in
-    memory beside the model.
+    All names, shapes and kinds are checked before the first parameter changes; all values take the
+    precision of the model. A few values at a time are in memory beside the model, or a layer where
+    h5py reads the files.
 
     Raises:
         ValueError: a file is truncated or damaged, or datasets are missing, left over or
             misshapen; all of them are listed, with Keras' names.
     """
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(_open(file)) for file in files]
+    with hdf5.opened(files) as opened:
         found = _check(opened, groups, passed_over)
+        if isinstance(opened[0], hdf5.PlainFile):
+            plan = [entry for group in groups for entry in _plan(group, found[group.path])]
+            core_model.fill([file.core for file in opened], plan)
+            return
         shapes = dict(core_model.parameters())
         for group in groups:
-            _fill(core_model, group, found[group.path], shapes)
+            _fill(core_model, group, [dataset for _, dataset in found[group.path]], shapes)
+
+
+def _plan(group: Group, places: list[tuple[int, str]]) -> list[tuple]:
+    """How the core is told to fill the parameters of a group."""
+    scales = [p for v, p in zip(group.variables, places, strict=True) if v.kind == "scale"]
+    return [
+        (v.parameter, place, v.kernel, scales[0] if v.kind == "int8" else None)
+        for v, place in zip(group.variables, places, strict=True)
+        if v.kind != "scale"
+    ]
 
 
 def _fill(core_model, group: Group, datasets: list, shapes: dict) -> None:
     """Set the parameters of a group, in the precision of the model, whatever that of the file."""
     floats = {}
-    scales = next(
-        (
-            _read_scales(d)
-            for v, d in zip(group.variables, datasets, strict=True)
-            if v.kind == "scale"
-        ),
-        None,
-    )
-    for variable, dataset in zip(group.variables, datasets, strict=True):
+    variables = list(zip(group.variables, datasets, strict=True))
+    scales = next((_read_scales(d) for v, d in variables if v.kind == "scale"), None)
+    for variable, dataset in variables:
         name = variable.parameter
         if variable.kind == "scale":
             continue
@@ -95,13 +97,32 @@ def _fill(core_model, group: Group, datasets: list, shapes: dict) -> None:
         core_model.set_parameters(floats)
 
 
+def _read(dataset) -> np.ndarray:
+    values = hdf5.read(dataset)
+    if values.dtype == np.int8 and values.size and values.min() < -127:
+        raise ValueError(
+            f"`{dataset.file.filename}`: {dataset.name} holds -128; quantised values are from "
+            "-127 to 127."
+        )
+    return values
+
+
+def _read_scales(dataset) -> np.ndarray:
+    """The scales of a quantised parameter, one a row of ours."""
+    scales = np.ascontiguousarray(_read(dataset).reshape(-1))
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise ValueError(
+            f"`{dataset.file.filename}`: {dataset.name} holds scales that are not above 0 and "
+            "finite; it is damaged.\nhint: save or download it again."
+        )
+    return scales
+
+
 def holds_int8(file: Path, groups: list[Group]) -> bool:
     """Whether a file holds the token table in int8: then it is of a quantised model."""
     table = next(g for g in groups if any(v.parameter == "shared.weight" for v in g.variables))
-    with _open(file) as opened:
-        dataset = _find(opened, f"{table.vars_path}/0")
-        with _damage(file):
-            return getattr(dataset, "dtype", None) == np.int8
+    with hdf5.opened([file]) as (opened,):
+        return opened.dtype(f"{table.vars_path}/0") == "int8"
 
 
 def save(
@@ -222,57 +243,29 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
 
 
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 values from their upper 16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator:
-    """An HDF5 file for reading; whatever the library says of a damaged one is a ValueError."""
-    import h5py
-
-    with _damage(path):
-        # Locks would keep a file on a read-only or network disk from being read.
-        file = h5py.File(path, "r", locking=False)
-    with file:
-        yield file
-
-
-@contextlib.contextmanager
-def _damage(path: Path | str) -> Iterator[None]:
-    """Around calls into the HDF5 library: what it says of a damaged file becomes a ValueError."""
-    try:
-        yield
-    except PermissionError:
-        raise
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{path}` cannot be read as HDF5; it is truncated or damaged: {error}.\n"
-            "hint: save or download it again."
-        ) from error
-
-
-def _check(files: list, groups: list[Group], passed_over: tuple[str, ...]) -> dict[str, list]:
-    """The datasets of each group, in order. ValueError with everything that does not fit."""
+def _check(
+    files: list, groups: list[Group], passed_over: tuple[str, ...]
+) -> dict[str, list[tuple]]:
+    """Of each group its datasets, in order: the index of the file, and what that found. ValueError
+    with everything that does not fit."""
     problems: list[str] = []
-    found: dict[str, list] = {}
+    found: dict[str, list[tuple]] = {}
     expected: set[str] = set()
     for group in groups:
         found[group.path] = []
         for index, variable in enumerate(group.variables):
             paths = [f"{p}/vars/{index}" for p in (group.path, group.older_path) if p]
             expected.update(paths)
-            items = (_find(file, path) for path in paths for file in files)
-            dataset = next((item for item in items if item is not None), None)
-            if dataset is None:
+            items = ((i, file.find(path)) for path in paths for i, file in enumerate(files))
+            place = next((item for item in items if item[1] is not None), None)
+            if place is None:
                 problems.append(f"missing: {paths[0]} {list(variable.shape)}")
                 continue
-            problem = _unfit(dataset, variable)
+            problem = files[place[0]].difference(place[1], variable)
             if problem:
                 problems.append(problem)
-            found[group.path].append(dataset)
-    left_over = set().union(*(_all_datasets(file) for file in files)) - expected
+            found[group.path].append(place)
+    left_over = set().union(*(file.names() for file in files)) - expected
     problems += [f"not expected: {n}" for n in left_over if not n.startswith(passed_over)]
     if problems:
         problems.sort(key=lambda text: not text.startswith("missing"))
@@ -283,91 +276,3 @@ def _check(files: list, groups: list[Group], passed_over: tuple[str, ...]) -> di
             f"({len(problems)} differences):\n  " + "\n  ".join(shown)
         )
     return found
-
-
-def _find(file, path: str):
-    """The object at `path`, reached through plain groups only; None where there is none."""
-    import h5py
-
-    current = file
-    for part in path.split("/"):
-        with _damage(file.filename):
-            if not isinstance(current, h5py.Group):
-                return None
-            # A soft or external link could lead to another path, or another file.
-            if current.get(part, getclass=True, getlink=True) is not h5py.HardLink:
-                return None
-            current = current[part]
-    return current
-
-
-def _unfit(dataset, variable: Variable) -> str | None:
-    """Why this object cannot be read as that variable; None where it can."""
-    name = dataset.name.lstrip("/")
-    with _damage(dataset.file.filename):
-        return _difference(dataset, name, variable)
-
-
-def _difference(dataset, name: str, variable: Variable) -> str | None:
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset):
-        return f"misshapen: {name} is a group, expected values {list(variable.shape)}"
-    if dataset.shape != variable.shape:
-        shape = None if dataset.shape is None else list(dataset.shape)
-        return f"misshapen: {name} is {shape}, expected {list(variable.shape)}"
-    if dataset.external or dataset.is_virtual:
-        return f"not allowed: {name} keeps its values in another file"
-    if variable.kind == "int8":
-        fits, expected = dataset.dtype == np.int8, "int8"
-    else:
-        floats = (np.float16, np.float32, np.float64)
-        fits, expected = _is_bfloat16(dataset) or dataset.dtype in floats, ", ".join(DTYPES)
-    return None if fits else f"not supported: {name} has dtype {dataset.dtype}, expected {expected}"
-
-
-def _is_bfloat16(dataset) -> bool:
-    # numpy has no bfloat16: Keras writes two opaque bytes and says so beside them.
-    return dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
-
-
-def _all_datasets(file) -> set[str]:
-    """The names of all datasets. Links are not followed, and nothing is visited twice."""
-    import h5py
-
-    names: set[str] = set()
-
-    def visit(name: str, item) -> None:
-        if isinstance(item, h5py.Dataset):
-            names.add(name)
-
-    with _damage(file.filename):
-        file.visititems(visit)
-    return names
-
-
-def _read(dataset) -> np.ndarray:
-    """The values of a dataset as float32, or as the int8 they are."""
-    with _damage(dataset.file.filename):
-        values = dataset[()]
-    if dataset.dtype == np.int8:
-        if values.size and values.min() < -127:
-            raise ValueError(
-                f"`{dataset.file.filename}`: {dataset.name} holds -128; quantised values are from "
-                "-127 to 127."
-            )
-        return values
-    if _is_bfloat16(dataset):
-        return from_bfloat16(values.view(np.uint16))
-    return np.asarray(values, dtype=np.float32)
-
-
-def _read_scales(dataset) -> np.ndarray:
-    """The scales of a quantised parameter, one a row of ours."""
-    scales = np.ascontiguousarray(_read(dataset).reshape(-1))
-    if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise ValueError(
-            f"`{dataset.file.filename}`: {dataset.name} holds scales that are not above 0 and "
-            "finite; it is damaged.\nhint: save or download it again."
-        )
-    return scales

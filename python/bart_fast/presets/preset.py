@@ -11,7 +11,6 @@ from typing import Literal
 from bart_fast import _core, _dtypes
 
 from . import keras_weights
-from .atomic import unfinished
 from .files import (
     naming,
     read_merges,
@@ -96,6 +95,8 @@ class Preset:
     _backbone_config: dict | None = None
     # Hugging Face keeps ids in its configuration; Keras goes by the names in the vocabulary.
     _special_ids: dict[str, int | None] | None = None
+    # See `adopt_tokenizer`.
+    _tokenizer: object = None
 
     @property
     def has_backbone(self) -> bool:
@@ -210,6 +211,18 @@ class Preset:
             raise missing_file(self.path, self._names[1], self.format)
         return read_merges(self.merges_file)
 
+    @property
+    def tokenizer_sources(self) -> tuple:
+        """What a tokenizer of byte-level BPE is made of: vocabulary and merges, or their files if
+        they hold all of it. Errors as for `vocabulary` and `merges`."""
+        files = (self.vocabulary_file, self.merges_file)
+        whole = all(files) and self.tokenizer_file is None and not self._added_tokens
+        return files if whole else (self.vocabulary, self.merges)
+
+    def adopt_tokenizer(self, tokenizer) -> None:
+        """Ask this tokenizer, which was made of the preset, for ids, not the vocabulary's file."""
+        self._tokenizer = tokenizer
+
     @cached_property
     def tokenizer_config(self) -> dict:
         """`sequence_length` (int or None), `add_prefix_space` (bool), `unsplittable_tokens` (list
@@ -258,6 +271,8 @@ class Preset:
     def _special(self, field: str, token: str) -> int | None:
         if self._special_ids is not None:
             return self._special_ids[field]
+        if self._tokenizer is not None:
+            return self._tokenizer._special_id(token)
         known = self.vocabulary_file is not None or self.tokenizer_file is not None
         return self.vocabulary.get(token) if known else None
 
@@ -270,6 +285,8 @@ class Preset:
 
 def missing_file(directory: Path, name: str, format: str | None) -> FileNotFoundError:
     """The error for a preset that lacks a file, with what it would need."""
+    from .atomic import unfinished
+
     needs = [NEEDED[format]] if format else list(NEEDED.values())
     message = f"`{name}` is missing from the preset directory `{directory}`. {' '.join(needs)}"
     left = unfinished(directory)

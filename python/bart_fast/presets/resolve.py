@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 import os
 from pathlib import Path
 
 from . import hugging_face, kaggle
 
 _PACKAGE, _HUGGING_FACE, _KAGGLE = "package://", "hf://", "kaggle://"
-
-_log = logging.getLogger("bart_fast")
 
 
 def built_in_presets() -> dict[str, dict]:
@@ -74,7 +71,7 @@ def _first_that_works(name: str, sources: list[str], weights: bool) -> Path:
         if failures:
             _say_once(name, source, "; ".join(f"{each}: {_why(error)}" for each, error in failures))
         else:
-            _log.info("`%s` comes from %s", name, source)
+            _log().info("`%s` comes from %s", name, source)
         return directory
     listed = "".join(f"\n  {source}: {_why(error)}" for source, error in failures)
     hints = dict.fromkeys(hint for _, error in failures if (hint := _hint(error)))
@@ -84,10 +81,16 @@ def _first_that_works(name: str, sources: list[str], weights: bool) -> Path:
     )
 
 
+def _log():
+    import logging
+
+    return logging.getLogger("bart_fast")
+
+
 @functools.cache
 def _say_once(name: str, source: str, failures: str) -> None:
     # Logging writes warnings to standard error where the program has not said otherwise.
-    _log.warning("`%s` comes from %s (not from %s)", name, source, failures)
+    _log().warning("`%s` comes from %s (not from %s)", name, source, failures)
 
 
 def _why(error: Exception) -> str:

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 from . import classifier
-from .atomic import staged_directory
 from .files import (
     parse_json,
     read_json,
@@ -171,6 +170,8 @@ def save(
         classification: a classifier, see `classifier.py`, whose weights `core_head` holds; its
             texts are packed as `sequence_length` and `truncate` in it say.
     """
+    from . import atomic  # Its imports are for saving.
+
     config, stale = None, ()
     if core_model is not None:
         generation = _generation_settings(tokenizer, generation)
@@ -186,7 +187,7 @@ def save(
         stale += ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
     elif tokenizer is not None:
         stale += _STALE_TOKENIZER
-    with staged_directory(directory, marker="config.json", stale=stale) as folder:
+    with atomic.staged_directory(directory, marker="config.json", stale=stale) as folder:
         if config is not None:
             write_json(folder / "config.json", config, indent=2)
             write_json(folder / "generation_config.json", generation, indent=2)

@@ -133,6 +133,10 @@ class _Joined:
         for name, value in values.items():
             self._of(name).set_parameters({name: value})
 
+    def fill(self, files: list, plan: list) -> None:
+        for part in self._parts:
+            part.fill(files, [entry for entry in plan if self._of(entry[0]) is part])
+
     def _of(self, name: str):
         return self._parts[name.startswith("classification_head.")]
 

@@ -1,0 +1,208 @@
+//! The allocator, and memory for weights and vocabularies.
+//!
+//! mimalloc keeps what was given back, for the next training step, and rounds sizes up: both suit buffers that
+//! come and go, and neither suits weights, which come once and stay. These are laid end to end in a range of
+//! addresses of their own: no byte more than they need, in huge pages, and touched by nobody before they are
+//! written. What is given back goes back to the system; its addresses are not used again.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use mimalloc::MiMalloc;
+
+/// Smaller blocks come from mimalloc.
+const SMALLEST: usize = 1 << 16;
+/// Addresses that are set aside; memory comes only where they are used.
+const RANGE: usize = 1 << 38;
+/// Blocks begin on pages of the system: memory goes back in whole ones.
+const PAGE: usize = 1 << 12;
+
+/// Where the range begins; 0 until the first block, 1 where the system has none to give.
+static START: AtomicUsize = AtomicUsize::new(0);
+/// How much of it is used.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Whether this thread asks for memory that stays.
+    static LASTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `make`, whose large blocks of memory are taken to stay for long.
+pub fn lasting<T>(make: impl FnOnce() -> T) -> T {
+    /// Ends it also when `make` panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LASTING.set(self.0);
+        }
+    }
+    let _restore = Restore(LASTING.replace(true));
+    make()
+}
+
+/// What the whole crate allocates with.
+pub struct Allocator;
+
+// SAFETY: every block comes from mimalloc, or from `take`, which never gives an address twice; where it came
+// from, its address says, and it goes back there.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() >= SMALLEST
+            && let Some(block) = take(layout)
+        {
+            return block;
+        }
+        // SAFETY: the caller's promises are mimalloc's conditions (in all functions here).
+        unsafe { MiMalloc.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if layout.size() >= SMALLEST
+            && let Some(block) = take(layout)
+        {
+            // Fresh from the system, which gives nothing but zeros.
+            return block;
+        }
+        // SAFETY: as above.
+        unsafe { MiMalloc.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if layout.size() >= SMALLEST && is_ours(block) {
+            give_back(block, layout.size());
+            return;
+        }
+        // SAFETY: as above; the block is mimalloc's.
+        unsafe { MiMalloc.dealloc(block, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if !(layout.size() >= SMALLEST && is_ours(block)) {
+            // SAFETY: as above; the block is mimalloc's.
+            return unsafe { MiMalloc.realloc(block, layout, new_size) };
+        }
+        // SAFETY: the caller vouches for the new size, with the alignment of the old.
+        let new =
+            unsafe { MiMalloc.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
+        if !new.is_null() {
+            // SAFETY: both blocks have so many bytes, and they are two.
+            unsafe { block.copy_to_nonoverlapping(new, layout.size().min(new_size)) };
+            give_back(block, layout.size());
+        }
+        new
+    }
+}
+
+/// Whether a block lies in the range.
+#[inline]
+fn is_ours(block: *mut u8) -> bool {
+    let start = START.load(Relaxed);
+    start > 1 && block.addr().wrapping_sub(start) < RANGE
+}
+
+/// A block of the range, where this thread asks for such memory and there is some.
+#[inline]
+fn take(layout: Layout) -> Option<*mut u8> {
+    // While a thread ends there is nothing to ask.
+    if !LASTING.try_with(Cell::get).unwrap_or(false) || layout.align() > PAGE {
+        return None;
+    }
+    system::take(layout.size().checked_next_multiple_of(PAGE)?)
+}
+
+fn give_back(block: *mut u8, size: usize) {
+    system::give_back(block, size.next_multiple_of(PAGE));
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod system {
+    use super::*;
+
+    /// `size` bytes, whole pages.
+    pub(super) fn take(size: usize) -> Option<*mut u8> {
+        let start = start()?;
+        let free = |used: usize| used.checked_add(size).filter(|end| *end <= RANGE);
+        let first = USED.fetch_update(Relaxed, Relaxed, free).ok()?;
+        Some((start as *mut u8).wrapping_add(first))
+    }
+
+    /// Pages of the range that nobody uses any more.
+    pub(super) fn give_back(block: *mut u8, size: usize) {
+        // SAFETY: the pages were given to one owner, who gives them back. Failing, they stay as they are.
+        unsafe { libc::madvise(block.cast(), size, libc::MADV_DONTNEED) };
+    }
+
+    /// Where the range begins, set aside at the first call.
+    fn start() -> Option<usize> {
+        match START.load(Relaxed) {
+            0 => {}
+            1 => return None,
+            start => return Some(start),
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the system's choice touches no other.
+        let range = unsafe { libc::mmap(std::ptr::null_mut(), RANGE, protection, flags, -1, 0) };
+        let found = if range == libc::MAP_FAILED { 1 } else { range.addr() };
+        if found > 1 {
+            // SAFETY: advice on our own mapping, which changes nothing that can be read.
+            unsafe { libc::madvise(range, RANGE, libc::MADV_HUGEPAGE) };
+        }
+        match START.compare_exchange(0, found, Relaxed, Relaxed) {
+            Ok(_) => (found > 1).then_some(found),
+            Err(other) => {
+                if found > 1 {
+                    // SAFETY: another thread was faster; nobody has seen this mapping.
+                    unsafe { libc::munmap(range, RANGE) };
+                }
+                (other > 1).then_some(other)
+            }
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+mod system {
+    pub(super) fn take(_: usize) -> Option<*mut u8> {
+        None
+    }
+
+    pub(super) fn give_back(_: *mut u8, _: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lasting_blocks_are_zero_apart_and_may_grow() {
+        let sizes = [SMALLEST - 1, SMALLEST, SMALLEST + 1, 3 * SMALLEST + 5];
+        for round in 0..3_u8 {
+            let mut blocks: Vec<Vec<u8>> =
+                sizes.iter().map(|size| lasting(|| vec![0; *size])).collect();
+            for (i, block) in blocks.iter_mut().enumerate() {
+                assert!(block.iter().all(|byte| *byte == 0), "round {round}");
+                assert_eq!(
+                    is_ours(block.as_mut_ptr()),
+                    block.len() >= SMALLEST && START.load(Relaxed) > 1
+                );
+                block.fill(i as u8 + 1);
+            }
+            for (i, block) in blocks.iter_mut().enumerate() {
+                block.push(77);
+                let (last, all) = block.split_last().unwrap();
+                assert!(*last == 77 && all.iter().all(|byte| *byte == i as u8 + 1));
+                block.truncate(3);
+                block.shrink_to_fit();
+                assert_eq!(**block, [i as u8 + 1; 3]);
+            }
+        }
+        assert!(!is_ours(vec![0_u8; SMALLEST].as_mut_ptr()), "others are mimalloc's");
+    }
+}
