@@ -122,11 +122,14 @@ impl HalfFormat {
         assert_eq!(packed.len(), pack::packed_len(n, k), "the packed weight does not fit n and k");
         assert_eq!(out.len(), ids.len() * k, "`out` is not [ids, k]");
         assert!(ids.iter().all(|id| (*id as usize) < n), "an id is not below {n}");
-        let mut column = vec![0; k];
+        let mut gathered = [0; 128];
         for (row, id) in out.chunks_exact_mut(k.max(1)).zip(ids) {
-            let from = packed[pack::index(*id as usize, 0, k)..].iter().step_by(PANEL);
-            column.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            self.widen(&column, row);
+            let mut from = packed[pack::index(*id as usize, 0, k)..].iter().step_by(PANEL);
+            for part in row.chunks_mut(gathered.len()) {
+                let gathered = &mut gathered[..part.len()];
+                gathered.iter_mut().zip(&mut from).for_each(|(to, from)| *to = *from);
+                self.widen(gathered, part);
+            }
         }
     }
 }
