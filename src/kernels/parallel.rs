@@ -87,7 +87,7 @@ pub(crate) fn try_run<E: Send>(
 pub(crate) fn try_run_chunks<T: Send, E: Send>(
     data: &mut [T],
     len: usize,
-    work: &(dyn Fn(usize, &mut [T]) -> Result<(), E> + Sync),
+    work: impl Fn(usize, &mut [T]) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let total = data.len();
     let data = Disjoint::new(data);

@@ -133,10 +133,11 @@ impl Parameter {
 
     /// Reads what is kept as it is.
     fn read_plain(&self, stored: &mut [f32], read: &Read<'_, f32>) -> Result<()> {
-        parallel::try_run_chunks(stored, READ_AT_ONCE, &|part, run| {
+        parallel::try_run_chunks(stored, READ_AT_ONCE, |part, run| {
             read(part * READ_AT_ONCE, run)?;
             if let Some(format) = self.kept_in {
-                format.round(&run.to_vec(), run);
+                let values = run.to_vec();
+                format.round(&values, run);
             }
             Ok(())
         })
