@@ -12,6 +12,7 @@ engine it measures bart-fast alone.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
@@ -64,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--plot", type=Path, metavar="PATH", help="draw distances to the limit (matplotlib)")
     add("--show", type=Path, metavar="JSON", help="print and draw what `--json` wrote; no run")
     options = parser.parse_args()
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("argument --plot: needs matplotlib in this Python")
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.repeats = options.repeats or (1 if options.quick else 3)
     if options.engines and engines.OURS not in options.engines:

@@ -11,16 +11,14 @@ _COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 
 def draw(measured: dict[str, Any], path: Path) -> None:
     """Writes a PNG: for each figure that has a limit, what each engine takes beside it."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SystemExit('error: the plot needs matplotlib: `pip install ".[bench]"`') from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     threads = next(iter(measured["samples"]))
     rows = [row for row in lines(measured, threads) if _is_drawn(row)]
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.32 * len(rows)))
+    figure, axes = pyplot.subplots(figsize=(10, 1.2 + 0.32 * len(rows)))
     for colour, name in zip(_COLOURS, measured["versions"], strict=False):
         points = [(row.times_limit(name), place) for place, row in enumerate(rows)]
         points = [(times, place) for times, place in points if times is not None]
