@@ -62,10 +62,14 @@ def cores(threads: int) -> list[int]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment of a measurement: as many threads in every library, and no network."""
+    """The environment of a measurement: as many threads in every library, and no network.
+
+    Python keeps what it compiles, as it does for packages that pip has installed.
+    """
     count = str(threads)
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **kept,
         "BART_FAST_NUM_THREADS": count,
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
