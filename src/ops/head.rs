@@ -6,12 +6,11 @@ use candle_core::{Result, Tensor};
 
 use super::hidden::Hidden;
 use super::linear;
-use super::weight::{HalfFormat, Weight, panels};
+use super::weight::{Weight, panels};
 use super::{floats, on_cpu};
 pub use crate::kernels::best::{Ask, Best};
 use crate::kernels::gemm::{self, Epilogue};
 use crate::kernels::int8;
-use crate::kernels::pool::{self, Buffer};
 pub use crate::kernels::screen::Screening;
 
 /// All scores `[rows, outputs]` of `x [rows, inputs]`, in `out`: those of [`linear::linear`].
@@ -33,7 +32,7 @@ pub fn scores(
                 int8::linear(x, rows, inputs, w, outputs, bias, Epilogue::None, out);
             });
         }
-        let rounded = rounded(x, weight);
+        let rounded = linear::rounded(x, weight);
         let (stored, layout) = weight.stored().storage_and_layout();
         let w = panels(on_cpu(&stored)?, layout, weight.rounded())?;
         let x = rounded.as_deref().unwrap_or(x);
@@ -61,7 +60,7 @@ pub fn best(
                 int8::linear_best(x, rows, inputs, w, limit, bias, ask, best)
             });
         }
-        let rounded = rounded(x, weight);
+        let rounded = linear::rounded(x, weight);
         let (stored, layout) = weight.stored().storage_and_layout();
         let w = panels(on_cpu(&stored)?, layout, weight.rounded())?;
         let x = rounded.as_deref().unwrap_or(x);
@@ -75,15 +74,6 @@ pub fn best(
         }
         Ok(gemm::linear_best(x, rows, inputs, w, limit, bias, ask, best))
     })?
-}
-
-/// The inputs as a product takes them, where it rounds them.
-fn rounded(x: &[f32], weight: &Weight) -> Option<Buffer> {
-    weight.rounds_inputs().then(|| {
-        let mut rounded = pool::buffer(x.len());
-        HalfFormat::Bfloat16.round(x, &mut rounded);
-        rounded
-    })
 }
 
 /// Calls `work` with the floats of a bias, if there is one.

@@ -52,11 +52,7 @@ fn products<const N: usize>(
 ) -> Result<[Hidden; N]> {
     let inputs = layers.first().map_or(0, |(weight, _)| weight.columns());
     let rows = x.len() / inputs.max(1);
-    let rounded = layers.iter().any(|(weight, _)| weight.rounds_inputs()).then(|| {
-        let mut rounded = pool::buffer(x.len());
-        HalfFormat::Bfloat16.round(x, &mut rounded);
-        rounded
-    });
+    let rounded = layers.iter().find_map(|(weight, _)| rounded(x, weight));
     let x = rounded.as_deref().unwrap_or(x);
     let operands = layers.map(Operands::new);
     let mut outs = layers.map(|(weight, _)| pool::buffer(rows * weight.rows()));
@@ -68,6 +64,15 @@ fn products<const N: usize>(
         gemm::linear_each(x, rows, inputs, layers, epilogue);
     }
     zip(outs, layers, |out, (weight, _)| Ok(Hidden::of(out, weight.rows())))
+}
+
+/// The inputs as a product with `weight` takes them, where it rounds them.
+pub(super) fn rounded(x: &[f32], weight: &Weight) -> Option<Buffer> {
+    weight.rounds_inputs().then(|| {
+        let mut rounded = pool::buffer(x.len());
+        HalfFormat::Bfloat16.round(x, &mut rounded);
+        rounded
+    })
 }
 
 /// A layer's tensors, held so that their floats can be read.
