@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
+use crate::kernels::adafactor::Matrices;
 use crate::kernels::{int8, memory, pack, team};
 use crate::ops::gradient::GradientBuffer;
 use crate::ops::screen::LazyScreen;
@@ -142,6 +143,14 @@ impl Parameter {
         let mut rows = vec![0.0; self.count()];
         pack::to_rows(stored, self.shape[0], self.shape[1], &mut rows);
         rows
+    }
+
+    /// How its values lie as a matrix, for optimizers that look at rows and columns; `None` if it is
+    /// none.
+    pub fn matrices(&self) -> Option<Matrices> {
+        let &[rows, columns] = &self.shape[..] else { return None };
+        let lanes = if matches!(self.layout, StoredLayout::Panels) { pack::PANEL } else { 1 };
+        Some(Matrices { count: 1, rows, columns, lanes })
     }
 
     /// Whether it is a matrix in int8.

@@ -95,6 +95,20 @@ impl PyModel {
         parameters::set(py, self.model.parameters(), values)
     }
 
+    /// Puts the running means of `optimizer` in the place of the weights; with `exchange` they change places.
+    #[pyo3(signature = (optimizer, exchange = false))]
+    fn put_averages(
+        &self,
+        py: Python<'_>,
+        optimizer: &PyOptimizer,
+        exchange: bool,
+    ) -> PyResult<()> {
+        compute(py, || {
+            let _alone = self.model.lock_for_training();
+            parameters::put_averages(self.model.trainable(), optimizer, exchange)
+        })
+    }
+
     /// Values and scales of a matrix in int8; `None` for another parameter.
     fn get_int8<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Int8<'py>>> {
         parameters::get_int8(py, self.model.parameters(), name)

@@ -20,7 +20,8 @@ from bart_fast.models.streaming_mixin import StreamingMixin
 from bart_fast.models.task import Task
 from bart_fast.models.text_inputs import is_token_arrays
 from bart_fast.training.arguments import check_verbose
-from bart_fast.training.data import Batches, open_data, unpack_batch
+from bart_fast.training.batches import Batches
+from bart_fast.training.data import open_data, unpack_batch
 from bart_fast.training.fit import TrainingMixin
 
 
