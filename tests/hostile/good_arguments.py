@@ -214,6 +214,9 @@ def keras_calls(folder):
         rate = {"decay_rate": 0.5} if name in ("ExponentialDecay", "InverseTimeDecay") else {}
         path = f"optimizers.schedules.{name}"
         found[path] = (find(path), {**decay, **rate})
+    restarts = {"initial_learning_rate": 0.1, "first_decay_steps": 3}
+    path = "optimizers.schedules.CosineDecayRestarts"
+    found[path] = (schedules.CosineDecayRestarts, restarts)
     pieces = {"boundaries": [1, 2], "values": [0.1, 0.2, 0.3]}
     found["optimizers.schedules.PiecewiseConstantDecay"] = (
         schedules.PiecewiseConstantDecay,
@@ -229,6 +232,11 @@ def keras_calls(folder):
         found[f"metrics.{type(metric).__name__}.update_state"] = (metric.update_state, batch)
     found["metrics.MeanMetricWrapper"] = (metrics.MeanMetricWrapper, {"fn": len})
     found["metrics.Mean.update_state"] = (metrics.Mean().update_state, {"values": [1.0, 2.0]})
+    finalize = optimizers.AdamW(use_ema=True)
+    finalize.apply({"w": np.ones(2, np.float32)}, {"w": np.ones(2, np.float32)})
+    path = "optimizers.AdamW.finalize_variable_values"
+    found[path] = (finalize.finalize_variable_values, {"parameters": {}})
+    found["callbacks.CSVLogger"] = (callbacks.CSVLogger, {"filename": folder})
     found["callbacks.ModelCheckpoint"] = (callbacks.ModelCheckpoint, {"filepath": folder})
     found["callbacks.LearningRateScheduler"] = (callbacks.LearningRateScheduler, {"schedule": len})
     return found

@@ -4,7 +4,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -262,6 +262,8 @@ class Optimizer:
         Returns:
             dict of str to float32 array. With `use_ema` the mean of each, else itself.
         """
+        if not isinstance(parameters, Mapping):
+            raise argument_error("parameters", "must be a dict from name to array", parameters)
         if not self.use_ema or self._core is None:
             return dict(parameters)
         state = self._core.state()
