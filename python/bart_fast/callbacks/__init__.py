@@ -4,6 +4,7 @@ from bart_fast.callbacks.callback import Callback
 from bart_fast.callbacks.callback_list import CallbackList
 from bart_fast.callbacks.csv_logger import CSVLogger
 from bart_fast.callbacks.early_stopping import EarlyStopping
+from bart_fast.callbacks.generation_metrics import GenerationMetrics
 from bart_fast.callbacks.history import History
 from bart_fast.callbacks.lambda_callback import LambdaCallback
 from bart_fast.callbacks.learning_rate_scheduler import LearningRateScheduler
@@ -20,6 +21,7 @@ __all__ = [
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "GenerationMetrics",
     "History",
     "LambdaCallback",
     "LearningRateScheduler",
