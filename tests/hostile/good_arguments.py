@@ -17,7 +17,7 @@ from tiny_models import (
 )
 
 import bart_fast
-from bart_fast import callbacks, losses, metrics, models, optimizers, samplers
+from bart_fast import callbacks, losses, metrics, models, optimizers, pretraining, samplers
 from bart_fast.optimizers import schedules
 
 PAIRS = {"encoder_text": ["ab", "cd"], "decoder_text": ["ab", "cd"]}
@@ -46,6 +46,7 @@ def good_calls(folder):
         **model_calls(model),
         **training_calls(),
         **classifier_calls(classifier),
+        **pretraining_calls(),
         **file_calls(folder, model, classifier),
         **text_calls(folder, model.preprocessor, classifier.preprocessor),
         **keras_calls(str(folder)),
@@ -80,12 +81,40 @@ def model_calls(model):
 def training_calls():
     model = tiny_model()
     silent = {"x": PAIRS, "verbose": 0}
+    generated = {**silent, "metrics": ["exact_match"]}
     on_batch = "BartSeq2SeqLM.train_on_batch BartSeq2SeqLM.test_on_batch"
     return {
         **calls_of("BartSeq2SeqLM.compile", {}, tiny_model()),
         **calls_of("BartSeq2SeqLM.fit BartSeq2SeqLM.evaluate", silent, model),
+        **calls_of("BartSeq2SeqLM.evaluate_generation", generated, model),
+        "callbacks.GenerationMetrics": (
+            lambda **given: generation_metrics(model, **given),
+            {"x": PAIRS, "metrics": ["exact_match"]},
+        ),
         **calls_of(on_batch + " BartSeq2SeqLM.predict_on_batch", {"x": PAIRS}, model),
         **quantize_calls(),
+    }
+
+
+def generation_metrics(model, **given):
+    """Made, and used once: what is to be compared is looked at then."""
+    watched = callbacks.GenerationMetrics(**given)
+    watched.set_model(model)
+    watched.on_epoch_end(0, {})
+
+
+def pretraining_calls():
+    made = tiny_preprocessor()
+    vocabulary = {**VOCABULARY, "<mask>": len(VOCABULARY)}
+    tokenizer = models.BartTokenizer(vocabulary, [])
+    denoiser = pretraining.Denoiser(tokenizer)
+    texts = {"texts": ["ab cd", "ef"]}
+    dataset = {**texts, "preprocessor": made, "denoiser": denoiser}
+    return {
+        **calls_of("pretraining.Denoiser", {"tokenizer": tokenizer}),
+        **calls_of("pretraining.DenoisingDataset", dataset),
+        "pretraining.Denoiser.__call__": (denoiser, texts),
+        "pretraining.Denoiser.noise": (denoiser.noise, {"text": "ab cd"}),
     }
 
 
@@ -227,6 +256,8 @@ def keras_calls(folder):
     batch = {"y_true": np.zeros((2, 3), int), "y_pred": np.zeros((2, 3, 5))}
     path = "losses.SparseCategoricalCrossentropy.__call__"
     found[path] = (losses.SparseCategoricalCrossentropy(from_logits=True), batch)
+    texts = {"y_true": ["a"], "y_pred": ["b"]}
+    found["metrics.ExactMatch.update_state"] = (metrics.ExactMatch().update_state, texts)
     counted = (metrics.SparseCategoricalAccuracy(), metrics.Perplexity(from_logits=True))
     for metric in (*counted, metrics.MeanMetricWrapper(lambda y_true, y_pred: 1.0)):
         found[f"metrics.{type(metric).__name__}.update_state"] = (metric.update_state, batch)

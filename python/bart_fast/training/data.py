@@ -137,6 +137,8 @@ def unpack_batch(batch: Any) -> RawBatch:
 def is_packed(data: Any) -> bool:
     """Whether `data` is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and not a list of batches."""
     if isinstance(data, list):
+        if len(data) == 1:
+            return not isinstance(data[0], tuple)
         return bool(data) and not any(isinstance(each, Mapping | tuple) for each in data[1:])
     return isinstance(data, tuple)
 
