@@ -2,7 +2,8 @@
 
 mod assign;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -14,6 +15,7 @@ use crate::ops::weight::{self, HalfFormat, Weight};
 use crate::ops::with_floats;
 use crate::random;
 
+use super::low_rank::LowRank;
 use super::pass::Pass;
 use super::precision::Precision;
 
@@ -52,6 +54,10 @@ pub struct Parameter {
     gradient: GradientBuffer,
     /// Place for a coarse copy, where it is multiplied for the best of its outputs.
     screen: Arc<LazyScreen>,
+    /// Whether training changes it.
+    trainable: AtomicBool,
+    /// What is added to a matrix, if anything is.
+    low_rank: RwLock<Option<Arc<LowRank>>>,
 }
 
 /// How the values of a parameter lie in its tensor.
@@ -95,9 +101,34 @@ impl Parameter {
         &self.var
     }
 
-    /// The stored tensor, tracked if `pass` is for training.
+    /// Whether training changes it.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable.load(Ordering::Relaxed)
+    }
+
+    /// Says whether training changes it, from the next step on.
+    pub fn set_trainable(&self, trainable: bool) {
+        self.trainable.store(trainable, Ordering::Relaxed);
+    }
+
+    /// What is added to the matrix, if anything is.
+    pub fn low_rank(&self) -> Option<Arc<LowRank>> {
+        self.low_rank.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what is added to the matrix from the next pass on.
+    pub(super) fn set_low_rank(&self, low_rank: Option<Arc<LowRank>>) {
+        *self.low_rank.write().unwrap_or_else(PoisonError::into_inner) = low_rank;
+    }
+
+    /// Whether a pass wants its gradient.
+    fn is_trained_in(&self, pass: &Pass) -> bool {
+        pass.is_training() && self.is_trainable()
+    }
+
+    /// The stored tensor, tracked if `pass` trains it.
     pub fn tensor(&self, pass: &Pass) -> &Tensor {
-        if pass.is_training() { self.var.as_tensor() } else { &self.frozen }
+        if self.is_trained_in(pass) { self.var.as_tensor() } else { &self.frozen }
     }
 
     /// The same as a matrix. Training computes with the float32 weights as they are.
@@ -108,7 +139,8 @@ impl Parameter {
         }
         let weight = Weight::new(self.tensor(pass).clone(), rows, columns);
         match self.rounded {
-            _ if pass.is_training() => weight.gathering_in(self.gradient.clone()),
+            _ if self.is_trained_in(pass) => weight.gathering_in(self.gradient.clone()),
+            _ if pass.is_training() => weight,
             Some(format) => weight.rounded_to(format).screened_by(self.screen.clone()),
             None => weight.screened_by(self.screen.clone()),
         }
@@ -142,6 +174,11 @@ impl Parameter {
         let mut rows = vec![0.0; self.count()];
         pack::to_rows(stored, self.shape[0], self.shape[1], &mut rows);
         rows
+    }
+
+    /// Whether its values are kept in float32, and are not rounded when they change.
+    pub fn keeps_float32(&self) -> bool {
+        !self.is_int8() && self.kept_in.is_none()
     }
 
     /// Whether it is a matrix in int8.
@@ -279,6 +316,8 @@ impl Parameters {
             frozen,
             gradient: GradientBuffer::default(),
             screen: Arc::default(),
+            trainable: AtomicBool::new(true),
+            low_rank: RwLock::default(),
         });
         self.list.push(parameter.clone());
         Ok(parameter)

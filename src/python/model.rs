@@ -70,7 +70,7 @@ impl PyModel {
 
     /// Number of trained values.
     fn count_parameters(&self) -> usize {
-        self.model.trainable().map(|parameter| parameter.count()).sum()
+        self.model.learned().map(|parameter| parameter.count()).sum()
     }
 
     /// A copy of a parameter (float32).
@@ -118,12 +118,12 @@ impl PyModel {
 
     /// Refuses a precision that cannot be trained, before any work is done.
     fn check_trainable(&self) -> PyResult<()> {
-        Ok(self.model.precision().check_trainable()?)
+        Ok(self.model.check_trainable()?)
     }
 
     /// Bytes that the trained values take in a file of the model's precision.
     fn count_bytes(&self) -> usize {
-        self.model.trainable().map(|parameter| parameter.bytes()).sum()
+        self.model.learned().map(|parameter| parameter.bytes()).sum()
     }
 
     /// A copy of the model in another precision.

@@ -1,0 +1,82 @@
+//! Low-rank adaptation (LoRA; Hu et al. 2021, arXiv:2106.09685): beside a matrix `W` that stays as it
+//! is, `scale * (x A^T) B^T` with few trained values is added to `x W^T`.
+
+use std::sync::Arc;
+
+use super::parameter::{Initialisation, Parameter, Parameters};
+use super::pass::Pass;
+use super::precision::Precision;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::ops::hidden::Hidden;
+use crate::random;
+
+/// What is added to one matrix `[outputs, inputs]`: float32, whatever the matrix is kept in.
+#[derive(Debug)]
+pub struct LowRank {
+    /// `A [rank, inputs]`
+    down: Arc<Parameter>,
+    /// `B [outputs, rank]`, at first zero: nothing is added then.
+    up: Arc<Parameter>,
+    scale: f32,
+}
+
+impl LowRank {
+    /// An addition to `matrix`, `A` drawn as Keras does (He et al. 2015, arXiv:1502.01852: uniform within
+    /// `sqrt(6 / inputs)`).
+    ///
+    /// # Errors
+    /// `Argument` for a rank that is 0 or larger than the matrix.
+    pub fn beside(
+        matrix: &Parameter,
+        rank: usize,
+        alpha: f64,
+        (seed, stream): (u64, u64),
+    ) -> Result<Self> {
+        let (outputs, inputs) = (matrix.shape()[0], matrix.shape()[1]);
+        if rank == 0 || rank > outputs.min(inputs) {
+            let most = outputs.min(inputs);
+            let name = matrix.name();
+            let message = format!("must be 1 to {most} for `{name}`, received {rank}");
+            return Err(Error::argument("rank", message));
+        }
+        let name = matrix.name().trim_end_matches(".weight");
+        let mut parameters = Parameters::new(Initialisation::Zeros, Precision::Float32);
+        let down = parameters.matrix(&format!("{name}.lora_A.weight"), rank, inputs)?;
+        let up = parameters.matrix(&format!("{name}.lora_B.weight"), outputs, rank)?;
+        let limit = (6.0 / inputs as f32).sqrt();
+        let draw = |i| random::unit_f32(random::uniform_u32(seed, stream, i)) * 2.0 - 1.0;
+        let values: Vec<f32> = (0..(rank * inputs) as u64).map(|i| draw(i) * limit).collect();
+        down.assign(&values)?;
+        Ok(LowRank { down, up, scale: (alpha / rank as f64) as f32 })
+    }
+
+    /// `scale * (x A^T) B^T`, for `x [rows, inputs]`.
+    pub fn forward(&self, x: &Hidden, pass: &Pass) -> Result<Hidden> {
+        let inner = ops::linear::linear(x, &self.down.weight(pass), None)?;
+        let inner = ops::scale::scale(inner, self.scale)?;
+        Ok(ops::linear::linear(&inner, &self.up.weight(pass), None)?)
+    }
+
+    /// `A` and `B`.
+    pub fn parameters(&self) -> [&Arc<Parameter>; 2] {
+        [&self.down, &self.up]
+    }
+
+    /// `W + scale * B A`, row-major, for the `values` of `W`.
+    ///
+    /// # Errors
+    /// Only what the tensor library reports.
+    pub fn merged(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let (rank, inputs) = (self.down.shape()[0], self.down.shape()[1]);
+        let (down, up) = (self.down.values()?, self.up.values()?);
+        let mut merged = values.to_vec();
+        for (row, up) in merged.chunks_exact_mut(inputs).zip(up.chunks_exact(rank)) {
+            for (&factor, down) in up.iter().zip(down.chunks_exact(inputs)) {
+                let factor = factor * self.scale;
+                row.iter_mut().zip(down).for_each(|(w, d)| *w += factor * d);
+            }
+        }
+        Ok(merged)
+    }
+}
