@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::backbone::BartModel;
-use super::low_rank::LowRank;
+use super::low_rank::{LowRank, RankOptions};
 use super::parameter::Parameter;
 use crate::error::{Error, Result};
 
@@ -100,8 +100,8 @@ fn parameters(set: &[Addition]) -> Vec<Arc<Parameter>> {
 }
 
 impl BartModel {
-    /// Adds a set of additions of `rank` to the matrices `names`, and puts it in use. They begin as
-    /// nothing.
+    /// Adds a set of additions to the matrices `names`, and puts it in use. They begin as nothing. With
+    /// `by_head` projections to queries, keys and values have one `B` for all heads.
     ///
     /// # Errors
     /// `Argument` if there is a set of this name, a matrix cannot have one, or one is merged.
@@ -109,8 +109,8 @@ impl BartModel {
         &self,
         adapter: &str,
         names: &[String],
-        rank: usize,
-        alpha: f64,
+        (rank, alpha): (usize, f64),
+        by_head: bool,
         seed: u64,
     ) -> Result<()> {
         let mut state = self.adapters().lock();
@@ -126,7 +126,9 @@ impl BartModel {
                 let message = format!("`{name}` is no matrix of a layer");
                 return Err(Error::argument("target_layer_names", message));
             };
-            let low_rank = Arc::new(LowRank::beside(&matrix, rank, alpha, (seed, stream as u64))?);
+            let heads = if by_head { self.heads_of(name) } else { 1 };
+            let options = RankOptions { rank, alpha, heads };
+            let low_rank = Arc::new(LowRank::beside(&matrix, options, (seed, stream as u64))?);
             set.push(Addition { matrix, low_rank });
         }
         state.sets.insert(adapter.to_owned(), set);
@@ -226,6 +228,16 @@ impl BartModel {
         let state = self.adapters().lock();
         state.check_known(adapter)?;
         Ok(parameters(&state.sets[adapter]))
+    }
+
+    /// Heads into which the outputs of a matrix are split.
+    fn heads_of(&self, name: &str) -> usize {
+        let projects = ["q_proj", "k_proj", "v_proj"].iter().any(|part| name.contains(part));
+        match (projects, name.starts_with("encoder.")) {
+            (false, _) => 1,
+            (true, true) => self.config().encoder_attention_heads,
+            (true, false) => self.config().decoder_attention_heads,
+        }
     }
 
     /// Matrices of the layers: those that can have additions.

@@ -72,6 +72,17 @@ impl Hidden {
         self.width
     }
 
+    /// The same floats as rows of another width, which divides them.
+    pub fn with_width(self, width: usize) -> Result<Self> {
+        match self.values {
+            Values::Floats(floats) => Ok(Self::of(floats, width)),
+            Values::Tensor(tensor) => {
+                let rows = tensor.elem_count() / width.max(1);
+                tensor.contiguous()?.reshape((rows, width))?.try_into()
+            }
+        }
+    }
+
     /// The rows as a tensor, a copy where they are none yet.
     pub fn tensor(&self) -> Result<Tensor> {
         match &self.values {

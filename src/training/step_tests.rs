@@ -58,11 +58,11 @@ fn drawn(config: BartConfig) -> BartModel {
 }
 
 /// A frozen model with additions of rank 2 to half of its matrices, which are not zero any more.
-fn adapted(precision: Precision) -> BartModel {
+fn adapted(precision: Precision, by_head: bool) -> BartModel {
     let model = tiny(0.1).to_precision(precision).unwrap();
     model.parameters().iter().for_each(|parameter| parameter.set_trainable(false));
     let names: Vec<String> = model.adaptable().step_by(2).map(|p| p.name().to_owned()).collect();
-    model.add_adapter("one", &names, 2, 3.0, 7).unwrap();
+    model.add_adapter("one", &names, (2, 3.0), by_head, 7).unwrap();
     for (i, parameter) in model.adapter_parameters("one").unwrap().iter().enumerate() {
         let mut values = vec![0.0; parameter.count()];
         random::fill_normal(13, i as u64, 0.2, &mut values);
@@ -105,7 +105,7 @@ fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_gradient_is_the_slope_of_the_loss() {
-    for model in [tiny(0.0), tiny(0.2), tiny_mbart(0.2), adapted(Precision::Float32)] {
+    for model in [tiny(0.0), tiny(0.2), tiny_mbart(0.2), adapted(Precision::Float32, true)] {
         let examples = examples(&model);
         let gradients = gradients_of(&model, &examples);
         for (i, (parameter, gradient)) in model.trainable().iter().zip(&gradients).enumerate() {
@@ -139,7 +139,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
 
 #[test]
 fn kernels_and_portable_way_agree_on_loss_and_every_gradient() {
-    for model in [tiny(0.0), tiny(0.3), tiny_mbart(0.3), adapted(Precision::Float32)] {
+    for model in [tiny(0.0), tiny(0.3), tiny_mbart(0.3), adapted(Precision::Float32, true)] {
         let examples = examples(&model);
         let run = || (loss_of(&model, &examples), gradients_of(&model, &examples));
         let Both { kernel, portable } = in_way(run);
@@ -226,13 +226,19 @@ fn what_is_frozen_has_no_gradient_and_changes_no_other() {
 
 #[test]
 fn additions_of_zero_change_no_bit_and_merge_and_unmerge() {
-    let model = tiny(0.0);
-    let examples = examples(&model);
-    let loss = || loss_of(&model, &examples);
+    for by_head in [false, true] {
+        check_additions(&tiny(0.0), by_head);
+    }
+}
+
+fn check_additions(model: &BartModel, by_head: bool) {
+    let examples = examples(model);
+    let loss = || loss_of(model, &examples);
+    let values = |p: &Arc<Parameter>| p.values().unwrap();
     let (before, weights) =
-        (loss(), || -> Vec<_> { model.parameters().iter().map(|p| p.values().unwrap()).collect() });
+        (loss(), || -> Vec<_> { model.parameters().iter().map(values).collect() });
     let names: Vec<String> = model.adaptable().map(|p| p.name().to_owned()).collect();
-    model.add_adapter("one", &names, 3, 6.0, 7).unwrap();
+    model.add_adapter("one", &names, (3, 6.0), by_head, 7).unwrap();
     assert_eq!(loss().to_bits(), before.to_bits());
     for parameter in model.adapter_parameters("one").unwrap() {
         let mut values = vec![0.0; parameter.count()];
@@ -259,7 +265,7 @@ fn additions_learn_on_weights_of_any_precision_which_stay() {
         "amsgrad": false}"#;
     let both = in_way(|| {
         for precision in Precision::ALL {
-            let model = adapted(precision);
+            let model = adapted(precision, false);
             let examples = examples(&model);
             let config = crate::training::optimizer::OptimizerConfig::from_json(config).unwrap();
             let mut optimizer = Optimizer::new(config);
