@@ -40,7 +40,14 @@ impl Adapters {
             return Vec::new();
         }
         let set = state.in_use.as_ref().and_then(|name| state.sets.get(name));
-        set.map_or_else(Vec::new, |set| parameters(set))
+        let mut trainable = set.map_or_else(Vec::new, |set| parameters(set));
+        trainable.retain(|parameter| parameter.is_trainable());
+        trainable
+    }
+
+    /// All parameters of all sets.
+    pub(super) fn parameters(&self) -> Vec<Arc<Parameter>> {
+        self.lock().sets.values().flat_map(|set| parameters(set)).collect()
     }
 
     /// The same sets beside the matrices of another model, those that it has.
@@ -238,6 +245,21 @@ impl BartModel {
             (true, true) => self.config().encoder_attention_heads,
             (true, false) => self.config().decoder_attention_heads,
         }
+    }
+
+    /// Says of all sets whether training changes them when they are in use.
+    pub fn set_adapters_trainable(&self, trainable: bool) {
+        self.adapters().parameters().iter().for_each(|each| each.set_trainable(trainable));
+    }
+
+    /// `alpha` over the rank of a set.
+    ///
+    /// # Errors
+    /// `Argument` if there is none of this name.
+    pub fn adapter_scale(&self, adapter: &str) -> Result<f32> {
+        let state = self.adapters().lock();
+        state.check_known(adapter)?;
+        Ok(state.sets[adapter].first().map_or(1.0, |addition| addition.low_rank.scale()))
     }
 
     /// Matrices of the layers: those that can have additions.

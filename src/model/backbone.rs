@@ -68,11 +68,16 @@ impl BartModel {
         let tables = config.parameter_count() - without.parameter_count();
         Error::check_room("token tables of this size", tables)?;
         let parameters = Parameters::taking_over(&self.parameters, self.precision);
-        Ok(self.with_adapters_of_mine(Self::of(config, parameters)?))
+        Ok(self.with_training_of_mine(Self::of(config, parameters)?))
     }
 
-    /// `other` with the same adapters.
-    fn with_adapters_of_mine(&self, other: Self) -> Self {
+    /// `other` with the same adapters, and the same of it trained.
+    fn with_training_of_mine(&self, other: Self) -> Self {
+        for parameter in &other.parameters {
+            if let Some(mine) = self.parameters.iter().find(|p| p.name() == parameter.name()) {
+                parameter.set_trainable(mine.is_trainable());
+            }
+        }
         let adapters = self.adapters.carried_to(&other.parameters);
         BartModel { adapters, ..other }
     }
@@ -114,7 +119,7 @@ impl BartModel {
                 _ => to.assign(&from.values()?)?,
             }
         }
-        Ok(self.with_adapters_of_mine(other))
+        Ok(self.with_training_of_mine(other))
     }
 
     /// In which numbers its weights are kept and multiplied.

@@ -77,6 +77,11 @@ impl LowRank {
         Ok(y.with_width(heads * width)?)
     }
 
+    /// `alpha` over the rank.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// `A` and `B`.
     pub fn parameters(&self) -> [&Arc<Parameter>; 2] {
         [&self.down, &self.up]

@@ -194,6 +194,27 @@ impl Parameter {
             |w: int8::Weight<'_>| (int8::to_rows(w.packed, rows, columns), w.scales.to_vec());
         Ok(Some(self.weight(&Pass::inference()).with_int8(scales, copy)?))
     }
+
+    /// [`Self::values`] with what is added to the matrix: what a file gets.
+    pub fn merged_values(&self) -> Result<Vec<f32>> {
+        let values = self.values()?;
+        match self.low_rank() {
+            Some(low_rank) => low_rank.merged(&values),
+            None => Ok(values),
+        }
+    }
+
+    /// [`Self::int8_values`] with what is added to the matrix, quantised anew.
+    pub fn merged_int8_values(&self) -> Result<Option<(Vec<i8>, Vec<f32>)>> {
+        if self.low_rank().is_none() || !self.is_int8() {
+            return self.int8_values();
+        }
+        let merged = self.merged_values()?;
+        let mut values = vec![0; merged.len()];
+        let rows = merged.chunks(self.shape[1].max(1)).zip(values.chunks_mut(self.shape[1].max(1)));
+        let scales = rows.map(|(row, values)| int8::quantize_row(row, values)).collect();
+        Ok(Some((values, scales)))
+    }
 }
 
 /// Makes parameters and keeps their list, in the order of the checkpoint.

@@ -73,9 +73,15 @@ impl PyModel {
         self.model.learned().map(|parameter| parameter.count()).sum()
     }
 
-    /// A copy of a parameter (float32).
-    fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        parameters::get(py, self.model.parameters(), name)
+    /// A copy of a parameter (float32); `merged`: with what the adapter in use adds to it.
+    #[pyo3(signature = (name, merged = false))]
+    fn get_parameter<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        merged: bool,
+    ) -> PyResult<Floats<'py>> {
+        parameters::get(py, self.model.parameters(), name, merged)
     }
 
     /// Sets parameters from datasets of `files`, each planned as (parameter, (file, dataset), whether it is
@@ -94,9 +100,16 @@ impl PyModel {
         parameters::set(py, self.model.parameters(), values)
     }
 
-    /// Values and scales of a matrix in int8; `None` for another parameter.
-    fn get_int8<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Int8<'py>>> {
-        parameters::get_int8(py, self.model.parameters(), name)
+    /// Values and scales of a matrix in int8; `None` for another parameter. `merged`: with what the
+    /// adapter in use adds to it.
+    #[pyo3(signature = (name, merged = false))]
+    fn get_int8<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        merged: bool,
+    ) -> PyResult<Option<Int8<'py>>> {
+        parameters::get_int8(py, self.model.parameters(), name, merged)
     }
 
     /// Replaces a matrix in int8 by values of its shape and the scales of its rows, which divide.
@@ -114,6 +127,19 @@ impl PyModel {
     #[getter]
     fn dtype(&self) -> &'static str {
         self.model.precision().name()
+    }
+
+    /// Names of the parameters that training changes, those of the adapter in use among them.
+    fn trainable(&self) -> Vec<String> {
+        self.model.trainable().iter().map(|parameter| parameter.name().to_owned()).collect()
+    }
+
+    /// Says of parameters whether training changes them.
+    fn set_trainable(&self, names: Vec<String>, trainable: bool) -> PyResult<()> {
+        let find = |name: &String| parameters::find(self.model.parameters(), name);
+        let found = names.iter().map(find).collect::<PyResult<Vec<_>>>()?;
+        found.iter().for_each(|parameter| parameter.set_trainable(trainable));
+        Ok(())
     }
 
     /// Refuses a precision that cannot be trained, before any work is done.
