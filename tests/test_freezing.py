@@ -81,7 +81,7 @@ def test_a_frozen_backbone_has_its_classifier_trained_alone():
     model = bart_fast.BartTextClassifier(tiny_backbone(), num_classes=2, preprocessor=None)
     model.backbone.trainable = False
     preprocessor = bart_fast.models.BartTextClassifierPreprocessor(
-        tiny_model().preprocessor.tokenizer, sequence_length=8
+        tiny_model().preprocessor.tokenizer, sequence_length=24
     )
     model.preprocessor = preprocessor
     before, head = weights(model), [values.copy() for values in model.get_weights()]

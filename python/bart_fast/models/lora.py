@@ -11,7 +11,6 @@ from bart_fast._validation import (
     check_path,
     check_positive_float,
     check_positive_int,
-    check_text,
 )
 
 # Keras' names of the layers that may be adapted, and what our matrices are called.
@@ -84,7 +83,7 @@ class LoraMixin:
             adapted layers are frozen like all else, so that the file holds all that was trained.
         """
         check_positive_int("rank", rank)
-        check_text("adapter", adapter)
+        _check_adapter(adapter)
         alpha = rank if alpha is None else check_positive_float("alpha", alpha)
         if target_layer_names is None:
             target_layer_names = self.default_lora_layer_names()
@@ -147,7 +146,7 @@ class LoraMixin:
         Raises:
             ValueError: there is none of this name, or it is merged.
         """
-        _core.Adapters(self._model).remove(check_text("adapter", adapter))
+        _core.Adapters(self._model).remove(_check_adapter(adapter))
 
     def merge_lora(self) -> None:
         """Adds the set in use to the weights themselves, so that a pass costs what it did without
@@ -187,7 +186,7 @@ class LoraMixin:
                 "`adapter`: no set of additions is in use\n"
                 "hint: call `enable_lora(rank)`, or name one of `lora_adapters`"
             )
-        lora_file.save(filepath, self._model, check_text("adapter", adapter))
+        lora_file.save(filepath, self._model, _check_adapter(adapter))
 
     def load_lora_weights(self, filepath: str | os.PathLike, adapter: str | None = None) -> None:
         """Takes a set of additions from a file, and puts it in use; all weights are frozen then.
@@ -206,9 +205,17 @@ class LoraMixin:
         from bart_fast.presets import lora_file
 
         check_path("filepath", filepath)
-        adapter = adapter or self.active_lora_adapter or "default"
+        if adapter is None:
+            adapter = self.active_lora_adapter or "default"
+        _check_adapter(adapter)
         lora = lora_file.load(filepath, self._model)
         if adapter in self.lora_adapters:
             self.delete_lora_adapter(adapter)
         lora.add_to(self._model, adapter)
         self._freeze_weights()
+
+
+def _check_adapter(name: Any) -> str:
+    if not isinstance(name, str) or not name:
+        raise argument_error("adapter", "must be the name of a set of additions", name)
+    return name

@@ -3,6 +3,8 @@
 from math import prod
 from typing import Any
 
+from bart_fast import _core
+
 
 def summary_text(model: Any, line_length: int) -> str:
     """Tables of the tokenizer and of the layers, then the totals.
@@ -49,7 +51,7 @@ def _frozen(backbone: Any) -> tuple[int, float]:
 
 def _added(backbone: Any) -> int:
     """Number of values that LoRA adds."""
-    adapters = backbone._model.adapters
+    adapters = _core.Adapters(backbone._model)
     _, active, merged = adapters.names()
     return 0 if active is None or merged else sum(prod(s) for _, s in adapters.parameters(active))
 
