@@ -1,4 +1,4 @@
-"""Which weights training changes: all, layers, patterns; in the summary, in copies, for a classifier."""
+"""Which weights training changes: all, layers, patterns; summaries, copies, classifiers."""
 
 import copy
 import pickle

@@ -7,7 +7,7 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from tiny_models import END, token_arrays, tiny_model
+from tiny_models import END, tiny_model, token_arrays
 
 import bart_fast
 from bart_fast import _core
@@ -40,7 +40,7 @@ def cosine(a, b):
 
 def weights(model):
     core = model.backbone._model
-    return {name: core.get_parameter(name) for name, _ in core.parameters()}
+    return {name: core.get_parameter(name, True) for name, _ in core.parameters()}
 
 
 @pytest.mark.parametrize("dtype", [None, "mixed_bfloat16", "bfloat16", "float16", "int8"])
@@ -104,10 +104,10 @@ def test_several_adapters_merge_and_unmerge():
     backbone.set_lora_adapter("default")
     np.testing.assert_array_equal(logits(model), first)
     backbone.merge_lora()
-    np.testing.assert_allclose(logits(model), first, atol=1e-5)
+    np.testing.assert_allclose(logits(model), first, atol=1e-4)
     with pytest.raises(ValueError, match="is merged into the weights\nhint: call `unmerge_lora"):
         backbone.set_lora_adapter("second")
-    np.testing.assert_allclose(logits(pickle.loads(pickle.dumps(model))), first, atol=1e-5)
+    np.testing.assert_allclose(logits(pickle.loads(pickle.dumps(model))), first, atol=1e-4)
     backbone.unmerge_lora()
     for name, values in weights(model).items():
         np.testing.assert_array_equal(values, before[name])
@@ -123,7 +123,7 @@ def test_quantizing_keeps_the_additions():
     model = trained(adapted())
     answer, plain = logits(model), logits(tiny_model())
     model.quantize("int8")
-    assert np.abs(logits(model) - answer).max() < 0.3 * np.abs(answer - plain).max()
+    assert cosine(logits(model), answer) > max(0.97, cosine(plain, answer))
     trained(model)
 
 
@@ -183,7 +183,7 @@ def test_keras_files_of_both_kinds_of_backends_mean_the_same(tmp_path):
             file[f"lora/40/vars/lora_kernel_{k}"][()] for k in "ab"
         )  # query, first decoder layer
     name = "decoder.layers.0.self_attn.q_proj.weight"
-    added = core.get_parameter(name, True) - core.get_parameter(name)
+    added = core.get_parameter(name) - core.get_parameter(name, True)
     np.testing.assert_allclose(added, (a @ b).reshape(16, 16).T, atol=1e-6)
     model.backbone.save_lora_weights(tmp_path / "again.lora.h5")
     with h5py.File(tmp_path / "again.lora.h5") as again, h5py.File(tmp_path / "5.lora.h5") as file:
@@ -202,7 +202,7 @@ def test_peft_directories_are_read(tmp_path):
     core_adapters.add("default", [matrix], 2, 6.0, False, 5)
     up = "decoder.layers.1.encoder_attn.k_proj.lora_B.weight"
     core_adapters.set("default", {up: np.random.default_rng(1).normal(size=(16, 2)).astype("f4")})
-    expected = core.get_parameter(matrix, True)
+    expected = core.get_parameter(matrix)
     core_adapters.save("default", {}, str(tmp_path / "adapter_model.safetensors"))
     raw = (tmp_path / "adapter_model.safetensors").read_bytes()
     size = int.from_bytes(raw[:8], "little")
@@ -216,9 +216,7 @@ def test_peft_directories_are_read(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     other = tiny_model()
     other.backbone.load_lora_weights(tmp_path)
-    np.testing.assert_allclose(
-        other.backbone._model.get_parameter(matrix, True), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(other.backbone._model.get_parameter(matrix), expected, atol=1e-6)
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     with pytest.raises(ValueError, match="`use_dora` True is not supported"):
         other.backbone.load_lora_weights(tmp_path)
@@ -233,7 +231,7 @@ def test_peft_directories_are_read(tmp_path):
         ({"rank": 0}, "`rank` must be"),
         (
             {"rank": 17},
-            r"`rank`: must be 1 to 16 for `encoder\.layers\.0\.self_attn\.q_proj\.weight`",
+            r"`rank`: must be 1 to 16 for `encoder\.layers\.0\.self_attn\.v_proj\.weight`",
         ),
         ({"rank": 1.5}, "`rank` must be"),
         ({"rank": 2, "target_layer_names": "query"}, "`target_layer_names` must be a list"),

@@ -74,15 +74,10 @@ impl PyModel {
         self.model.learned().map(|parameter| parameter.count()).sum()
     }
 
-    /// A copy of a parameter (float32); `merged`: with what the adapter in use adds to it.
-    #[pyo3(signature = (name, merged = false))]
-    fn get_parameter<'py>(
-        &self,
-        py: Python<'py>,
-        name: &str,
-        merged: bool,
-    ) -> PyResult<Floats<'py>> {
-        parameters::get(py, self.model.parameters(), name, merged)
+    /// A copy of a parameter (float32), with what the adapter in use adds to it; `base`: without.
+    #[pyo3(signature = (name, base = false))]
+    fn get_parameter<'py>(&self, py: Python<'py>, name: &str, base: bool) -> PyResult<Floats<'py>> {
+        parameters::get(py, self.model.parameters(), name, !base)
     }
 
     /// Sets parameters from datasets of `files`, each planned as (parameter, (file, dataset), whether it is
@@ -101,16 +96,16 @@ impl PyModel {
         parameters::set(py, self.model.parameters(), values)
     }
 
-    /// Values and scales of a matrix in int8; `None` for another parameter. `merged`: with what the
-    /// adapter in use adds to it.
-    #[pyo3(signature = (name, merged = false))]
+    /// Values and scales of a matrix in int8, with what the adapter in use adds to it (`base`: without);
+    /// `None` for another parameter.
+    #[pyo3(signature = (name, base = false))]
     fn get_int8<'py>(
         &self,
         py: Python<'py>,
         name: &str,
-        merged: bool,
+        base: bool,
     ) -> PyResult<Option<Int8<'py>>> {
-        parameters::get_int8(py, self.model.parameters(), name, merged)
+        parameters::get_int8(py, self.model.parameters(), name, !base)
     }
 
     /// Replaces a matrix in int8 by values of its shape and the scales of its rows, which divide.

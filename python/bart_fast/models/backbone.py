@@ -173,7 +173,9 @@ class Backbone(FreezingMixin, LoraMixin):
         state = {key: value for key, value in self.__dict__.items() if key != "_model"}
         core = self._model
         names = [name for name, _ in core.parameters()]
-        weights = {name: core.get_int8(name) or core.get_parameter(name) for name in names}
+        weights = {
+            name: core.get_int8(name, True) or core.get_parameter(name, True) for name in names
+        }
         trainable = set(core.trainable())
         adapters, active, merged = _core.Adapters(core).names()
         return {

@@ -136,9 +136,7 @@ class LoraMixin:
         Raises:
             ValueError: there is none of this name, or one is merged.
         """
-        _core.Adapters(self._model).choose(
-            adapter if adapter is None else check_text("adapter", adapter)
-        )
+        _core.Adapters(self._model).choose(adapter if adapter is None else _check_adapter(adapter))
 
     def delete_lora_adapter(self, adapter: str) -> None:
         """Forgets a set.

@@ -210,9 +210,9 @@ class _Writer:
 def _stored(core_model, variable: Variable, dtype: str) -> np.ndarray:
     """A dataset of the file."""
     if variable.kind in ("float", "float32"):
-        values = variable.from_parameter(core_model.get_parameter(variable.parameter, True))
+        values = variable.from_parameter(core_model.get_parameter(variable.parameter))
         return values if variable.kind == "float32" else _encode(values, dtype, variable)
-    values, scales = core_model.get_int8(variable.parameter, True)
+    values, scales = core_model.get_int8(variable.parameter)
     if variable.kind == "scale":
         return scales.reshape(variable.shape)
     return variable.from_parameter(values)

@@ -69,16 +69,16 @@ def load(path: str | os.PathLike, core: _core.Model) -> Lora:
         ValueError: another ending, a damaged file, or one of another model.
     """
     file = Path(path).expanduser()
+    if not file.is_dir() and not file.name.endswith((_KERAS, _SAFETENSORS)):
+        raise _wrong_ending(path)
     if not file.exists():
         raise FileNotFoundError(f"`filepath`: there is no file {file}.")
     if file.is_dir():
         lora = _load_peft(file)
     elif file.name.endswith(_KERAS):
         lora = _load_keras(file, core)
-    elif file.name.endswith(_SAFETENSORS):
-        lora = _load_named(file)
     else:
-        raise _wrong_ending(path)
+        lora = _load_named(file)
     _check(file, lora, core)
     return lora
 

@@ -126,10 +126,8 @@ class _Joined:
     def parameters(self) -> list:
         return [each for part in self._parts for each in part.parameters()]
 
-    def get_parameter(self, name: str, merged: bool = False) -> np.ndarray:
-        part = self._of(name)
-        # Only the model can have additions.
-        return part.get_parameter(name, *([merged] if part is self._parts[0] else []))
+    def get_parameter(self, name: str) -> np.ndarray:
+        return self._of(name).get_parameter(name)
 
     def set_parameters(self, values: dict) -> None:
         for name, value in values.items():
