@@ -40,6 +40,7 @@ impl PyAdapters {
     }
 
     /// A new set, which is then in use.
+    #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
     fn add(
         &self,
         py: Python<'_>,
