@@ -23,8 +23,8 @@ class GenerationMetrics(Callback):
     Example:
 
     ```python
-    watched = bart_fast.callbacks.GenerationMetrics(held_out, metrics=["exact_match"], num_beams=2)
-    model.fit(pairs, epochs=3, callbacks=[watched])
+    watched = bart_fast.callbacks.GenerationMetrics(x, metrics=["exact_match"], num_beams=2)
+    model.fit(x, epochs=3, callbacks=[watched])
     ```
     """
 

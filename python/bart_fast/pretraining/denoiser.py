@@ -52,9 +52,11 @@ class Denoiser:
     ```python
     from bart_fast.pretraining import Denoiser
 
-    denoiser = Denoiser(model.preprocessor.tokenizer, seed=7)
-    noisy, ids = denoiser.noise("A cat sat. It slept.", index=0)
-    assert denoiser.noise("A cat sat. It slept.", index=0) == (noisy, ids)
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<mask>": 3, "Ġ": 4, "a": 5, "b": 6, ".": 7}
+    tokenizer = bart_fast.models.BartTokenizer(vocabulary, merges=[])
+    denoiser = Denoiser(tokenizer, seed=7)
+    noisy, ids = denoiser.noise("a ab. b ba.", index=0)
+    assert 3 in noisy and denoiser.noise("a ab. b ba.", index=0) == (noisy, ids)
     ```
 
     Reference:

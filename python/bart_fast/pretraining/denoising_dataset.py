@@ -36,9 +36,11 @@ class DenoisingDataset:
     ```python
     from bart_fast.pretraining import Denoiser, DenoisingDataset
 
-    denoiser = Denoiser(model.preprocessor.tokenizer, seed=7)
-    texts = ["A cat sat. It slept."] * 4
-    dataset = DenoisingDataset(texts, model.preprocessor, denoiser, batch_size=2)
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<mask>": 3, "Ġ": 4, "a": 5, "b": 6, ".": 7}
+    tokenizer = bart_fast.models.BartTokenizer(vocabulary, merges=[])
+    preprocessor = bart_fast.models.BartSeq2SeqLMPreprocessor(tokenizer, 16, 16)
+    denoiser = Denoiser(tokenizer, seed=7)
+    dataset = DenoisingDataset(["a ab. b ba."] * 4, preprocessor, denoiser, batch_size=2)
     model.fit(dataset, epochs=2)
     ```
     """
