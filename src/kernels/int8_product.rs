@@ -327,9 +327,10 @@ impl Kernel for Part<'_> {
         let panel_bytes = inputs.groups * PANEL * GROUP;
         let mut sums = [0_i32; MOST_ROWS * PANEL];
         let mut gathered = match &self.product.out {
-            // SAFETY: parts of one number differ in their rows, others in their panels.
             Out::Gathered(gathering, _) => {
-                Some(unsafe { (gathering.part(self.panel_part), [[0.0; PANEL]; MOST_ROWS]) })
+                // SAFETY: parts of one number differ in their rows, others in their panels.
+                let gatherer = unsafe { gathering.part(self.panel_part) };
+                Some((gatherer, [[0.0; PANEL]; MOST_ROWS]))
             }
             Out::Written(_) => None,
         };

@@ -4,11 +4,13 @@
 //! the values as `[position][head_dim]`, head after head. Both are what the tiles of
 //! [`super::attention`] read, so a cached step has the bits of the whole pass over the same keys.
 //! Both are floats, or rounded to 16 bits and widened in registers as they are read: then the whole
-//! pass is that over keys and values rounded likewise. Nothing is allocated after construction but what the first reordering of beams needs; it copies
-//! a history only where two slots go on from it.
+//! pass is that over keys and values rounded likewise. Nothing is allocated after construction but what the
+//! first reordering of beams needs; it copies a history only where two slots go on from it.
 //!
-//! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
-//! (beams on their source, several new tokens) share one read, six at a time.
+//! Limit: reading the cache once from wherever it lies. Rows that follow each other with one slot
+//! (beams on their source, several new tokens) share one read, six at a time; memory is asked for the
+//! next head, or the next row's first, while one is computed; and a new key, whose values lie in as many cache
+//! lines as a head is wide, is stored when these are about to be read ([`KvCache::step`]).
 
 mod slot;
 
