@@ -18,6 +18,7 @@
 
 mod backward;
 mod forward;
+mod paired;
 mod tile;
 mod weights;
 
@@ -101,7 +102,17 @@ pub fn dropout_keep(
 
 /// `out` [Tq, heads * head_dim] = attention.
 pub fn forward(ragged: &Ragged, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-    run_forward(ragged, &Inputs { q, k, v }, out, None);
+    run_forward(ragged, &Inputs { q, k, v }, out, None, false);
+}
+
+/// [`forward`] with queries, keys, values and weights rounded to bfloat16, by products of such numbers;
+/// they pay where they are [`Pairs::Fast`](super::isa::Pairs). Without dropout.
+///
+/// # Panics
+/// If they are `Missing`.
+pub fn forward_bfloat16(ragged: &Ragged, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    assert!(ragged.dropout.is_none(), "attention: dropout of bfloat16");
+    run_forward(ragged, &Inputs { q, k, v }, out, None, true);
 }
 
 /// [`forward`], keeping for [`backward`] the log of each row's summed exponentials in `lse`
@@ -114,7 +125,7 @@ pub fn forward_save(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    run_forward(ragged, &Inputs { q, k, v }, out, Some(lse));
+    run_forward(ragged, &Inputs { q, k, v }, out, Some(lse), false);
 }
 
 /// The arrays that all parts read.
@@ -223,12 +234,21 @@ const ENOUGH_WORK: usize = 200_000;
 /// Parts wanted for each thread, so that uneven ones even out.
 const PARTS_PER_THREAD: usize = 4;
 
-fn run_forward(ragged: &Ragged, inputs: &Inputs, out: &mut [f32], lse: Option<&mut [f32]>) {
+fn run_forward(
+    ragged: &Ragged,
+    inputs: &Inputs,
+    out: &mut [f32],
+    lse: Option<&mut [f32]>,
+    paired: bool,
+) {
     ragged.check(inputs);
     let (queries, _) = ragged.totals();
     assert_eq!(out.len(), queries * ragged.width(), "attention: out");
     if let Some(lse) = &lse {
         assert_eq!(lse.len(), queries * ragged.heads, "attention: lse");
+    }
+    if out.is_empty() {
+        return;
     }
     let parts = forward_parts(ragged);
     let out = super::disjoint::Disjoint::new(out);
@@ -236,7 +256,10 @@ fn run_forward(ragged: &Ragged, inputs: &Inputs, out: &mut [f32], lse: Option<&m
     let work: usize = parts.iter().map(|part| part.work(ragged.head_dim)).sum();
     parallel::items(parts.len(), work >= ENOUGH_WORK, |isa, index| {
         let part = &parts[index];
-        forward::run(isa, ForwardPart { ragged, inputs, part, out: &out, lse: lse.as_ref() });
+        forward::run(
+            isa,
+            ForwardPart { ragged, inputs, part, out: &out, lse: lse.as_ref(), paired },
+        );
     });
 }
 

@@ -85,6 +85,12 @@ impl Precision {
         }
     }
 
+    /// Whether the encoder's attention may round what it multiplies to bfloat16, as processors with such
+    /// products do: where inputs of other products are rounded to that or further.
+    pub fn attends_in_bfloat16(self) -> bool {
+        matches!(self, Precision::Bfloat16 | Precision::Int8)
+    }
+
     /// Whether it keeps weights that steps as small as training's can change.
     ///
     /// # Errors
