@@ -1,6 +1,7 @@
 //! Multi-head attention over ragged sequences: softmax(scale * q k^T) v per sequence and head
 //! (Vaswani et al., "Attention is all you need", 2017), with its gradient in [`backward`] and its
-//! cached form in [`super::kv_cache`].
+//! cached form in [`super::kv_cache`]. A second forward pass, for coarse models, multiplies pairs of
+//! bfloat16 numbers ([`paired`]).
 //!
 //! How: the keys of a (sequence, head) are packed into panels of 32, `[panel][head_dim][32]`, so
 //! that scores of several queries with 32 keys are one register tile; the scores of a few queries
@@ -12,7 +13,9 @@
 //! `lanes::row_sum`; a value is one fma chain of weight * v over keys ascending, divided by the sum at
 //! the end (as a product with its reciprocal). Keys that a row
 //! does not see have the weight 0 and change nothing. So a row's bits depend on its sequence alone
-//! and are those of a cached step with the same keys.
+//! and are those of a cached step with the same keys. In bfloat16 the same holds of other bits, but for
+//! the cached step, which has no such form: there a chain takes two elements a step (see
+//! [`pairs`](super::pairs)), and exponentials are rounded before they multiply values.
 //!
 //! Limit: the fma peak; a 512-token head of 64 spends a tenth of its time on exponentials.
 

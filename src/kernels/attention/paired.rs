@@ -1,4 +1,4 @@
-//! The forward pass by products of bfloat16 numbers, [`pairs`] of them: queries, keys, values and the
+//! The forward pass by products of bfloat16 numbers, [pairs](super::super::pairs) of them: queries, keys, values and the
 //! exponentials of scores are rounded; scores, sums and results are floats.
 //!
 //! Keys are panels `[panel][head_dim / 2][PANEL]` of pairs of neighbouring elements, values rows
