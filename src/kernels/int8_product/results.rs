@@ -126,6 +126,8 @@ impl Part<'_> {
             unsafe {
                 let scales = s.load_part(scales.as_ptr().add(column), count);
                 let bias = bias.map(|bias| bias.as_ptr().add(column));
+                #[allow(clippy::manual_map)]
+                // A closure would not be compiled for the instruction set.
                 let bias = match bias {
                     Some(bias) => Some(s.load_part(bias, count)),
                     None => None,
