@@ -76,7 +76,11 @@ pub(super) fn join_rows<S: Simd>(s: S, first: &[f32], second: Option<&[f32]>, to
     assert_eq!(to.len(), first.len(), "join_rows: lengths");
     for (i, to) in to.chunks_mut(S::LANES).enumerate() {
         let part = i * S::LANES..i * S::LANES + to.len();
-        let other = second.map_or(s.zero(), |second| lanes::load(s, &second[part.clone()]));
+        // Not a closure, which would be compiled without the vector instructions.
+        let other = match second {
+            Some(second) => lanes::load(s, &second[part.clone()]),
+            None => s.zero(),
+        };
         // SAFETY: checked above.
         lanes::store(s, to, unsafe { s.join_pairs(lanes::load(s, &first[part]), other) });
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from tiny_models import attends_in_bfloat16
 
 from bart_fast import _core
 from bart_fast.models import BartBackbone, BartSeq2SeqLM
@@ -77,8 +78,8 @@ def test_int8_computes_what_keras_computes(tmp_path, recorded, way):
         # Were a value to fall to another whole number, it would differ by more than 1e-3. Where the
         # decoder's keys and values, and by some processors' kernels what the encoder's attention
         # multiplies, are rounded to bfloat16, some do. Measured: 0.10, and 0.056 of the encoder.
-        exact = way == "portable" and name.startswith("encoder")
-        allowed = 2e-5 if exact else 0.2
+        coarse = way == "kernel" and attends_in_bfloat16()
+        allowed = 2e-5 if name.startswith("encoder") and not coarse else 0.2
         np.testing.assert_allclose(computed[name], values, rtol=0, atol=allowed, err_msg=name)
         assert cosine(computed[name], values) > 0.999, name
 
