@@ -32,9 +32,9 @@ class BigramCore:
     def check_trainable(self):
         pass
 
-    def train_step(self, optimizer, *arrays, learning_rate, seed, normalizer):
+    def train_step(self, optimizer, *arrays, learning_rate, seed, **settings):
         self.calls.append({"learning_rate": learning_rate, "seed": seed})
-        result, gradient = self._pass(*arrays, normalizer=normalizer)
+        result, gradient = self._pass(*arrays, **settings)
         if len(self.calls) in self.broken_steps:
             result["loss"] = np.inf
         if np.isfinite(result["loss"]):
@@ -45,10 +45,22 @@ class BigramCore:
                 self.table = values[TABLE]
         return result
 
-    def evaluate_step(self, *arrays, normalizer):
-        return self._pass(*arrays, normalizer=normalizer)[0]
+    def evaluate_step(self, *arrays, **settings):
+        return self._pass(*arrays, **settings)[0]
 
-    def _pass(self, encoder_ids, encoder_mask, ids, mask, targets, weights, normalizer):
+    def _pass(
+        self,
+        encoder_ids,
+        encoder_mask,
+        ids,
+        mask,
+        targets,
+        weights,
+        *,
+        normalizer,
+        every_position=False,
+        detail="sums",
+    ):
         assert encoder_ids.shape == encoder_mask.shape
         assert ids.shape == mask.shape == targets.shape
         assert encoder_mask.dtype == mask.dtype == bool
@@ -66,15 +78,23 @@ class BigramCore:
         slope *= (weights / normalizer)[..., None]
         gradient = np.zeros(self.table.shape)
         np.add.at(gradient, ids.reshape(-1), slope.reshape(-1, slope.shape[-1]))
+        wanted = (weights != 0) | every_position
         result = {
+            "nll_of_rows": -np.log(picked)[wanted].astype(np.float32),
+            "logits": logits[wanted].astype(np.float32),
+            "nll_sum": float(-np.log(picked)[wanted].sum()),
+            "correct": int((logits.argmax(-1) == targets)[wanted].sum()),
             "loss": total / normalizer,
             "weighted_nll_sum": total,
             "weight_sum": float(weights.sum()),
             "correct_weight_sum": float((weights * (logits.argmax(-1) == targets)).sum()),
-            "tokens": int((weights != 0).sum()),
+            "tokens": int(wanted.sum()),
             "gradient_norm": None,
             "applied": False,
         }
+        told = {"sums": ("nll_of_rows", "logits"), "rows": ("logits",), "logits": ()}[detail]
+        for name in told:
+            del result[name]
         return result, gradient.astype(np.float32)
 
 

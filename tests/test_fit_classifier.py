@@ -136,7 +136,7 @@ def test_a_classifier_learns_and_keeps_it(tmp_path):
             lambda m: m.fit(TEXTS, LABELS, sample_weight=np.ones((4, 2))),
             "`sample_weight` must be 4",
         ),
-        (lambda m: m.fit(TEXTS, LABELS, class_weight={0: 1}), "`class_weight` must be None"),
+        (lambda m: m.fit(TEXTS, LABELS, class_weight=[1]), "`class_weight` must be a dict"),
         (lambda m: m.fit("one", 1), "`x` must hold lists of texts"),
         (lambda m: m.compile(loss="mse"), "loss"),
         (

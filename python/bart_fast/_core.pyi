@@ -22,10 +22,13 @@ class _StepResult(TypedDict):
     weighted_nll_sum: float
     weight_sum: float
     correct_weight_sum: float
+    nll_sum: float
     correct: int
     tokens: int
     gradient_norm: float | None
     applied: bool
+
+# What is told besides, if `detail` asks for it: `nll_of_rows` [rows], `logits` [rows, classes].
 
 class Model:
     def __new__(cls, config: str, seed: int | None = None, dtype: str = "float32") -> Model: ...
@@ -91,6 +94,9 @@ class Model:
         learning_rate: float,
         seed: int,
         normalizer: float | None = None,
+        label_smoothing: float = 0.0,
+        every_position: bool = False,
+        detail: str = "sums",
     ) -> _StepResult: ...
     def evaluate_step(
         self,
@@ -101,6 +107,9 @@ class Model:
         targets: _Ids,
         sample_weight: _Floats | None,
         normalizer: float | None = None,
+        label_smoothing: float = 0.0,
+        every_position: bool = False,
+        detail: str = "sums",
     ) -> _StepResult: ...
 
 class ClassificationHead:
@@ -136,6 +145,8 @@ class ClassificationHead:
         learning_rate: float,
         seed: int,
         normalizer: float,
+        label_smoothing: float = 0.0,
+        detail: str = "sums",
     ) -> _StepResult: ...
     def evaluate_step(
         self,
@@ -146,6 +157,8 @@ class ClassificationHead:
         labels: list[int],
         weights: list[float],
         normalizer: float,
+        label_smoothing: float = 0.0,
+        detail: str = "sums",
     ) -> _StepResult: ...
 
 class Generation:

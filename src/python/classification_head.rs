@@ -7,13 +7,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::enter::{compute, compute_interruptible};
-use super::model::{PyModel, step_dict, tokens};
+use super::model::{PyModel, tokens};
 use super::optimizer::PyOptimizer;
 use super::parameters;
+use super::step::{loss_settings, step_dict};
 use super::weight_file::{self, Filling, PyWeightFile};
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{Batch, Initialisation, Parameter, Pass};
 use crate::training::classification::{self, LabelledTexts};
+use crate::training::loss::LossSettings;
 
 /// Float array on its way to Python.
 type Floats<'py> = Bound<'py, PyArrayDyn<f32>>;
@@ -101,7 +103,7 @@ impl PyClassificationHead {
 
     /// One training step of `model` and head; texts as in `classify`, a label and a weight for each.
     #[pyo3(signature = (model, optimizer, encoder_token_ids, encoder_positions, decoder_token_ids,
-        labels, weights, learning_rate, seed, normalizer))]
+        labels, weights, learning_rate, seed, normalizer, label_smoothing = 0.0, detail = "sums"))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
     fn train_step<'py>(
         &self,
@@ -116,9 +118,12 @@ impl PyClassificationHead {
         learning_rate: f64,
         seed: u64,
         normalizer: f64,
+        label_smoothing: f64,
+        detail: &str,
     ) -> PyResult<Bound<'py, PyDict>> {
+        let settings = loss_settings(Some(normalizer), label_smoothing, true, detail)?;
         let rows = (encoder_token_ids, encoder_positions, decoder_token_ids);
-        let texts = labelled(rows, labels, weights, normalizer);
+        let texts = labelled(rows, labels, weights, settings);
         let (head, core) = (&self.head, model.core());
         let result = compute(py, || {
             classification::train(core, head, &mut optimizer.lock(), &texts, learning_rate, seed)
@@ -128,7 +133,7 @@ impl PyClassificationHead {
 
     /// Loss and accuracy of a batch; nothing is changed.
     #[pyo3(signature = (model, encoder_token_ids, encoder_positions, decoder_token_ids, labels,
-        weights, normalizer))]
+        weights, normalizer, label_smoothing = 0.0, detail = "sums"))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
     fn evaluate_step<'py>(
         &self,
@@ -140,9 +145,12 @@ impl PyClassificationHead {
         labels: Vec<u32>,
         weights: Vec<f32>,
         normalizer: f64,
+        label_smoothing: f64,
+        detail: &str,
     ) -> PyResult<Bound<'py, PyDict>> {
+        let settings = loss_settings(Some(normalizer), label_smoothing, true, detail)?;
         let rows = (encoder_token_ids, encoder_positions, decoder_token_ids);
-        let texts = labelled(rows, labels, weights, normalizer);
+        let texts = labelled(rows, labels, weights, settings);
         let (head, core) = (&self.head, model.core());
         let result = compute(py, || classification::evaluate(core, head, &texts))?;
         step_dict(py, result)
@@ -158,9 +166,14 @@ fn batches((ids, positions, decoder_ids): &Rows) -> [Batch; 2] {
         .map(|rows| Batch::from_sequences(rows.iter().map(|each| (each.ids, each.positions))))
 }
 
-fn labelled(rows: Rows, labels: Vec<u32>, weights: Vec<f32>, normalizer: f64) -> LabelledTexts {
+fn labelled(
+    rows: Rows,
+    labels: Vec<u32>,
+    weights: Vec<f32>,
+    settings: LossSettings,
+) -> LabelledTexts {
     let [source, target] = batches(&rows);
-    LabelledTexts { source, target, labels, weights, normalizer }
+    LabelledTexts { source, target, labels, weights, settings }
 }
 
 impl PyClassificationHead {

@@ -14,6 +14,7 @@ mod optimizer;
 mod parameters;
 mod runtime;
 mod sentencepiece;
+mod step;
 mod tokenizer;
 mod weight_file;
 

@@ -13,6 +13,7 @@ use super::enter::{compute, compute_interruptible};
 use super::generation::Request;
 use super::optimizer::PyOptimizer;
 use super::parameters::{self, Int8};
+use super::step::{StepArrays, loss_settings, same_rows, step_dict};
 use super::weight_file::{self, Filling, PyWeightFile};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ use crate::model::batch::Rows;
 use crate::model::cross_attention::{CrossAttention, Tokens};
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass, Precision};
 use crate::ops::hidden::Hidden;
-use crate::training::step::{self, Examples, Padded, StepResult};
+use crate::training::step;
 use crate::weights::checkpoint;
 use crate::weights::safetensors::{self, FloatFormat};
 
@@ -319,7 +320,8 @@ impl PyModel {
 
     /// One training step with `optimizer`; see `StepResult` in the stub for the answer's keys.
     #[pyo3(signature = (optimizer, encoder_token_ids, encoder_padding_mask, decoder_token_ids,
-        decoder_padding_mask, targets, sample_weight, learning_rate, seed, normalizer = None))]
+        decoder_padding_mask, targets, sample_weight, learning_rate, seed, normalizer = None,
+        label_smoothing = 0.0, every_position = false, detail = "sums"))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
     fn train_step<'py>(
         &self,
@@ -334,14 +336,18 @@ impl PyModel {
         learning_rate: f64,
         seed: u64,
         normalizer: Option<f64>,
+        label_smoothing: f64,
+        every_position: bool,
+        detail: &str,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let arrays = StepArrays {
-            source: padded(encoder_token_ids, encoder_padding_mask, "encoder")?,
-            target: padded(decoder_token_ids, decoder_padding_mask, "decoder")?,
-        };
+        let settings = loss_settings(normalizer, label_smoothing, every_position, detail)?;
+        let arrays = StepArrays::new(
+            (encoder_token_ids, encoder_padding_mask),
+            (decoder_token_ids, decoder_padding_mask),
+        )?;
         let labels = arrays.labels(targets, sample_weight)?;
         let result = compute(py, || {
-            let examples = arrays.examples(&self.model, &labels, normalizer)?;
+            let examples = arrays.examples(&self.model, &labels, settings)?;
             step::train(&self.model, &mut optimizer.lock(), &examples, learning_rate, seed)
         })?;
         step_dict(py, result)
@@ -349,7 +355,8 @@ impl PyModel {
 
     /// Loss and accuracy of a batch; nothing is changed.
     #[pyo3(signature = (encoder_token_ids, encoder_padding_mask, decoder_token_ids,
-        decoder_padding_mask, targets, sample_weight, normalizer = None))]
+        decoder_padding_mask, targets, sample_weight, normalizer = None,
+        label_smoothing = 0.0, every_position = false, detail = "sums"))]
     #[allow(clippy::too_many_arguments)] // A boundary: the Python side names each one.
     fn evaluate_step<'py>(
         &self,
@@ -361,14 +368,18 @@ impl PyModel {
         targets: &Bound<'py, PyAny>,
         sample_weight: Option<&Bound<'py, PyAny>>,
         normalizer: Option<f64>,
+        label_smoothing: f64,
+        every_position: bool,
+        detail: &str,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let arrays = StepArrays {
-            source: padded(encoder_token_ids, encoder_padding_mask, "encoder")?,
-            target: padded(decoder_token_ids, decoder_padding_mask, "decoder")?,
-        };
+        let settings = loss_settings(normalizer, label_smoothing, every_position, detail)?;
+        let arrays = StepArrays::new(
+            (encoder_token_ids, encoder_padding_mask),
+            (decoder_token_ids, decoder_padding_mask),
+        )?;
         let labels = arrays.labels(targets, sample_weight)?;
         let result = compute(py, || {
-            let examples = arrays.examples(&self.model, &labels, normalizer)?;
+            let examples = arrays.examples(&self.model, &labels, settings)?;
             step::evaluate(&self.model, &examples)
         })?;
         step_dict(py, result)
@@ -423,76 +434,4 @@ pub(super) fn tokens<'a>(
 
 fn floats(hidden: &Hidden) -> Result<Vec<f32>> {
     Ok(hidden.read(<[f32]>::to_vec)?)
-}
-
-fn padded(ids: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>, stack: &str) -> Result<Padded> {
-    let ids = arrays::ids(&format!("{stack}_token_ids"), ids)?;
-    let mask = arrays::mask(&format!("{stack}_padding_mask"), mask, &ids)?;
-    Ok(Padded { ids: ids.values, mask, width: ids.width })
-}
-
-/// The rectangles of a training or evaluation step.
-struct StepArrays {
-    source: Padded,
-    target: Padded,
-}
-
-/// What the decoder should say at each position, and how much each counts.
-struct Labels {
-    ids: Vec<u32>,
-    weights: Option<Vec<f32>>,
-}
-
-impl StepArrays {
-    fn labels(
-        &self,
-        targets: &Bound<'_, PyAny>,
-        sample_weight: Option<&Bound<'_, PyAny>>,
-    ) -> Result<Labels> {
-        let (rows, width) = (self.target.ids.len() / self.target.width, self.target.width);
-        let labels = arrays::ids("y", targets)?;
-        if (labels.rows, labels.width) != (rows, width) {
-            let message = format!(
-                "must have the shape of `decoder_token_ids` [{rows}, {width}], received [{}, {}]",
-                labels.rows, labels.width
-            );
-            return Err(Error::argument("y", message));
-        }
-        same_rows(self.source.ids.len() / self.source.width, &labels)?;
-        let weights = sample_weight
-            .map(|weights| arrays::weights("sample_weight", weights, &labels))
-            .transpose()?;
-        Ok(Labels { ids: labels.values, weights })
-    }
-
-    fn examples(
-        &self,
-        model: &BartModel,
-        labels: &Labels,
-        normalizer: Option<f64>,
-    ) -> Result<Examples> {
-        let weights = labels.weights.as_deref();
-        Examples::new(model, &self.source, &self.target, &labels.ids, weights, normalizer)
-    }
-}
-
-fn same_rows<T>(source_rows: usize, target: &Rectangle<T>) -> Result<()> {
-    if source_rows == target.rows {
-        return Ok(());
-    }
-    let message = format!("{source_rows} sources, but {} rows here", target.rows);
-    Err(Error::argument("decoder_token_ids", message))
-}
-
-pub(super) fn step_dict(py: Python<'_>, result: StepResult) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("loss", result.loss)?;
-    dict.set_item("weighted_nll_sum", result.weighted_nll_sum)?;
-    dict.set_item("weight_sum", result.weight_sum)?;
-    dict.set_item("correct_weight_sum", result.correct_weight_sum)?;
-    dict.set_item("correct", result.correct)?;
-    dict.set_item("tokens", result.tokens)?;
-    dict.set_item("gradient_norm", result.gradient_norm)?;
-    dict.set_item("applied", result.applied)?;
-    Ok(dict)
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::loss::{LossSettings, StepResult, weighted_loss};
 use super::optimizer::Optimizer;
-use super::step::{StepResult, update, weighted_loss};
+use super::step::update;
 use crate::error::{Error, Result};
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{BartModel, Batch, Parameter, Pass};
@@ -21,8 +22,8 @@ pub struct LabelledTexts {
     pub labels: Vec<u32>,
     /// How much each counts in the loss.
     pub weights: Vec<f32>,
-    /// What the weighted sum of the losses is divided by.
-    pub normalizer: f64,
+    /// How the loss is made of them.
+    pub settings: LossSettings,
 }
 
 impl LabelledTexts {
@@ -43,7 +44,7 @@ impl LabelledTexts {
             let message = format!("labels must be 0 to {}, received {label}", classes - 1);
             return Err(Error::argument("y", message));
         }
-        weighted_loss(&logits.tensor()?, &self.labels, &self.weights, self.normalizer)
+        weighted_loss(&logits.tensor()?, &self.labels, &self.weights, &self.settings)
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod classification;
 pub mod gradients;
+pub mod loss;
 pub mod optimizer;
 pub mod step;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::gradients::Gradients;
+use super::loss::{LossSettings, StepResult, weighted_loss};
 use super::optimizer::Optimizer;
 use crate::error::{Error, Result};
 use crate::model::batch::Rows;
 use crate::model::{BartModel, Batch, Parameter, Pass};
-use crate::ops::cross_entropy::cross_entropy;
 
 /// A padded rectangle of token ids with its mask, row-major.
 #[derive(Debug, Clone)]
@@ -61,37 +61,16 @@ pub struct Examples {
     loss_rows: Vec<u32>,
     labels: Vec<u32>,
     weights: Vec<f32>,
-    normalizer: f64,
-}
-
-/// What a step computed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepResult {
-    /// `sum(weight * nll) / normalizer`.
-    pub loss: f64,
-    /// `sum(weight * nll)`, in nats.
-    pub weighted_nll_sum: f64,
-    /// Sum of the weights.
-    pub weight_sum: f64,
-    /// Sum of the weights of rows whose label had the largest logit.
-    pub correct_weight_sum: f64,
-    /// Rows whose label had the largest logit, whatever they weigh.
-    pub correct: usize,
-    /// Rows that counted.
-    pub tokens: usize,
-    /// Norm of all gradients together, before clipping; `None` in evaluation.
-    pub gradient_norm: Option<f64>,
-    /// Whether parameters were changed: not in evaluation, nor when loss or gradient is not finite.
-    pub applied: bool,
+    settings: LossSettings,
 }
 
 impl Examples {
     /// Reads padded rectangles; `labels` and `weights` have the target's shape. Without weights
-    /// every position weighs 1, also masked ones, as in Keras. The loss is divided by `normalizer`,
-    /// by default the number of positions.
+    /// every position weighs 1, also masked ones, as in Keras.
     ///
     /// A position is computed if its mask is true or its weight is not zero, or if a query that
-    /// sees no key takes the mean over all positions, this one among them.
+    /// sees no key takes the mean over all positions, this one among them; or if `settings` ask for
+    /// all.
     ///
     /// # Errors
     /// `Argument` for ids outside the model's tables, or labels outside the vocabulary.
@@ -101,9 +80,10 @@ impl Examples {
         target: &Padded,
         labels: &[u32],
         weights: Option<&[f32]>,
-        normalizer: Option<f64>,
+        settings: LossSettings,
     ) -> Result<Self> {
-        let counts = |i: usize| weights.is_none_or(|weights| weights[i] != 0.0);
+        let every = settings.every_position;
+        let counts = |i: usize| every || weights.is_none_or(|weights| weights[i] != 0.0);
         let wanted: Vec<bool> = (0..target.ids.len()).map(counts).collect();
         let target_rows = target.rows_for(&wanted);
         let source_rows = source.rows_seen_by(&target_rows, target.width);
@@ -113,7 +93,10 @@ impl Examples {
             loss_rows: places(&wanted, &target_rows),
             labels: select(labels, &wanted),
             weights: weights.map_or_else(|| vec![1.0; labels.len()], |w| select(w, &wanted)),
-            normalizer: normalizer.unwrap_or(labels.len() as f64),
+            settings: LossSettings {
+                normalizer: settings.normalizer.or(Some(labels.len() as f64)),
+                ..settings
+            },
         };
         examples.source.check("encoder_token_ids", model.config())?;
         examples.target.check("decoder_token_ids", model.config())?;
@@ -128,7 +111,7 @@ impl Examples {
     /// The loss tensor, and what is reported of it.
     fn loss(&self, model: &BartModel, pass: &Pass) -> Result<(Option<Tensor>, StepResult)> {
         if self.loss_rows.is_empty() {
-            return Ok((None, StepResult::of_weights(&self.weights)));
+            return Ok((None, StepResult::of_weights(&self.weights, self.settings.detail)));
         }
         let memory = model.encode(&self.source, pass)?;
         let mut hidden = model.decode(&self.target, &memory, &self.source, pass)?;
@@ -137,46 +120,9 @@ impl Examples {
         }
         let logits = model.logits(&hidden, pass)?;
         let (loss, result) =
-            weighted_loss(&logits.tensor()?, &self.labels, &self.weights, self.normalizer)?;
+            weighted_loss(&logits.tensor()?, &self.labels, &self.weights, &self.settings)?;
         Ok((Some(loss), result))
     }
-}
-
-impl StepResult {
-    /// Before anything is computed.
-    fn of_weights(weights: &[f32]) -> Self {
-        StepResult {
-            loss: 0.0,
-            weighted_nll_sum: 0.0,
-            weight_sum: weights.iter().map(|&w| f64::from(w)).sum(),
-            correct_weight_sum: 0.0,
-            correct: 0,
-            tokens: weights.len(),
-            gradient_norm: None,
-            applied: false,
-        }
-    }
-}
-
-/// The cross entropy of `labels` under `logits [rows, classes]`, weighted and divided by
-/// `normalizer`: a tensor for the backward pass, and what is reported.
-pub(super) fn weighted_loss(
-    logits: &Tensor,
-    labels: &[u32],
-    weights: &[f32],
-    normalizer: f64,
-) -> Result<(Tensor, StepResult)> {
-    let mut result = StepResult::of_weights(weights);
-    let scale: Vec<f32> = weights.iter().map(|&w| (f64::from(w) / normalizer) as f32).collect();
-    let (loss, rows) = cross_entropy(logits, labels, &scale)?;
-    for (i, &weight) in weights.iter().enumerate() {
-        let weight = f64::from(weight);
-        result.weighted_nll_sum += weight * f64::from(rows.nll[i]);
-        result.correct_weight_sum += if rows.correct[i] { weight } else { 0.0 };
-        result.correct += usize::from(rows.correct[i]);
-    }
-    result.loss = result.weighted_nll_sum / normalizer;
-    Ok((loss, result))
 }
 
 /// Where the wanted positions lie among those that are computed.

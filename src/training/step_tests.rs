@@ -59,6 +59,10 @@ fn drawn(config: BartConfig) -> BartModel {
 
 /// Three ragged rows: padding, a hole in a source mask, a weighted position behind a mask.
 fn examples(model: &BartModel) -> Examples {
+    smoothed(model, 0.0)
+}
+
+fn smoothed(model: &BartModel, label_smoothing: f64) -> Examples {
     let draw = |stream: u64, count: u64| -> Vec<u32> {
         (0..count).map(|i| random::uniform_u32(3, stream, i) % 37).collect()
     };
@@ -72,7 +76,8 @@ fn examples(model: &BartModel) -> Examples {
     }
     let mut weights = vec![1.0; 15];
     (weights[3], weights[4], weights[9]) = (0.5, 0.0, 0.0);
-    Examples::new(model, &source, &target, &draw(2, 15), Some(&weights), None).unwrap()
+    let settings = LossSettings { label_smoothing, ..LossSettings::default() };
+    Examples::new(model, &source, &target, &draw(2, 15), Some(&weights), settings).unwrap()
 }
 
 fn loss_of(model: &BartModel, examples: &Examples) -> f64 {
@@ -90,8 +95,9 @@ fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_gradient_is_the_slope_of_the_loss() {
-    for model in [tiny(0.0), tiny(0.2), tiny_mbart(0.2)] {
-        let examples = examples(&model);
+    let models = [(tiny(0.0), 0.0), (tiny(0.2), 0.3), (tiny_mbart(0.2), 0.0)];
+    for (model, smoothing) in models {
+        let examples = smoothed(&model, smoothing);
         let gradients = gradients_of(&model, &examples);
         for (i, (parameter, gradient)) in model.trainable().zip(&gradients).enumerate() {
             let start = parameter.values().unwrap();
@@ -124,8 +130,8 @@ fn every_gradient_is_the_slope_of_the_loss() {
 
 #[test]
 fn kernels_and_portable_way_agree_on_loss_and_every_gradient() {
-    for model in [tiny(0.0), tiny(0.3), tiny_mbart(0.3)] {
-        let examples = examples(&model);
+    for (model, smoothing) in [(tiny(0.0), 0.0), (tiny(0.3), 0.2), (tiny_mbart(0.3), 0.0)] {
+        let examples = smoothed(&model, smoothing);
         let run = || (loss_of(&model, &examples), gradients_of(&model, &examples));
         let Both { kernel, portable } = in_way(run);
         assert!((kernel.0 - portable.0).abs() < 1e-6, "{} {}", kernel.0, portable.0);
@@ -166,8 +172,14 @@ fn positions_that_do_not_count_change_no_bit() {
     let run = |last| {
         let weights = [1.0, 1.0, 2.0, 0.0];
         let target = target(last);
-        let examples =
-            Examples::new(&model, &source, &target, &[2, 9, 7, last], Some(&weights), None);
+        let examples = Examples::new(
+            &model,
+            &source,
+            &target,
+            &[2, 9, 7, last],
+            Some(&weights),
+            LossSettings::default(),
+        );
         let examples = examples.unwrap();
         assert_eq!(examples.target.rows(), 3);
         loss_of(&model, &examples)

@@ -84,7 +84,7 @@ def training_calls():
     return {
         **calls_of("BartSeq2SeqLM.compile", {}, tiny_model()),
         **calls_of("BartSeq2SeqLM.fit BartSeq2SeqLM.evaluate", silent, model),
-        **calls_of(on_batch, {"x": PAIRS}, model),
+        **calls_of(on_batch + " BartSeq2SeqLM.predict_on_batch", {"x": PAIRS}, model),
         **quantize_calls(),
     }
 
@@ -106,6 +106,7 @@ def quantize_calls():
 def classifier_calls(classifier):
     zero_shot = {"texts": ["ab"], "candidate_labels": ["a", "b"], "hypothesis_template": "c {}"}
     called = "BartTextClassifier.__call__ BartTextClassifier.predict"
+    called += " BartTextClassifier.predict_on_batch"
     return {
         **calls_of("BartTextClassifier", {"backbone": classifier.backbone, "num_classes": 2}),
         **calls_of(called, {"x": ["ab"]}, classifier),
@@ -223,8 +224,10 @@ def keras_calls(folder):
     batch = {"y_true": np.zeros((2, 3), int), "y_pred": np.zeros((2, 3, 5))}
     path = "losses.SparseCategoricalCrossentropy.__call__"
     found[path] = (losses.SparseCategoricalCrossentropy(from_logits=True), batch)
-    path = "metrics.SparseCategoricalAccuracy.update_state"
-    found[path] = (metrics.SparseCategoricalAccuracy().update_state, batch)
+    counted = (metrics.SparseCategoricalAccuracy(), metrics.Perplexity(from_logits=True))
+    for metric in (*counted, metrics.MeanMetricWrapper(lambda y_true, y_pred: 1.0)):
+        found[f"metrics.{type(metric).__name__}.update_state"] = (metric.update_state, batch)
+    found["metrics.MeanMetricWrapper"] = (metrics.MeanMetricWrapper, {"fn": len})
     found["metrics.Mean.update_state"] = (metrics.Mean().update_state, {"values": [1.0, 2.0]})
     found["callbacks.ModelCheckpoint"] = (callbacks.ModelCheckpoint, {"filepath": folder})
     found["callbacks.LearningRateScheduler"] = (callbacks.LearningRateScheduler, {"schedule": len})

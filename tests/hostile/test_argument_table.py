@@ -54,7 +54,7 @@ def parameters_of(function):
 # Methods that the package calls, on classes of users; what `generate()` and the like return; and
 # methods that say that they are not there.
 _CALLED_BY_US = re.compile(r"on_\w+|set_(model|params|state)|get_next_token|compute_probabilities"
-                           r"|similarity|draw|normalizer|build|apply|serves|append|add"
+                           r"|similarity|draw|normalizer|build|apply|serves|append|add(_\w+)?"
                            r"|adopt_settings")  # fmt: skip
 _BASES = ("Callback", "CallbackList", "MonitorCallback", "ProgbarLogger", "LearningRateSchedule",
           "Loss", "Metric", "Optimizer", "TextClassifier")  # fmt: skip

@@ -31,9 +31,9 @@ class MonitorCallback(Callback):
         name = self.monitor.removeprefix("val_")
         if name == "loss":
             return True
-        for metric in getattr(self.model, "metrics", ()):
-            if metric.name == name and metric.direction is not None:
-                return metric.direction == "down"
+        metric = getattr(self.model, "_metrics_by_name", {}).get(name)
+        if metric is not None and metric.direction is not None:
+            return metric.direction == "down"
         raise ValueError(
             f"`mode`: not known whether `{self.monitor}` should be small or large\n"
             "hint: pass mode='min' or mode='max'"

@@ -3,6 +3,7 @@
 from bart_fast._registry import Registry
 from bart_fast.metrics.mean import Mean
 from bart_fast.metrics.metric import Metric
+from bart_fast.metrics.perplexity import Perplexity
 from bart_fast.metrics.sparse_categorical_accuracy import SparseCategoricalAccuracy
 
 _REGISTRY = Registry(
@@ -11,6 +12,7 @@ _REGISTRY = Registry(
     Metric,
     {
         "Mean": Mean,
+        "Perplexity": Perplexity,
         "SparseCategoricalAccuracy": SparseCategoricalAccuracy,
         "sparse_categorical_accuracy": SparseCategoricalAccuracy,
     },

@@ -19,8 +19,9 @@ from bart_fast.models.scoring_mixin import ScoringMixin
 from bart_fast.models.streaming_mixin import StreamingMixin
 from bart_fast.models.task import Task
 from bart_fast.models.text_inputs import is_token_arrays
-from bart_fast.training.data import Batches, open_data
-from bart_fast.training.fit import TrainingMixin, check_verbose
+from bart_fast.training.arguments import check_verbose
+from bart_fast.training.data import Batches, open_data, unpack_batch
+from bart_fast.training.fit import TrainingMixin
 
 
 class Seq2SeqLM(StreamingMixin, ScoringMixin, TrainingMixin, Task):
@@ -165,13 +166,30 @@ class Seq2SeqLM(StreamingMixin, ScoringMixin, TrainingMixin, Task):
             raise argument_error("x", "must hold at least one batch", "none")
         return np.concatenate(logits)
 
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """Logits of one batch.
+
+        Args:
+            x: dict of the four token arrays, or of strings, as for `predict()`.
+
+        Returns:
+            float32 array [batch, decoder length, vocabulary_size].
+
+        Raises:
+            ValueError: an array is missing or misshapen.
+        """
+        return self._logits(self._arrays(unpack_batch(x)[0]))
+
     def _predict(self, parts: Iterable[dict[str, np.ndarray]], callbacks: Any) -> list[np.ndarray]:
+        self.stop_predicting = False
         callbacks.on_predict_begin()
         logits = []
         for step, part in enumerate(parts):
             callbacks.on_predict_batch_begin(step)
             logits.append(self._logits(part))
             callbacks.on_predict_batch_end(step)
+            if self.stop_predicting:
+                break
         callbacks.on_predict_end()
         return logits
 

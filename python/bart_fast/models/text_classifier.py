@@ -115,6 +115,11 @@ class TextClassifier(LabelledTrainingMixin, Task):
             raise argument_error("callbacks", "must be `None` for a classifier", callbacks)
         return self._activated(self._logits(x, batch_size, steps))
 
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """Scores of each class, computed as one batch; see `predict()`."""
+        rows = self._rows(x)
+        return self._activated(self._compute(rows, max(len(rows), 1), None))
+
     def classify(
         self, inputs: Any, top_k: int | None = 1, batch_size: int = 32
     ) -> dict[str, Any] | list[Any]:

@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,15 @@ class Batch:
         """Sum of the weights."""
         return float(self.positions if self.sample_weight is None else self.sample_weight.sum())
 
+    def weighted_by_class(self, class_weight: Mapping[int, float]) -> "Batch":
+        """The same, where each position weighs by its target, too: 1 for targets not named."""
+        weights = np.ones(self.targets.shape, np.float32)
+        for target, weight in class_weight.items():
+            weights[self.targets == target] = weight
+        if self.sample_weight is not None:
+            weights *= self.sample_weight
+        return replace(self, sample_weight=weights)
+
     def arrays(self) -> tuple:
         """Everything a step takes, in its order."""
         return (
@@ -83,11 +92,18 @@ class BatchMaker:
         max_sequence_length: int. Positions of the model; texts are cut to it.
         vocabulary_size: int. Token ids of the model; texts must not have others. Defaults to
             `None`: the core finds them.
+        whole: bool. Whether texts are padded to the preprocessor's lengths, as Keras does; else
+            they are as wide as the longest, which changes no loss. Defaults to `False`.
     """
 
     def __init__(
-        self, preprocessor: Any, max_sequence_length: int, vocabulary_size: int | None = None
+        self,
+        preprocessor: Any,
+        max_sequence_length: int,
+        vocabulary_size: int | None = None,
+        whole: bool = False,
     ):
+        self.whole = whole
         self.preprocessor = preprocessor
         self.max_sequence_length = max_sequence_length
         self.vocabulary_size = vocabulary_size
@@ -124,9 +140,16 @@ class BatchMaker:
             )
 
     def _from_texts(self, x: Any) -> Batch:
-        """Arrays only as wide as the longest row: a preprocessor's limit is often far wider."""
+        """Arrays only as wide as the longest row: a preprocessor's limit is often far wider. Not so
+        if padded positions count: then they are the preprocessor's own."""
         encoder_width = min(self.preprocessor.encoder_sequence_length, self.max_sequence_length)
         decoder_width = min(self.preprocessor.decoder_sequence_length, self.max_sequence_length)
+        if self.whole:
+            lengths = {
+                "encoder_sequence_length": encoder_width,
+                "decoder_sequence_length": decoder_width,
+            }
+            return batch_from_arrays(*self.preprocessor(x, **lengths))
         sources, targets, batched = self.preprocessor._fit_rows(x, encoder_width, decoder_width)
         if not batched:
             raise argument_error(

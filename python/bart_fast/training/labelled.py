@@ -1,16 +1,15 @@
 """`compile`, `fit`, `evaluate` of text classifiers: a label for each text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from bart_fast import losses, optimizers
 from bart_fast._validation import argument_error
-from bart_fast.metrics import Mean
 from bart_fast.models.bart_text_classifier_preprocessor import text_segments
 from bart_fast.training import compiled
+from bart_fast.training.compiled_metrics import CompiledMetrics
 from bart_fast.training.data import open_data
 from bart_fast.training.fit import TrainingMixin
 
@@ -49,6 +48,22 @@ class LabelledBatch:
         """Sum of the weights."""
         return float(sum(self.weights))
 
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels, int32 [rows]."""
+        return np.array(self.labels, np.int32)
+
+    @property
+    def sample_weight(self) -> np.ndarray:
+        """The weights, float32 [rows]."""
+        return np.array(self.weights, np.float32)
+
+    def weighted_by_class(self, class_weight: Mapping[int, float]) -> "LabelledBatch":
+        """The same, where each text weighs by its label, too: 1 for labels not named."""
+        pairs = zip(self.labels, self.weights, strict=True)
+        weights = [class_weight.get(label, 1.0) * weight for label, weight in pairs]
+        return replace(self, weights=weights)
+
     def arguments(self) -> tuple:
         """What a step takes, in its order."""
         return (*self.rows_read.arguments(), self.labels, self.weights)
@@ -56,9 +71,6 @@ class LabelledBatch:
 
 class LabelledTrainingMixin(TrainingMixin):
     """Training and evaluation of a classifier. All weights are trained, the head's among them."""
-
-    # How many of the metrics, from the first, do not weigh.
-    _unweighted = 0
 
     def compile(
         self,
@@ -76,8 +88,9 @@ class LabelledTrainingMixin(TrainingMixin):
                 `Adam(5e-5)`, as in keras-hub.
             loss: `"auto"` (default) or a `SparseCategoricalCrossentropy`; with `from_logits=True`
                 unless `activation` is `"softmax"`.
-            metrics: list of `SparseCategoricalAccuracy` or of names, or `None`. `"auto"` (default)
-                is one `SparseCategoricalAccuracy`.
+            metrics: list of names (`"accuracy"`), of `Metric` objects, also of one's own, and of
+                functions of labels and scores; or `None`. `"auto"` (default) is one
+                `SparseCategoricalAccuracy`.
             weighted_metrics: the same, counted with sample weights. Defaults to `None`.
             **kwargs: `run_eagerly`, `jit_compile` and `steps_per_execution` change nothing.
 
@@ -86,38 +99,16 @@ class LabelledTrainingMixin(TrainingMixin):
             ValueError: a value that is not supported.
         """
         compiled.check_ignored(kwargs)
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = optimizers.Adam(_AUTO_LEARNING_RATE)
-        unweighted = compiled.resolve_weighted_metrics(metrics)
-        every = [*unweighted, *compiled.resolve_weighted_metrics(weighted_metrics)]
-        resolved = (
-            compiled.resolve_optimizer(optimizer),
-            self._resolve_loss(loss),
-            compiled.resolve_weighted_metrics(every),
-        )
-        self.optimizer, self.loss, self._weighted_metrics = resolved
-        self._unweighted = len(unweighted)
-        self._loss_tracker = Mean("loss")
-
-    def _resolve_loss(self, loss: Any) -> losses.SparseCategoricalCrossentropy:
-        """Cross entropy, told whether the model's outputs are logits."""
         from_logits = self.activation != "softmax"
-        if isinstance(loss, str) and loss == "auto":
-            return losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-        loss = losses.get(loss)
-        if type(loss) is not losses.SparseCategoricalCrossentropy:
-            raise argument_error(
-                "loss", "must be a `SparseCategoricalCrossentropy`", type(loss).__name__
-            )
-        if loss.from_logits != from_logits:
-            outputs = "logits" if from_logits else "probabilities"
-            raise argument_error(
-                "loss",
-                f"must have from_logits={from_logits}, since the model gives {outputs}",
-                f"from_logits={loss.from_logits}",
-                'loss="auto" fits',
-            )
-        return loss
+        self._set_compiled(
+            compiled.resolve_optimizer(optimizer, _AUTO_LEARNING_RATE),
+            compiled.resolve_loss(loss, from_logits),
+            CompiledMetrics(
+                compiled.resolve_metrics("metrics", metrics, from_logits),
+                compiled.resolve_metrics("weighted_metrics", weighted_metrics, from_logits),
+                self._activated,
+            ),
+        )
 
     def _check_compiled(self, method: str) -> None:
         super()._check_compiled(method)
@@ -154,24 +145,22 @@ class LabelledTrainingMixin(TrainingMixin):
             rows, _check_labels(y, count, self.num_classes), _check_weights(sample_weight, count)
         )
 
+    def _step_settings(self, batch: LabelledBatch) -> dict[str, Any]:
+        # All texts are computed anyway, whatever they weigh.
+        settings = super()._step_settings(batch)
+        settings.pop("every_position", None)
+        return settings
+
     def _train_step(self, batch: LabelledBatch, **settings: Any) -> dict[str, Any]:
         optimizer = self.optimizer._core
         return self._core_head.train_step(self._core, optimizer, *batch.arguments(), **settings)
 
-    def _evaluate_step(self, batch: LabelledBatch, normalizer: float) -> dict[str, Any]:
-        return self._core_head.evaluate_step(self._core, *batch.arguments(), normalizer=normalizer)
+    def _evaluate_step(self, batch: LabelledBatch, **settings: Any) -> dict[str, Any]:
+        return self._core_head.evaluate_step(self._core, *batch.arguments(), **settings)
 
     def _trained(self) -> list[tuple[Any, str]]:
         head = self._core_head
         return super()._trained() + [(head, name) for name, _ in head.parameters()]
-
-    def _record(self, batch: LabelledBatch, result: dict[str, Any]) -> None:
-        self._loss_tracker.add(result["loss"] * batch.rows, batch.rows)
-        for index, metric in enumerate(self._weighted_metrics):
-            if index < self._unweighted:
-                metric.add(result["correct"], batch.rows)
-            else:
-                metric.add(result["correct_weight_sum"], result["weight_sum"])
 
 
 def _columns(x: Any) -> dict[str, list[str]]:
