@@ -101,6 +101,8 @@ def megabytes():
 model = load()
 if case == "after a fork" and (child := os.fork()):
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+model = None
+model = load()
 weights, loaded = model.backbone._model.count_bytes() / 2**20, megabytes()
 del model
 dropped = megabytes()
@@ -122,7 +124,7 @@ def test_a_dropped_model_gives_its_memory_back(tmp_path, case):
         # Weights lie among all other memory, which is kept a while for what comes next.
         assert grown < weights, result.stdout
     else:
-        assert given_back > 0.9 * weights and grown < 3, result.stdout
+        assert given_back > 0.9 * weights and grown < 0.8, result.stdout
 
 
 def test_a_file_that_is_cut_off_while_it_is_read_is_an_error(tmp_path):

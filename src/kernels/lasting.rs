@@ -11,8 +11,8 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use mimalloc::MiMalloc;
 
@@ -22,14 +22,9 @@ const SMALLEST: usize = 1 << 16;
 const RANGE: usize = 1 << 38;
 /// Blocks begin on pages of the system: memory goes back in whole ones.
 const PAGE: usize = 1 << 12;
-/// A huge page.
-const HUGE: usize = 1 << 21;
 
 /// Where the range begins; 0 until the first block, 1 where the system has none to give.
 static START: AtomicUsize = AtomicUsize::new(0);
-/// How much of it is used, in pages (below [`BLOCK`]), and how many blocks live in it (multiples of it).
-static USED: AtomicU64 = AtomicU64::new(0);
-const BLOCK: u64 = 1 << 32;
 
 thread_local! {
     /// Whether this thread asks for memory that stays.
@@ -137,7 +132,16 @@ fn give_back(block: *mut u8, size: usize) {
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod system {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::{AcqRel, Acquire};
+
     use super::*;
+
+    /// How much of the range is used, in pages (below [`BLOCK`]), and how many blocks live in it (multiples of
+    /// it). Both change at once.
+    static USED: AtomicU64 = AtomicU64::new(0);
+    const BLOCK: u64 = 1 << 32;
+    const HUGE_PAGE: usize = 1 << 21;
 
     /// `size` bytes, whole pages.
     pub(super) fn take(size: usize) -> Option<*mut u8> {
@@ -164,8 +168,8 @@ mod system {
 
     /// See [`prefer_huge_pages`](super::prefer_huge_pages).
     pub(super) fn prefer_huge_pages(block: *mut u8, size: usize) {
-        let start = block.addr() & !(HUGE - 1);
-        let size = (block.addr() + size).next_multiple_of(HUGE) - start;
+        let start = block.addr() & !(HUGE_PAGE - 1);
+        let size = (block.addr() + size).next_multiple_of(HUGE_PAGE) - start;
         // SAFETY: advice, which changes nothing that can be read. Where it cannot be taken, pages stay small.
         unsafe { libc::madvise(start as *mut libc::c_void, size, libc::MADV_HUGEPAGE) };
     }
