@@ -70,7 +70,9 @@ def test_words_that_stay_weigh_more():
     weights = pairs_module.keep_weights(given, text, encode([text])[0], WORD_STARTS)
     heavy = [letter for letter, weight in zip(text, weights[:-1], strict=True) if weight > 1]
     assert "".join(heavy) == " no to"
-    assert set(weights) == {1.0, pairs_module.KEEP_WEIGHT}
+    assert set(weights) == {1.0, pairs_module.KEEP_WEIGHT_OF_CARELESS}
+    weights = pairs_module.keep_weights("He sed no to it", text, encode([text])[0], WORD_STARTS)
+    assert set(weights) == {1.0, pairs_module.KEEP_WEIGHT}, "who sets capitals is mostly right"
 
 
 def test_packing_keeps_every_pair_within_the_budget():
@@ -213,10 +215,10 @@ def tiny(tmp_path, monkeypatch) -> list[str]:
     (data / "standard_ebooks.txt").write_text("\n".join(lines[320:400]))
     (data / "misspellings.csv").write_text("teh,the\nhaers,hears\n")
     monkeypatch.setattr(pairs_module, "SHARD_PAIRS", 100)
-    for name, value in {"LAYERS": 1, "HEADS": 2, "WIDTH": 16, "INNER_WIDTH": 32}.items():
+    for name, value in {"HEADS": 2, "WIDTH": 16, "INNER_WIDTH": 32}.items():
         monkeypatch.setattr(train, name, value)
     return ["--data", str(data), "--pairs", "150", "--batch-tokens", "300", "--threads", "1",
-            "--dropout", "0.1", "--test-limit", "5"]  # fmt: skip
+            "--dropout", "0.1", "--test-limit", "5", "--layers", "1"]  # fmt: skip
 
 
 def weights_of(work: Path) -> list[np.ndarray]:
@@ -252,3 +254,22 @@ def test_a_work_directory_keeps_its_settings(tiny, tmp_path):
     train.main([*tiny, "--work", str(tmp_path / "work"), "--minutes", "0"])
     with pytest.raises(SystemExit, match=r"`--seed`: received 2, but .* was begun with 1"):
         train.main([*tiny, "--work", str(tmp_path / "work"), "--seed", "2"])
+
+
+def test_a_deeper_model_begins_with_the_layers_of_a_shallow_one(tiny, tmp_path):
+    import train
+
+    import bart_fast
+
+    train.main([*tiny, "--work", str(tmp_path / "shallow"), "--minutes", "0"])
+    preset = checkpoint_module.latest_checkpoint(tmp_path / "shallow").preset
+    shallow = bart_fast.BartSeq2SeqLM.from_preset(str(preset))
+    options = train.parse_arguments([*tiny, "--layers", "2"])
+    deep = train.grown(shallow, options)
+    of_deep, of_shallow = deep.backbone._model, shallow.backbone._model
+    assert deep.backbone.num_layers == 2
+    for name, _ in of_deep.parameters():
+        same = of_shallow.get_parameter(name.replace("layers.1", "layers.0"))
+        assert np.array_equal(of_deep.get_parameter(name), same), name
+    with pytest.raises(SystemExit, match=r"`--layers`: received 0, but `--start-from` has 1"):
+        train.grown(shallow, train.parse_arguments([*tiny, "--layers", "0"]))

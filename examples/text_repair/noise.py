@@ -71,6 +71,11 @@ class Noise:
             self._slips.append(slip)
         self._cumulative = [value / total for value in kinds]
 
+    @property
+    def words(self) -> frozenset[str]:
+        """Lower-case words that are right as they are."""
+        return self._speller.words
+
     def full(self, text: str, random: Random) -> str:
         """Lower case, all marks removed, one word in ten misspelt. The held-out sets use this."""
         words = remove_marks(text).lower().split()

@@ -14,6 +14,7 @@ from queue import Queue
 from random import Random
 
 import numpy as np
+from literals import Names, sentence_with_literals
 from noise import Noise
 from sources import SOURCES
 from split import Split
@@ -30,11 +31,15 @@ TWO_SENTENCES, LONG = 0.15, 0.012
 LONG_CHARACTERS = (250, 850)
 MAX_PIECES = 250
 
-# What the pieces of a word that stays as it is weigh in the loss. Greedy decoding then sets a
-# capital or a comma only where the model is sure of it beyond six to one: a mark that is missing is
-# a smaller fault than a right word made wrong. (Grammar correction values precision in the same
-# way: F0.5, and the bias towards keeping in GECToR, Omelianchuk et al. 2020.)
-KEEP_WEIGHT = 6.0
+# Shares of the pairs whose names are made up, and that hold a sentence with something to be copied.
+RENAMED, WITH_LITERALS = 0.06, 0.04
+
+# What the pieces of a word that stays as it is weigh in the loss: much where the writer sets
+# capitals, since such text is mostly right, and little where he does not, since there all of them
+# and all commas are missing. Greedy decoding changes a word only where the model is so much surer
+# of it. (Grammar correction values precision in the same way: F0.5, and the bias towards keeping in
+# GECToR, Omelianchuk et al. 2020.)
+KEEP_WEIGHT, KEEP_WEIGHT_OF_CARELESS = 6.0, 1.25
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -108,6 +113,7 @@ class PairStream:
     ):
         self._texts = [sentence.text for sentence in split.train]
         self._follower = split.follower
+        self._names = Names(self._texts, noise.words)
         self._noise, self._encode, self._word_starts = noise, encode, word_starts
         self._seed, self._batch_tokens = seed, batch_tokens
         order = np.random.default_rng(seed)
@@ -130,8 +136,8 @@ class PairStream:
         """All batches of one shard, in the order of training."""
         indices = self._epoch_indices(epoch)[number * SHARD_PAIRS : (number + 1) * SHARD_PAIRS]
         random = Random(f"{self._seed}:{epoch}:{number}")
-        targets = [self._joined(int(i), random) for i in indices]
-        inputs = [self._noise.draw(text, random) for text in targets]
+        drawn = [self._draw_texts(int(i), random) for i in indices]
+        inputs, targets = [given for given, _ in drawn], [text for _, text in drawn]
         # One call for both sides: the tokenizer spreads a list over its threads.
         ids = self._encode(inputs + targets)
         pairs = [
@@ -185,6 +191,23 @@ class PairStream:
             )
         return np.random.default_rng([self._seed, epoch]).permutation(np.concatenate(chosen))
 
+    def _draw_texts(self, index: int, random: Random) -> tuple[str, str]:
+        """A careless text and the clean one: of a sentence, and now and then of what to copy."""
+        text = self._joined(index, random)
+        if random.random() < RENAMED:
+            text = self._names.rename(text, random)
+        given = self._noise.draw(text, random)
+        if random.random() >= WITH_LITERALS:
+            return given, text
+        other = sentence_with_literals(random)
+        careless = other[0].lower() + other[1:] if random.random() < 0.2 else other
+        place = random.random()
+        if place < 0.2:
+            return careless.rstrip(".?") if random.random() < 0.2 else careless, other
+        if place < 0.5:
+            return f"{careless} {given}", f"{other} {text}"
+        return f"{given} {careless}", f"{text} {other}"
+
     def _joined(self, index: int, random: Random) -> str:
         """The sentence alone, with the one that follows it, or with as many as are wanted."""
         text, draw = self._texts[index], random.random()
@@ -209,13 +232,14 @@ class PairStream:
 def keep_weights(
     given: str, text: str, pieces: list[int], word_starts: Sequence[bool]
 ) -> list[float]:
-    """The weights of the target's `pieces` and of its end: `KEEP_WEIGHT` inside the words of `text`
-    that also stand in `given`, else 1.
+    """The weights of the target's `pieces` and of its end: more than 1 inside the words of `text`
+    that also stand in `given`.
 
     The first piece of a word decides its case, and that no mark comes before it.
     """
     there = set(given.split())
-    by_word = iter([KEEP_WEIGHT if word in there else 1.0 for word in text.split(" ")])
+    keep = KEEP_WEIGHT if given != given.lower() else KEEP_WEIGHT_OF_CARELESS
+    by_word = iter([keep if word in there else 1.0 for word in text.split(" ")])
     weights, weight = [], next(by_word)
     for at, piece in enumerate(pieces):
         if at and word_starts[piece]:

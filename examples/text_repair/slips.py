@@ -106,7 +106,7 @@ class Speller:
     """
 
     def __init__(self, misspellings: dict[str, list[str]], words: frozenset[str] = frozenset()):
-        self._words = words
+        self.words = words
         self._known: dict[str, list[str]] = {}
         for right, wrong in misspellings.items():
             kept = [word for word in wrong if word not in words and word.isascii()]
@@ -122,7 +122,7 @@ class Speller:
         wrong = lower
         for _ in range(4):
             wrong = slip_of_fingers(lower, random)
-            if wrong != lower and wrong not in self._words:
+            if wrong != lower and wrong not in self.words:
                 break
         return like(wrong, letters)
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::adapters::Adapters;
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache};
 use super::decoder::Decoder;
@@ -27,6 +28,7 @@ pub struct BartModel {
     decoder: Decoder,
     final_logits_bias: Option<Arc<Parameter>>,
     parameters: Vec<Arc<Parameter>>,
+    adapters: Adapters,
     training: Mutex<()>,
 }
 
@@ -65,7 +67,19 @@ impl BartModel {
         let without = BartConfig { vocab_size: 0, ..config.clone() };
         let tables = config.parameter_count() - without.parameter_count();
         Error::check_room("token tables of this size", tables)?;
-        Self::of(config, Parameters::taking_over(&self.parameters, self.precision))
+        let parameters = Parameters::taking_over(&self.parameters, self.precision);
+        Ok(self.with_training_of_mine(Self::of(config, parameters)?))
+    }
+
+    /// `other` with the same adapters, and the same of it trained.
+    fn with_training_of_mine(&self, other: Self) -> Self {
+        for parameter in &other.parameters {
+            if let Some(mine) = self.parameters.iter().find(|p| p.name() == parameter.name()) {
+                parameter.set_trainable(mine.is_trainable());
+            }
+        }
+        let adapters = self.adapters.carried_to(&other.parameters);
+        BartModel { adapters, ..other }
     }
 
     fn of(config: BartConfig, mut parameters: Parameters) -> Result<Self> {
@@ -86,6 +100,7 @@ impl BartModel {
             decoder,
             final_logits_bias,
             parameters,
+            adapters: Adapters::default(),
             training: Mutex::new(()),
         })
     }
@@ -104,7 +119,7 @@ impl BartModel {
                 _ => to.assign(&from.values()?)?,
             }
         }
-        Ok(other)
+        Ok(self.with_training_of_mine(other))
     }
 
     /// In which numbers its weights are kept and multiplied.
@@ -122,9 +137,30 @@ impl BartModel {
         &self.parameters
     }
 
-    /// Those that training changes: all but the stored logits bias, which BART keeps fixed.
-    pub fn trainable(&self) -> impl Iterator<Item = &Arc<Parameter>> {
+    /// Those that BART learns: all but the stored logits bias, which it keeps fixed.
+    pub fn learned(&self) -> impl Iterator<Item = &Arc<Parameter>> {
         self.parameters.iter().filter(|parameter| parameter.name() != "final_logits_bias")
+    }
+
+    /// Those that training changes: the learned ones that are not frozen, and those of the adapter in
+    /// use.
+    pub fn trainable(&self) -> Vec<Arc<Parameter>> {
+        let base = self.learned().filter(|parameter| parameter.is_trainable()).cloned();
+        base.chain(self.adapters.trainable()).collect()
+    }
+
+    /// Its named sets of low-rank additions.
+    pub(super) fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    /// Refuses training of weights that are too coarse for it, which the model's precision may keep.
+    ///
+    /// # Errors
+    /// `Argument` naming the way out.
+    pub fn check_trainable(&self) -> Result<()> {
+        let coarse = |p: &Arc<Parameter>| p.is_trainable() && !p.keeps_float32();
+        if self.learned().any(coarse) { self.precision.check_trainable() } else { Ok(()) }
     }
 
     /// Held during a training step: gradients gather in buffers of the model, one step at a time.

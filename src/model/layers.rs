@@ -32,7 +32,8 @@ impl Linear {
 
     /// `x [rows, inputs]` to `[rows, outputs]`.
     pub fn forward(&self, x: &Hidden, pass: &Pass) -> Result<Hidden> {
-        Ok(ops::linear::linear(x, &self.weight.weight(pass), Some(self.bias.tensor(pass)))?)
+        let [y] = Self::forward_each([self], x, pass)?;
+        Ok(y)
     }
 
     /// [`Self::forward`] of several layers over the same `x`, in one pass over it.
@@ -43,7 +44,13 @@ impl Linear {
     ) -> Result<[Hidden; N]> {
         let weights = layers.map(|layer| layer.weight.weight(pass));
         let affine = |i: usize| (&weights[i], Some(layers[i].bias.tensor(pass)));
-        Ok(ops::linear::linear_each(x, std::array::from_fn(affine))?)
+        let mut ys = ops::linear::linear_each(x, std::array::from_fn(affine))?;
+        for (layer, y) in layers.iter().zip(&mut ys) {
+            if let Some(low_rank) = layer.weight.low_rank() {
+                *y = ops::add::add(y, &low_rank.forward(x, pass)?)?;
+            }
+        }
+        Ok(ys)
     }
 
     /// `activation` of [`Self::forward`]; GELU in one pass with it.
@@ -54,6 +61,7 @@ impl Linear {
         pass: &Pass,
     ) -> Result<Hidden> {
         let activate = match activation {
+            Activation::Gelu if self.weight.low_rank().is_some() => ops::activation::gelu,
             Activation::Gelu => {
                 let (weight, bias) = (self.weight.weight(pass), self.bias.tensor(pass));
                 return Ok(ops::linear::linear_gelu(x, &weight, bias)?);

@@ -4,6 +4,7 @@
 //! Sequences are ragged: rows of all sequences lie end to end (a [`Batch`]), and only rows that
 //! are needed exist.
 
+pub mod adapters;
 pub mod attention;
 pub mod backbone;
 pub mod batch;
@@ -14,6 +15,7 @@ pub mod decoder;
 pub mod embedding;
 pub mod encoder;
 pub mod layers;
+pub mod low_rank;
 pub mod parameter;
 pub mod pass;
 pub mod precision;

@@ -2,7 +2,8 @@
 
 mod assign;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -14,6 +15,7 @@ use crate::ops::weight::{self, HalfFormat, Weight};
 use crate::ops::with_floats;
 use crate::random;
 
+use super::low_rank::LowRank;
 use super::pass::Pass;
 use super::precision::Precision;
 
@@ -52,6 +54,10 @@ pub struct Parameter {
     gradient: GradientBuffer,
     /// Place for a coarse copy, where it is multiplied for the best of its outputs.
     screen: Arc<LazyScreen>,
+    /// Whether training changes it.
+    trainable: AtomicBool,
+    /// What is added to a matrix, if anything is.
+    low_rank: RwLock<Option<Arc<LowRank>>>,
 }
 
 /// How the values of a parameter lie in its tensor.
@@ -95,9 +101,34 @@ impl Parameter {
         &self.var
     }
 
-    /// The stored tensor, tracked if `pass` is for training.
+    /// Whether training changes it.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable.load(Ordering::Relaxed)
+    }
+
+    /// Says whether training changes it, from the next step on.
+    pub fn set_trainable(&self, trainable: bool) {
+        self.trainable.store(trainable, Ordering::Relaxed);
+    }
+
+    /// What is added to the matrix, if anything is.
+    pub fn low_rank(&self) -> Option<Arc<LowRank>> {
+        self.low_rank.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what is added to the matrix from the next pass on.
+    pub(super) fn set_low_rank(&self, low_rank: Option<Arc<LowRank>>) {
+        *self.low_rank.write().unwrap_or_else(PoisonError::into_inner) = low_rank;
+    }
+
+    /// Whether a pass wants its gradient.
+    fn is_trained_in(&self, pass: &Pass) -> bool {
+        pass.is_training() && self.is_trainable()
+    }
+
+    /// The stored tensor, tracked if `pass` trains it.
     pub fn tensor(&self, pass: &Pass) -> &Tensor {
-        if pass.is_training() { self.var.as_tensor() } else { &self.frozen }
+        if self.is_trained_in(pass) { self.var.as_tensor() } else { &self.frozen }
     }
 
     /// The same as a matrix. Training computes with the float32 weights as they are.
@@ -108,7 +139,8 @@ impl Parameter {
         }
         let weight = Weight::new(self.tensor(pass).clone(), rows, columns);
         match self.rounded {
-            _ if pass.is_training() => weight.gathering_in(self.gradient.clone()),
+            _ if self.is_trained_in(pass) => weight.gathering_in(self.gradient.clone()),
+            _ if pass.is_training() => weight,
             Some(format) => weight.rounded_to(format).screened_by(self.screen.clone()),
             None => weight.screened_by(self.screen.clone()),
         }
@@ -144,6 +176,11 @@ impl Parameter {
         rows
     }
 
+    /// Whether its values are kept in float32, and are not rounded when they change.
+    pub fn keeps_float32(&self) -> bool {
+        !self.is_int8() && self.kept_in.is_none()
+    }
+
     /// Whether it is a matrix in int8.
     pub fn is_int8(&self) -> bool {
         matches!(self.layout, StoredLayout::Int8(_))
@@ -156,6 +193,27 @@ impl Parameter {
         let copy =
             |w: int8::Weight<'_>| (int8::to_rows(w.packed, rows, columns), w.scales.to_vec());
         Ok(Some(self.weight(&Pass::inference()).with_int8(scales, copy)?))
+    }
+
+    /// [`Self::values`] with what is added to the matrix: what a file gets.
+    pub fn merged_values(&self) -> Result<Vec<f32>> {
+        let values = self.values()?;
+        match self.low_rank() {
+            Some(low_rank) => low_rank.merged(&values),
+            None => Ok(values),
+        }
+    }
+
+    /// [`Self::int8_values`] with what is added to the matrix, quantised anew.
+    pub fn merged_int8_values(&self) -> Result<Option<(Vec<i8>, Vec<f32>)>> {
+        if self.low_rank().is_none() || !self.is_int8() {
+            return self.int8_values();
+        }
+        let merged = self.merged_values()?;
+        let mut values = vec![0; merged.len()];
+        let rows = merged.chunks(self.shape[1].max(1)).zip(values.chunks_mut(self.shape[1].max(1)));
+        let scales = rows.map(|(row, values)| int8::quantize_row(row, values)).collect();
+        Ok(Some((values, scales)))
     }
 }
 
@@ -279,6 +337,8 @@ impl Parameters {
             frozen,
             gradient: GradientBuffer::default(),
             screen: Arc::default(),
+            trainable: AtomicBool::new(true),
+            low_rank: RwLock::default(),
         });
         self.list.push(parameter.clone());
         Ok(parameter)

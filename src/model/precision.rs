@@ -85,19 +85,25 @@ impl Precision {
         }
     }
 
+    /// Whether it keeps matrices in float32.
+    pub fn keeps_float32(self) -> bool {
+        self.stored().is_none() && self != Precision::Int8
+    }
+
     /// Whether it keeps weights that steps as small as training's can change.
     ///
     /// # Errors
     /// `Argument` naming the way out if it does not.
     pub fn check_trainable(self) -> Result<()> {
-        if self.stored().is_none() && self != Precision::Int8 {
+        if self.keeps_float32() {
             return Ok(());
         }
         Err(Error::argument(
             "dtype",
             format!(
                 "a model in {} cannot be trained: its weights are too coarse for small steps\n\
-                 hint: load it with dtype=\"float32\" or \"mixed_bfloat16\"",
+                 hint: load it with dtype=\"float32\" or \"mixed_bfloat16\", or train additions to \
+                 its weights: `model.backbone.enable_lora(rank)`",
                 self.name()
             ),
         ))

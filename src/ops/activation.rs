@@ -1,9 +1,14 @@
-//! Activations other than GELU, which BART itself does not have: candle's own operations on every
-//! device.
+//! Activations. Those other than GELU, which BART itself does not have, are candle's own operations on
+//! every device.
 
 use candle_core::Result;
 
 use super::hidden::Hidden;
+
+/// GELU on its own; [`linear_gelu`](super::linear::linear_gelu) has it behind a product.
+pub fn gelu(x: &Hidden) -> Result<Hidden> {
+    x.by_candle(super::gelu::gelu)
+}
 
 /// GELU with a hyperbolic tangent (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
 pub fn gelu_new(x: &Hidden) -> Result<Hidden> {

@@ -20,7 +20,8 @@ pub fn add_layer_norm(
     gamma: &Tensor,
     beta: &Tensor,
 ) -> Result<Hidden> {
-    if let Some(x_floats) = x.floats() {
+    let other_floats = residual.is_none_or(|residual| residual.floats().is_some());
+    if let Some(x_floats) = x.floats_beside(&[gamma, beta]).filter(|_| other_floats) {
         let normed = |other: Option<&[f32]>| {
             with_floats([gamma, beta], |[gamma, beta]| {
                 Hidden::computed(x.rows(), x.width(), |out| {

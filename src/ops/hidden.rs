@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Way, tensor, way, with_floats};
+use super::{Way, tensor, wants_gradient, way, with_floats};
 use crate::kernels::pool::{self, Buffer};
 
 pub use crate::kernels::pool::trim;
@@ -46,7 +46,12 @@ impl Hidden {
         Hidden { values: Values::Floats(floats), width }
     }
 
-    /// Its floats, if our kernels take it and no gradient is wanted.
+    /// Its floats, if our kernels take it, and no gradient is wanted of it or of `parameters`.
+    pub(super) fn floats_beside(&self, parameters: &[&Tensor]) -> Option<&[f32]> {
+        self.floats().filter(|_| !wants_gradient(parameters))
+    }
+
+    /// Its floats, if our kernels take it and no gradient is wanted of it.
     pub(super) fn floats(&self) -> Option<&[f32]> {
         match &self.values {
             Values::Floats(floats) => Some(floats),
@@ -65,6 +70,17 @@ impl Hidden {
     /// Floats in a row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// The same floats as rows of another width, which divides them.
+    pub fn with_width(self, width: usize) -> Result<Self> {
+        match self.values {
+            Values::Floats(floats) => Ok(Self::of(floats, width)),
+            Values::Tensor(tensor) => {
+                let rows = tensor.elem_count() / width.max(1);
+                tensor.contiguous()?.reshape((rows, width))?.try_into()
+            }
+        }
     }
 
     /// The rows as a tensor, a copy where they are none yet.
@@ -97,11 +113,11 @@ impl Hidden {
         }
     }
 
-    /// What `work` makes of the rows as a tensor, in kind. For the operations of which there is no
-    /// kernel.
+    /// What `work` makes of the rows as a tensor: in kind, or a tensor where `work` brought in what a
+    /// gradient is wanted of. For the operations of which there is no kernel.
     pub(super) fn by_candle(&self, work: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let result = work(&self.tensor()?)?;
-        if self.floats().is_none() {
+        if self.floats().is_none() || result.track_op() {
             return result.try_into();
         }
         let (rows, width) = result.dims2()?;

@@ -1,5 +1,5 @@
-//! Products and look-ups of weights in int8, by Keras' scheme (see [`crate::kernels::int8`]). There
-//! is no backward: such a model is not trained.
+//! Products and look-ups of weights in int8, by Keras' scheme (see [`crate::kernels::int8`]). They
+//! are not trained; gradients of what they multiply pass the rounding as if there were none.
 
 use candle_core::{Result, Tensor};
 
@@ -18,7 +18,7 @@ pub(super) fn linear(
 ) -> Result<Tensor> {
     // Adding this and taking it away rounds what is below 2^22 to whole numbers, ties to even.
     const ROUNDER: f64 = 12_582_912.0;
-    let largest = (x.abs()?.max_keepdim(1)? + f64::from(int8::EPSILON))?;
+    let largest = (x.abs()?.max_keepdim(1)?.detach() + f64::from(int8::EPSILON))?;
     let x_scales = largest.ones_like()?.affine(f64::from(int8::LARGEST), 0.0)?.div(&largest)?;
     let x = ((x.broadcast_mul(&x_scales)? + ROUNDER)? - ROUNDER)?;
     let sums = x.matmul(&weight.dense()?.t()?)?;

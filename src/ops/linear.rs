@@ -5,7 +5,9 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Stora
 use super::gradient::GradientBuffer;
 use super::hidden::Hidden;
 use super::weight::{HalfFormat, Weight, panels};
-use super::{floats, gelu, int8, on_cpu, round, slice, tensor, use_kernels, with_floats};
+use super::{
+    floats, frozen_linear, gelu, int8, on_cpu, round, slice, tensor, use_kernels, with_floats,
+};
 use crate::kernels::gemm::{self, Epilogue, Layer, Panels};
 use crate::kernels::int8 as int8_kernel;
 use crate::kernels::pool::{self, Buffer};
@@ -23,9 +25,7 @@ pub fn linear(x: &Hidden, weight: &Weight, bias: Option<&Tensor>) -> Result<Hidd
 /// [`linear`] of several layers over the same inputs, side by side.
 pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Result<[Hidden; N]> {
     match x.floats() {
-        Some(x) if layers.iter().all(|(weight, _)| weight.is_packed()) => {
-            products(x, layers, Epilogue::None)
-        }
+        Some(x) if layers.iter().all(by_kernel) => products(x, layers, Epilogue::None),
         _ => zip(layers, [(); N], |(weight, bias), ()| {
             x.by_candle(|x| linear_of_tensor(x, weight, bias))
         }),
@@ -35,7 +35,7 @@ pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Resul
 /// GELU of [`linear`], in one pass where no gradient is wanted.
 pub fn linear_gelu(x: &Hidden, weight: &Weight, bias: &Tensor) -> Result<Hidden> {
     match x.floats() {
-        Some(x) if weight.is_packed() => {
+        Some(x) if by_kernel(&(weight, Some(bias))) => {
             let [y] = products(x, [(weight, Some(bias))], Epilogue::Gelu)?;
             Ok(y)
         }
@@ -43,9 +43,14 @@ pub fn linear_gelu(x: &Hidden, weight: &Weight, bias: &Tensor) -> Result<Hidden>
     }
 }
 
+/// Whether our kernels take a layer, and no gradient is wanted of it.
+fn by_kernel((weight, bias): &Affine<'_>) -> bool {
+    weight.is_packed() && !weight.stored().track_op() && !bias.is_some_and(Tensor::track_op)
+}
+
 /// Products without gradients by our kernels, in one region of the team. All weights are kept in the
 /// same numbers.
-fn products<const N: usize>(
+pub(super) fn products<const N: usize>(
     x: &[f32],
     layers: [Affine<'_>; N],
     epilogue: Epilogue,
@@ -134,6 +139,9 @@ fn zip<A, B, R, const N: usize>(
 
 /// [`linear`] of rows that gradients may go through.
 fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    if use_kernels(x) && weight.is_packed() && !weight.stored().track_op() {
+        return frozen_linear::linear(x, weight, bias);
+    }
     if let Some(scales) = weight.scales() {
         return int8::linear(x, weight, scales, bias);
     }

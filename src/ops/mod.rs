@@ -10,6 +10,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
+mod frozen_linear;
 pub mod gelu;
 pub mod gradient;
 pub mod head;
@@ -18,6 +19,7 @@ pub mod int8;
 pub mod kv_store;
 pub mod linear;
 pub mod round;
+pub mod scale;
 pub mod screen;
 pub mod weight;
 

@@ -166,6 +166,31 @@ impl Weight {
         let scales = floats(on_cpu(&scales)?, scales_layout)?;
         Ok(work(int8::Weight { packed, scales }))
     }
+
+    /// Calls `work` with the panels of a CPU weight in float32, whatever it is kept in.
+    pub(super) fn with_float_panels<R>(&self, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut wide = Vec::new();
+        if let Some(scales) = &self.scales {
+            let values = self.with_int8(scales, |w| {
+                let values = int8::to_rows(w.packed, rows, columns);
+                let scaled = values.iter().enumerate();
+                scaled.map(|(i, &value)| f32::from(value) / w.scales[i / columns]).collect()
+            });
+            let values: Vec<f32> = values?;
+            wide = Self::pack(&values, rows, columns);
+        } else {
+            let (stored, layout) = self.stored.storage_and_layout();
+            match panels(on_cpu(&stored)?, layout, None)? {
+                Panels::Float(panels) | Panels::Rounded(_, panels) => return Ok(work(panels)),
+                Panels::Half(format, panels) => {
+                    wide.resize(panels.len(), 0.0);
+                    format.widen(panels, &mut wide);
+                }
+            }
+        }
+        Ok(work(&wide))
+    }
 }
 
 /// The panels of a CPU weight as products read them.

@@ -59,7 +59,7 @@ impl PyClassificationHead {
 
     /// A copy of a parameter (float32).
     fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        parameters::get(py, self.head.parameters(), name)
+        parameters::get(py, self.head.parameters(), name, false)
     }
 
     /// Sets parameters from datasets of `files`, each planned as (parameter, (file, dataset), whether it is

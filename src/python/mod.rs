@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod adapters;
 mod arrays;
 mod callbacks;
 mod classification_head;
@@ -22,6 +23,8 @@ mod weight_file;
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use super::adapters::{PyAdapters, read_adapter};
     #[pymodule_export]
     use super::classification_head::PyClassificationHead;
     #[pymodule_export]

@@ -71,12 +71,13 @@ impl PyModel {
 
     /// Number of trained values.
     fn count_parameters(&self) -> usize {
-        self.model.trainable().map(|parameter| parameter.count()).sum()
+        self.model.learned().map(|parameter| parameter.count()).sum()
     }
 
-    /// A copy of a parameter (float32).
-    fn get_parameter<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Floats<'py>> {
-        parameters::get(py, self.model.parameters(), name)
+    /// A copy of a parameter (float32), with what the adapter in use adds to it; `base`: without.
+    #[pyo3(signature = (name, base = false))]
+    fn get_parameter<'py>(&self, py: Python<'py>, name: &str, base: bool) -> PyResult<Floats<'py>> {
+        parameters::get(py, self.model.parameters(), name, !base)
     }
 
     /// Sets parameters from datasets of `files`, each planned as (parameter, (file, dataset), whether it is
@@ -95,9 +96,16 @@ impl PyModel {
         parameters::set(py, self.model.parameters(), values)
     }
 
-    /// Values and scales of a matrix in int8; `None` for another parameter.
-    fn get_int8<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Int8<'py>>> {
-        parameters::get_int8(py, self.model.parameters(), name)
+    /// Values and scales of a matrix in int8, with what the adapter in use adds to it (`base`: without);
+    /// `None` for another parameter.
+    #[pyo3(signature = (name, base = false))]
+    fn get_int8<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        base: bool,
+    ) -> PyResult<Option<Int8<'py>>> {
+        parameters::get_int8(py, self.model.parameters(), name, !base)
     }
 
     /// Replaces a matrix in int8 by values of its shape and the scales of its rows, which divide.
@@ -117,14 +125,27 @@ impl PyModel {
         self.model.precision().name()
     }
 
+    /// Names of the parameters that training changes, those of the adapter in use among them.
+    fn trainable(&self) -> Vec<String> {
+        self.model.trainable().iter().map(|parameter| parameter.name().to_owned()).collect()
+    }
+
+    /// Says of parameters whether training changes them.
+    fn set_trainable(&self, names: Vec<String>, trainable: bool) -> PyResult<()> {
+        let find = |name: &String| parameters::find(self.model.parameters(), name);
+        let found = names.iter().map(find).collect::<PyResult<Vec<_>>>()?;
+        found.iter().for_each(|parameter| parameter.set_trainable(trainable));
+        Ok(())
+    }
+
     /// Refuses a precision that cannot be trained, before any work is done.
     fn check_trainable(&self) -> PyResult<()> {
-        Ok(self.model.precision().check_trainable()?)
+        Ok(self.model.check_trainable()?)
     }
 
     /// Bytes that the trained values take in a file of the model's precision.
     fn count_bytes(&self) -> usize {
-        self.model.trainable().map(|parameter| parameter.bytes()).sum()
+        self.model.learned().map(|parameter| parameter.bytes()).sum()
     }
 
     /// A copy of the model in another precision.

@@ -24,14 +24,16 @@ pub(super) fn find(parameters: &[Arc<Parameter>], name: &str) -> PyResult<Arc<Pa
         .ok_or_else(|| PyKeyError::new_err(format!("the model has no parameter `{name}`")))
 }
 
-/// A copy of a parameter as float32.
+/// A copy of a parameter as float32; `merged`: with what is added to it.
 pub(super) fn get<'py>(
     py: Python<'py>,
     parameters: &[Arc<Parameter>],
     name: &str,
+    merged: bool,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
     let parameter = find(parameters, name)?;
-    let values = compute(py, || parameter.values())?;
+    let values =
+        compute(py, || if merged { parameter.merged_values() } else { parameter.values() })?;
     values.into_pyarray(py).reshape(parameter.shape().to_vec())
 }
 
@@ -57,14 +59,17 @@ pub(super) fn set(
     })
 }
 
-/// Values and scales of a matrix in int8; `None` for another parameter.
+/// Values and scales of a matrix in int8; `None` for another parameter. `merged`: with what is added to
+/// it, quantised anew.
 pub(super) fn get_int8<'py>(
     py: Python<'py>,
     parameters: &[Arc<Parameter>],
     name: &str,
+    merged: bool,
 ) -> PyResult<Option<Int8<'py>>> {
     let parameter = find(parameters, name)?;
-    let Some((values, scales)) = compute(py, || parameter.int8_values())? else { return Ok(None) };
+    let read = || if merged { parameter.merged_int8_values() } else { parameter.int8_values() };
+    let Some((values, scales)) = compute(py, read)? else { return Ok(None) };
     let values = values.into_pyarray(py).reshape(parameter.shape().to_vec())?;
     Ok(Some((values, scales.into_pyarray(py))))
 }

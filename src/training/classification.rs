@@ -73,11 +73,13 @@ pub fn train(
     learning_rate: f64,
     seed: u64,
 ) -> Result<StepResult> {
-    model.precision().check_trainable()?;
+    model.check_trainable()?;
     let _alone = model.lock_for_training();
     let (loss, result) = texts.loss(model, head, &Pass::training(seed))?;
     // A language-model head of its own takes no part.
-    let of_model = model.trainable().filter(|parameter| parameter.name() != "lm_head.weight");
-    let parameters: Vec<&Parameter> = of_model.chain(head.parameters()).map(Arc::as_ref).collect();
+    let trainable = model.trainable();
+    let of_model = trainable.iter().filter(|parameter| parameter.name() != "lm_head.weight");
+    let of_head = head.parameters().iter().filter(|parameter| parameter.is_trainable());
+    let parameters: Vec<&Parameter> = of_model.chain(of_head).map(Arc::as_ref).collect();
     update(&parameters, optimizer, Some(&loss), result, learning_rate)
 }

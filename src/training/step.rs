@@ -162,10 +162,11 @@ pub fn train(
     learning_rate: f64,
     seed: u64,
 ) -> Result<StepResult> {
-    model.precision().check_trainable()?;
+    model.check_trainable()?;
     let _alone = model.lock_for_training();
     let (loss, result) = examples.loss(model, &Pass::training(seed))?;
-    let parameters: Vec<&Parameter> = model.trainable().map(Arc::as_ref).collect();
+    let trainable = model.trainable();
+    let parameters: Vec<&Parameter> = trainable.iter().map(Arc::as_ref).collect();
     update(&parameters, optimizer, loss.as_ref(), result, learning_rate)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::config::BartConfig;
-use crate::model::{Initialisation, Parameter};
+use crate::model::{Initialisation, Parameter, Precision};
 use crate::ops::testing::{Both, in_way};
 use crate::random;
 
@@ -57,6 +57,20 @@ fn drawn(config: BartConfig) -> BartModel {
     model
 }
 
+/// A frozen model with additions of rank 2 to half of its matrices, which are not zero any more.
+fn adapted(precision: Precision, by_head: bool) -> BartModel {
+    let model = tiny(0.1).to_precision(precision).unwrap();
+    model.parameters().iter().for_each(|parameter| parameter.set_trainable(false));
+    let names: Vec<String> = model.adaptable().step_by(2).map(|p| p.name().to_owned()).collect();
+    model.add_adapter("one", &names, (2, 3.0), by_head, 7).unwrap();
+    for (i, parameter) in model.adapter_parameters("one").unwrap().iter().enumerate() {
+        let mut values = vec![0.0; parameter.count()];
+        random::fill_normal(13, i as u64, 0.2, &mut values);
+        parameter.assign(&values).unwrap();
+    }
+    model
+}
+
 /// Three ragged rows: padding, a hole in a source mask, a weighted position behind a mask.
 fn examples(model: &BartModel) -> Examples {
     smoothed(model, 0.0)
@@ -87,19 +101,21 @@ fn loss_of(model: &BartModel, examples: &Examples) -> f64 {
 /// The gradient of every trainable parameter, row-major.
 fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
     let (loss, _) = examples.loss(model, &Pass::training(77)).unwrap();
-    let parameters: Vec<&Parameter> = model.trainable().map(Arc::as_ref).collect();
+    let trainable = model.trainable();
+    let parameters: Vec<&Parameter> = trainable.iter().map(Arc::as_ref).collect();
     let gradients = Gradients::of(&parameters, loss.as_ref()).unwrap();
     let rows = |p: &Arc<Parameter>| gradients.with(p, |gradient| p.rows_of(gradient)).unwrap();
-    model.trainable().map(rows).collect()
+    trainable.iter().map(rows).collect()
 }
 
 #[test]
 fn every_gradient_is_the_slope_of_the_loss() {
-    let models = [(tiny(0.0), 0.0), (tiny(0.2), 0.3), (tiny_mbart(0.2), 0.0)];
+    let adapted = adapted(Precision::Float32, true);
+    let models = [(tiny(0.0), 0.0), (tiny(0.2), 0.3), (tiny_mbart(0.2), 0.0), (adapted, 0.0)];
     for (model, smoothing) in models {
         let examples = smoothed(&model, smoothing);
         let gradients = gradients_of(&model, &examples);
-        for (i, (parameter, gradient)) in model.trainable().zip(&gradients).enumerate() {
+        for (i, (parameter, gradient)) in model.trainable().iter().zip(&gradients).enumerate() {
             let start = parameter.values().unwrap();
             let mut direction = vec![0.0; start.len()];
             random::fill_normal(11, i as u64, 1.0, &mut direction);
@@ -130,12 +146,14 @@ fn every_gradient_is_the_slope_of_the_loss() {
 
 #[test]
 fn kernels_and_portable_way_agree_on_loss_and_every_gradient() {
-    for (model, smoothing) in [(tiny(0.0), 0.0), (tiny(0.3), 0.2), (tiny_mbart(0.3), 0.0)] {
+    let adapted = adapted(Precision::Float32, true);
+    let models = [(tiny(0.0), 0.0), (tiny(0.3), 0.2), (tiny_mbart(0.3), 0.0), (adapted, 0.0)];
+    for (model, smoothing) in models {
         let examples = smoothed(&model, smoothing);
         let run = || (loss_of(&model, &examples), gradients_of(&model, &examples));
         let Both { kernel, portable } = in_way(run);
         assert!((kernel.0 - portable.0).abs() < 1e-6, "{} {}", kernel.0, portable.0);
-        for ((parameter, a), b) in model.trainable().zip(&kernel.1).zip(&portable.1) {
+        for ((parameter, a), b) in model.trainable().iter().zip(&kernel.1).zip(&portable.1) {
             let scale = b.iter().fold(1e-2, |most: f32, x| most.max(x.abs()));
             for (a, b) in a.iter().zip(b) {
                 assert!((a - b).abs() < 2e-5 * scale, "{}: {a} {b}", parameter.name());
@@ -185,4 +203,97 @@ fn positions_that_do_not_count_change_no_bit() {
         loss_of(&model, &examples)
     };
     assert_eq!(run(0).to_bits(), run(36).to_bits());
+}
+
+#[test]
+fn what_is_frozen_has_no_gradient_and_changes_no_other() {
+    let frozen: [fn(&str) -> bool; 5] = [
+        |name| name.starts_with("shared") || name.starts_with("encoder"),
+        |name| name.ends_with(".weight"),
+        |name| !name.starts_with("decoder.layers.0.fc"),
+        |name| name.contains("layer_norm") || name.contains("layernorm"),
+        |name| name.ends_with(".bias") || name.contains("embed"),
+    ];
+    let both = in_way(|| {
+        for model in [tiny(0.2), tiny_mbart(0.2)] {
+            let examples = examples(&model);
+            let names: Vec<String> =
+                model.trainable().iter().map(|p| p.name().to_owned()).collect();
+            let all = gradients_of(&model, &examples);
+            for frozen in frozen {
+                model.parameters().iter().for_each(|p| p.set_trainable(!frozen(p.name())));
+                let kept = names.iter().zip(&all).filter(|(name, _)| !frozen(name));
+                let (kept, expected): (Vec<_>, Vec<_>) = kept.unzip();
+                assert!(kept.len() < names.len() && !kept.is_empty());
+                let trained = model.trainable();
+                assert!(trained.iter().map(|p| p.name()).eq(kept.iter().map(|name| name.as_str())));
+                for (name, (a, b)) in
+                    kept.iter().zip(gradients_of(&model, &examples).iter().zip(expected))
+                {
+                    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 + 1e-5 * b.abs();
+                    assert!(a.iter().zip(b).all(near), "{name}");
+                }
+            }
+        }
+    });
+    let ((), ()) = (both.kernel, both.portable);
+}
+
+#[test]
+fn additions_of_zero_change_no_bit_and_merge_and_unmerge() {
+    for by_head in [false, true] {
+        check_additions(&tiny(0.0), by_head);
+    }
+}
+
+fn check_additions(model: &BartModel, by_head: bool) {
+    let examples = examples(model);
+    let loss = || loss_of(model, &examples);
+    let values = |p: &Arc<Parameter>| p.values().unwrap();
+    let (before, weights) =
+        (loss(), || -> Vec<_> { model.parameters().iter().map(values).collect() });
+    let names: Vec<String> = model.adaptable().map(|p| p.name().to_owned()).collect();
+    model.add_adapter("one", &names, (3, 6.0), by_head, 7).unwrap();
+    assert_eq!(loss().to_bits(), before.to_bits());
+    for parameter in model.adapter_parameters("one").unwrap() {
+        let mut values = vec![0.0; parameter.count()];
+        random::fill_normal(3, 0, 0.1, &mut values);
+        parameter.assign(&values).unwrap();
+    }
+    let (adapted, plain) = (loss(), weights());
+    assert!((adapted - before).abs() > 1e-3);
+    model.merge_adapter().unwrap();
+    assert!((loss() - adapted).abs() < 1e-5 && weights() != plain);
+    assert!(model.use_adapter(None).unwrap_err().to_string().contains("is merged"));
+    model.unmerge_adapter().unwrap();
+    assert_eq!(loss().to_bits(), adapted.to_bits());
+    assert_eq!(weights(), plain);
+    model.use_adapter(None).unwrap();
+    assert_eq!(loss().to_bits(), before.to_bits());
+    model.remove_adapter("one").unwrap();
+    assert!(model.use_adapter(Some("one")).unwrap_err().to_string().contains("one of: none"));
+}
+
+#[test]
+fn additions_learn_on_weights_of_any_precision_which_stay() {
+    let config = r#"{"class_name": "adam", "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7,
+        "amsgrad": false}"#;
+    let both = in_way(|| {
+        for precision in Precision::ALL {
+            let model = adapted(precision, false);
+            let examples = examples(&model);
+            let config = crate::training::optimizer::OptimizerConfig::from_json(config).unwrap();
+            let mut optimizer = Optimizer::new(config);
+            let values =
+                || -> Vec<_> { model.parameters().iter().map(|p| p.values().unwrap()).collect() };
+            let (before, weights) = (evaluate(&model, &examples).unwrap().loss, values());
+            for step in 0..80 {
+                assert!(train(&model, &mut optimizer, &examples, 0.02, step).unwrap().applied);
+            }
+            let after = evaluate(&model, &examples).unwrap().loss;
+            assert!(after < 0.7 * before, "{}: {before} to {after}", precision.name());
+            assert_eq!(values(), weights, "{}", precision.name());
+        }
+    });
+    let ((), ()) = (both.kernel, both.portable);
 }

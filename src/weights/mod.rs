@@ -3,6 +3,7 @@
 //! files of a checkpoint and fills a model. Names are mapped in `names.rs`, token tables in `tables.rs`; what does not fit the
 //! model is listed whole in one error.
 
+pub mod adapter_file;
 pub mod checkpoint;
 pub mod hdf5;
 pub mod names;

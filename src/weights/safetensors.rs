@@ -190,14 +190,14 @@ impl View for Stored<'_> {
             Part::Floats(format) => format,
             Part::Int8 | Part::Scales => {
                 let (values, scales) =
-                    self.parameter.int8_values().expect(READABLE).expect("it is in int8");
+                    self.parameter.merged_int8_values().expect(READABLE).expect("it is in int8");
                 return match self.part {
                     Part::Scales => FloatFormat::Float32.encode(&scales).into(),
                     _ => values.iter().map(|value| value.cast_unsigned()).collect(),
                 };
             }
         };
-        let values = self.parameter.values().expect(READABLE);
+        let values = self.parameter.merged_values().expect(READABLE);
         let mut stored = vec![0.0; self.shape.iter().product::<usize>() - values.len()];
         stored.extend(values);
         format.encode(&stored).into()

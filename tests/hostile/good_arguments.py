@@ -47,6 +47,7 @@ def good_calls(folder):
         **training_calls(),
         **classifier_calls(classifier),
         **file_calls(folder, model, classifier),
+        **lora_calls(folder),
         **text_calls(folder, model.preprocessor, classifier.preprocessor),
         **keras_calls(str(folder)),
     }
@@ -74,6 +75,37 @@ def model_calls(model):
         **calls_of("BartSeq2SeqLM.resize_token_embeddings", size, tiny_model()),
         **calls_of("BartSeq2SeqLM.set_weights", {"weights": model.get_weights()}, model),
         **calls_of("BartSeq2SeqLM.summary", {"print_fn": len}, model),
+    }
+
+
+def lora_calls(folder):
+    """Each call is of a new backbone, or leaves it as it was."""
+
+    def adapted(method):
+        def call(**given):
+            backbone = tiny_backbone()
+            backbone.enable_lora(2)
+            return getattr(backbone, method)(**given)
+
+        return call
+
+    file = str(folder / "x.lora.h5")
+    return {
+        "BartBackbone.get_layer": (
+            tiny_backbone().get_layer,
+            {"index": None, "name": "token_embedding"},
+        ),
+        "BartBackbone.enable_lora": (
+            lambda **given: tiny_backbone().enable_lora(**given),
+            {"rank": 2},
+        ),
+        "BartBackbone.set_lora_adapter": (adapted("set_lora_adapter"), {"adapter": "default"}),
+        "BartBackbone.delete_lora_adapter": (
+            adapted("delete_lora_adapter"),
+            {"adapter": "default"},
+        ),
+        "BartBackbone.save_lora_weights": (adapted("save_lora_weights"), {"filepath": file}),
+        "BartBackbone.load_lora_weights": (adapted("load_lora_weights"), {"filepath": file}),
     }
 
 

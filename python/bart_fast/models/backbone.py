@@ -6,11 +6,14 @@ from typing import Any
 
 from bart_fast import _core
 from bart_fast._dtypes import check_quantization_mode
+from bart_fast._lora import Lora
 from bart_fast._validation import argument_error, check_config, check_flag, check_path
 from bart_fast.models.bart_presets import presets_property
+from bart_fast.models.freezing import FreezingMixin
+from bart_fast.models.lora import LoraMixin
 
 
-class Backbone:
+class Backbone(FreezingMixin, LoraMixin):
     """Base class of the networks that models are made around.
 
     Use `BartBackbone`, or load any preset with `Backbone.from_preset()`, which returns the right
@@ -170,8 +173,21 @@ class Backbone:
         state = {key: value for key, value in self.__dict__.items() if key != "_model"}
         core = self._model
         names = [name for name, _ in core.parameters()]
-        weights = {name: core.get_int8(name) or core.get_parameter(name) for name in names}
-        return {**state, "_core_json": core.config, "_dtype": core.dtype, "_weights": weights}
+        weights = {
+            name: core.get_int8(name, True) or core.get_parameter(name, True) for name in names
+        }
+        trainable = set(core.trainable())
+        adapters, active, merged = _core.Adapters(core).names()
+        return {
+            **state,
+            "_core_json": core.config,
+            "_dtype": core.dtype,
+            "_weights": weights,
+            "_frozen": [name for name in names if name not in trainable],
+            # What is merged is among the weights.
+            "_loras": {} if merged else {name: Lora.of(core, name) for name in adapters},
+            "_lora_in_use": None if merged else active,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -182,6 +198,10 @@ class Backbone:
                 core.set_int8(name, *values)
             else:
                 core.set_parameters({name: values})
+        core.set_trainable(state.pop("_frozen", []), False)
+        for name, lora in state.pop("_loras", {}).items():
+            lora.add_to(core, name)
+        _core.Adapters(core).choose(state.pop("_lora_in_use", None))
         self.__dict__.update(state, _model=core)
 
     def __repr__(self) -> str:

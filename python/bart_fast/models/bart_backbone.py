@@ -62,7 +62,7 @@ class BartBackbone(Backbone):
             "int8", or a dtype policy of Keras; `docs/numerics.md` says what each means. Defaults to
             `None`: float32.
         name: str. Shown by `summary()`. Defaults to `"bart_backbone"`.
-        trainable: bool. Kept for Keras' configs. Defaults to `True`.
+        trainable: bool. Whether training changes the weights. Defaults to `True`.
         core_config: dict or `None`. What the arguments above cannot say, such as a decoder of
             another depth than the encoder; `get_config()` of a loaded model has it where it is
             needed. Defaults to `None`.
@@ -134,12 +134,12 @@ class BartBackbone(Backbone):
                 )
         precision = check_dtype(dtype) or "float32"
         self.name = check_text("name", name)
-        self.trainable = check_flag("trainable", trainable)
         implied = self._implied_config()
         self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
         self._model = _core.Model(json.dumps(self._core_config), seed, precision)
+        self.trainable = trainable
         # What the preset names, if the backbone comes from one: see `loading.py`.
         self._special_tokens = SpecialTokens()
         self._generation_config: dict[str, Any] = {}

@@ -1,6 +1,9 @@
 """The text that `summary()` prints, in the form of Keras' summaries."""
 
+from math import prod
 from typing import Any
+
+from bart_fast import _core
 
 
 def summary_text(model: Any, line_length: int) -> str:
@@ -22,8 +25,11 @@ def summary_text(model: Any, line_length: int) -> str:
     # The head of a classifier is float32 in every precision.
     size = backbone._model.count_bytes() + 4 * (total - backbone.count_params())
     rows = model._summary_rows(_title(backbone))
-    changing = (total, size) if backbone.trainable else (0, 0)
-    fixed = (total - changing[0], size - changing[1])
+    fixed = _frozen(backbone)
+    # Additions of LoRA are float32 in every precision.
+    more = _added(backbone)
+    total, size = total + more, size + 4 * more
+    changing = (total - fixed[0], size - fixed[1])
     blocks.append(f'Model: "{model.name}"')
     blocks.append(
         _table(("Layer (type)", "Output Shape", "Param #"), rows, (0.5, 0.3, 0.2), line_length)
@@ -32,6 +38,22 @@ def summary_text(model: Any, line_length: int) -> str:
     blocks.append(f" Trainable params: {_amount(*changing)}")
     blocks.append(f" Non-trainable params: {_amount(*fixed)}")
     return "\n".join(blocks)
+
+
+def _frozen(backbone: Any) -> tuple[int, float]:
+    """Number and bytes of the weights that training does not change."""
+    core = backbone._model
+    trainable = set(core.trainable())
+    learned = [(n, prod(s)) for n, s in core.parameters() if n != "final_logits_bias"]
+    count = sum(each for name, each in learned if name not in trainable)
+    return count, core.count_bytes() * count / max(sum(each for _, each in learned), 1)
+
+
+def _added(backbone: Any) -> int:
+    """Number of values that LoRA adds."""
+    adapters = _core.Adapters(backbone._model)
+    _, active, merged = adapters.names()
+    return 0 if active is None or merged else sum(prod(s) for _, s in adapters.parameters(active))
 
 
 def _name(layer: Any) -> str:

@@ -31,6 +31,13 @@ def opened(paths: list[Path]) -> Iterator[list[PlainFile] | list[LibraryFile]]:
         yield files
 
 
+@contextlib.contextmanager
+def opened_by_library(path: Path) -> Iterator[LibraryFile]:
+    """A file that h5py reads, whatever it is like."""
+    with _open(path) as file:
+        yield LibraryFile(file)
+
+
 class PlainFile:
     """A file that the core reads."""
 
