@@ -8,7 +8,7 @@ use super::super::gemm_blocks::pack_rows;
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
-use super::tile::{FAR_COLUMNS, FAR_ROWS, Left, NEAR, Output, Right, product};
+use super::tile::{Left, Output, Right, product};
 use super::{Inputs, NO_KEY, NoKey, PANEL, Part, Ragged, dropout_index};
 
 /// Queries attended together at most: twelve rows of two vectors leave 32 registers room for their
@@ -95,7 +95,7 @@ pub(in super::super) struct Head<'a, E> {
     /// Added to the scores of each key: 0, or negative infinity for a key nobody sees.
     pub hidden: Option<&'a [f32]>,
     /// What is read after them, if they are far away; any address.
-    pub next: *const E,
+    pub next: *const [E],
 }
 
 /// `R` queries of one head.
@@ -176,11 +176,7 @@ pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize, const
     let to = Output { start: out, row_stride: out_stride, accumulate: false };
     // SAFETY: the assertions above cover weights and values, the caller the output.
     unsafe {
-        if FAR {
-            product::<S, E, R, FAR_ROWS>(s, weights, values, keys, head_dim, to, Some(factors));
-        } else {
-            product::<S, E, R, NEAR>(s, weights, values, keys, head_dim, to, Some(factors));
-        }
+        product::<S, E, R, FAR>(s, weights, values, keys, head_dim, to, Some(factors));
     }
     sums
 }
@@ -211,15 +207,12 @@ pub(super) fn weigh<S: Simd, E: Element, const R: usize, const FAR: bool>(
         }
     };
     let start = head.keys.as_ptr();
-    let panels = Right::panels(start, head_dim).then(head.values.as_ptr());
+    let values = &head.values[..head.values.len().min(tile.keys() * head.value_stride)];
+    let panels = Right::panels(start, head_dim).then(values);
     let to = Output { start: scores.as_mut_ptr(), row_stride: padded, accumulate: false };
     // SAFETY: the assertions above cover the queries, whole panels, and the scores.
     unsafe {
-        if FAR {
-            product::<S, E, R, FAR_COLUMNS>(s, queries, panels, head_dim, padded, to, None);
-        } else {
-            product::<S, E, R, NEAR>(s, queries, panels, head_dim, padded, to, None);
-        }
+        product::<S, E, R, FAR>(s, queries, panels, head_dim, padded, to, None);
     }
     let mut sums = [RowSums::NONE; R];
     for (r, row) in scores.chunks_exact_mut(padded.max(1)).take(R).enumerate() {
@@ -369,8 +362,7 @@ impl Run<'_> {
             (&*self.values, head_dim)
         };
         let (keys, scale, hidden) = (&*self.panels, ragged.scale, self.hidden);
-        let head =
-            Head { keys, values, value_stride, head_dim, scale, hidden, next: std::ptr::null() };
+        let head = Head { keys, values, value_stride, head_dim, scale, hidden, next: &[] };
         // SAFETY: these are the part's own rows and columns of the output: no other part has them.
         let sums = unsafe {
             let to = out.pointer(query * width + column, (R - 1) * width + head_dim);
@@ -399,5 +391,5 @@ fn mean_of_values<S: Simd>(s: S, head: &Head<f32>, keys: usize, out: &mut [f32])
     let share = if keys == 0 { 0.0 } else { 1.0 / keys as f32 };
     assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + out.len());
     // SAFETY: the values are there by the line above; strides of 0 read one element again.
-    unsafe { product::<S, f32, 1, NEAR>(s, ones, values, keys, out.len(), to, Some([share])) };
+    unsafe { product::<S, f32, 1, false>(s, ones, values, keys, out.len(), to, Some([share])) };
 }
