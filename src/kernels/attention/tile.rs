@@ -7,7 +7,8 @@ use super::PANEL;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Elements `start[row * row_stride + step * step_stride]` of the left factor.
+/// Elements `start[row * row_stride + step * step_stride]` of the left factor: floats, or where the right
+/// factor consists of pairs, pairs in the bits of floats.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub start: *const f32,
@@ -76,10 +77,11 @@ pub(super) struct Output {
 }
 
 /// `out[r][j] = (chain over step ascending of fma(left[r][step], right[step][j])) * factors[r]`
-/// for `R` rows and j in 0..`n`. `FAR`: the right factor, whose rows lie side by side, comes from memory, and
-/// is asked for in advance, and so is what is read after it.
+/// for `R` rows and j in 0..`n`, with pairs for two steps where `E` is one. `FAR`: the right factor, whose
+/// rows lie side by side, comes from memory, and is asked for in advance, and so is what is read after it.
 ///
 /// # Safety
+/// - [`Simd::pairs`] is not `Missing`, if elements are pairs.
 /// - `left` is readable for `R` rows and `depth` steps, `right` for `depth` rows of `n` values.
 /// - `out` is writable for `R` rows of `n` values (readable if it accumulates) and overlaps none
 ///   of what is read.
@@ -207,7 +209,7 @@ impl<E: Element, const R: usize> Product<E, R> {
                     let weight = left.start.add(r * left.row_stride + step * left.step_stride);
                     let weight = s.splat(*weight);
                     for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum = s.fma(weight, value, *sum);
+                        *sum = E::multiply_add(s, weight, value, *sum);
                     }
                 }
             }
