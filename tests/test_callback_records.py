@@ -1,5 +1,6 @@
 """Callbacks beside Keras' own (3.15.1), the files that they write, averaged weights."""
 
+import copy
 import io
 import struct
 import sys
@@ -10,6 +11,7 @@ from keras_runs import GOLDEN, QUIET, X, Y, make_model
 from test_bart_text_classifier import classifier
 from tiny_models import tiny_backbone, tiny_model
 
+import bart_fast
 from bart_fast import callbacks, optimizers
 from bart_fast.training.progress import ProgressBar
 
@@ -167,6 +169,23 @@ def test_averages_of_real_models(kind):
     swap = callbacks.SwapEMAWeights()
     with pytest.raises(ValueError, match="hint: make the optimizer with `use_ema=True`"):
         plain.evaluate(options["x"], options.get("y"), verbose=0, callbacks=[swap])
+
+
+@pytest.mark.parametrize("name", ["adafactor", "lion"])
+@pytest.mark.parametrize("kind", ["language model", "classifier"])
+def test_a_copy_of_a_model_goes_on_exactly(kind, name):
+    """State of rows and columns, of what is accumulated and of averages goes along."""
+    model, options = trained_model(kind)
+    constants = {"use_ema": True, "gradient_accumulation_steps": 2, "global_clipnorm": 0.5}
+    model.compile(optimizers.get({"class_name": name, "config": constants}))
+    bart_fast.set_random_seed(1)
+    before = flat(model)
+    model.fit(epochs=2, **{**options, "batch_size": 1})
+    again = copy.deepcopy(model)
+    assert (flat(model) != before).mean() > 0.9
+    for each in (model, again):
+        each.fit(epochs=2, **options)
+    np.testing.assert_array_equal(flat(model), flat(again))
 
 
 def test_averages_are_evaluated_and_saved_in_between():

@@ -45,6 +45,8 @@ def test_metrics_of_every_kind_equal_keras():
             "perplexity",
             LargestLogit(),
             mean_logit,
+            "sparse_categorical_crossentropy",
+            metrics.SparseTopKCategoricalAccuracy(k=2),
         ],
     )
     # A row whose weights are all one place: zeros are left out of the step, but not of `metrics`.
@@ -228,6 +230,17 @@ def test_metrics_of_a_classifier():
     assert softmax.test_on_batch(PAIRS["encoder_text"], labels, return_dict=True)[
         "largest_logit"
     ] == pytest.approx(softmax.predict(PAIRS["encoder_text"]).max(axis=1).mean(), rel=1e-5)
+
+
+def test_a_loss_of_ones_own_can_be_watched():
+    model = make_model(weighted_metrics=[OwnLoss(), losses.SparseCategoricalCrossentropy(True)])
+    got = model.evaluate(X, Y, sample_weight=WEIGHT, batch_size=5, verbose=0, return_dict=True)
+    logits = model.core.table[X["decoder_token_ids"]]
+    own = (logits.mean(axis=-1) * WEIGHT).sum() / WEIGHT.sum()
+    assert got["own"] == pytest.approx(own, rel=1e-5)
+    # Divided by the weights, where the loss is divided by the positions.
+    ratio = WEIGHT.size / WEIGHT.sum()
+    assert got["sparse_categorical_crossentropy"] == pytest.approx(got["loss"] * ratio, rel=1e-5)
 
 
 def test_predictions_of_one_batch():

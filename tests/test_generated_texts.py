@@ -9,7 +9,13 @@ import pytest
 from tiny_models import tiny_model
 
 from bart_fast import callbacks, metrics
-from bart_fast.metrics import exact_match, perplexity
+from bart_fast.metrics import (
+    exact_match,
+    mean_metric_wrapper,
+    perplexity,
+    sparse_top_k_categorical_accuracy,
+)
+from bart_fast.optimizers.schedules import cosine_decay_restarts
 from bart_fast.training import generated_texts
 
 REFERENCES = [
@@ -142,7 +148,16 @@ def test_texts_must_pair_with_references():
         metrics.ExactMatch().update_state([["a", "b"]], ["a"])
 
 
-@pytest.mark.parametrize("module", [exact_match, perplexity])
+@pytest.mark.parametrize(
+    "module",
+    [
+        exact_match,
+        perplexity,
+        mean_metric_wrapper,
+        sparse_top_k_categorical_accuracy,
+        cosine_decay_restarts,
+    ],
+)
 def test_examples_of_docstrings(module):
     results = doctest.testmod(module)
     assert (results.attempted > 0, results.failed) == (True, 0)

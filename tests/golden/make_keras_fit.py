@@ -68,6 +68,8 @@ def run_with_metrics(table, x, y, weight):
             perplexity(from_logits=True),
             LargestLogit(),
             mean_logit,
+            keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
+            keras.metrics.SparseTopKCategoricalAccuracy(k=2),
         ],
     )
     options = {"batch_size": 2, "verbose": 0, "shuffle": False}

@@ -291,6 +291,8 @@ def keras_calls(folder):
     texts = {"y_true": ["a"], "y_pred": ["b"]}
     found["metrics.ExactMatch.update_state"] = (metrics.ExactMatch().update_state, texts)
     counted = (metrics.SparseCategoricalAccuracy(), metrics.Perplexity(from_logits=True))
+    counted += (metrics.SparseCategoricalCrossentropy(from_logits=True),)
+    counted += (metrics.SparseTopKCategoricalAccuracy(),)
     for metric in (*counted, metrics.MeanMetricWrapper(lambda y_true, y_pred: 1.0)):
         found[f"metrics.{type(metric).__name__}.update_state"] = (metric.update_state, batch)
     found["metrics.MeanMetricWrapper"] = (metrics.MeanMetricWrapper, {"fn": len})

@@ -9,6 +9,8 @@ from bart_fast.metrics.rouge_l import RougeL
 from bart_fast.metrics.rouge_n import RougeN
 from bart_fast.metrics.serialization import deserialize, get, serialize
 from bart_fast.metrics.sparse_categorical_accuracy import SparseCategoricalAccuracy
+from bart_fast.metrics.sparse_categorical_crossentropy import SparseCategoricalCrossentropy
+from bart_fast.metrics.sparse_top_k_categorical_accuracy import SparseTopKCategoricalAccuracy
 from bart_fast.metrics.text_metric import TextMetric
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "RougeL",
     "RougeN",
     "SparseCategoricalAccuracy",
+    "SparseCategoricalCrossentropy",
+    "SparseTopKCategoricalAccuracy",
     "TextMetric",
     "deserialize",
     "get",

@@ -16,6 +16,7 @@ class MeanMetricWrapper(Mean):
 
     Example:
 
+    >>> import numpy as np
     >>> from bart_fast.metrics import MeanMetricWrapper
     >>> largest = MeanMetricWrapper(lambda y_true, y_pred: y_pred.max(axis=-1), name="largest")
     >>> largest([0, 1], np.array([[2.0, 1.0], [0.0, 4.0]]))

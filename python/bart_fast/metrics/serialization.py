@@ -8,6 +8,8 @@ from bart_fast.metrics.perplexity import Perplexity
 from bart_fast.metrics.rouge_l import RougeL
 from bart_fast.metrics.rouge_n import RougeN
 from bart_fast.metrics.sparse_categorical_accuracy import SparseCategoricalAccuracy
+from bart_fast.metrics.sparse_categorical_crossentropy import SparseCategoricalCrossentropy
+from bart_fast.metrics.sparse_top_k_categorical_accuracy import SparseTopKCategoricalAccuracy
 
 _REGISTRY = Registry(
     "metric",
@@ -21,6 +23,10 @@ _REGISTRY = Registry(
         "RougeN": RougeN,
         "SparseCategoricalAccuracy": SparseCategoricalAccuracy,
         "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+        "SparseCategoricalCrossentropy": SparseCategoricalCrossentropy,
+        "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
+        "SparseTopKCategoricalAccuracy": SparseTopKCategoricalAccuracy,
+        "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
     },
 )
 

@@ -5,8 +5,16 @@ from typing import Any
 
 from bart_fast import losses, metrics, optimizers
 from bart_fast._validation import argument_error
-from bart_fast.metrics import MeanMetricWrapper, Metric, Perplexity, SparseCategoricalAccuracy
+from bart_fast.metrics import (
+    MeanMetricWrapper,
+    Metric,
+    Perplexity,
+    SparseCategoricalAccuracy,
+    SparseCategoricalCrossentropy,
+)
 
+# Metrics that are told whether outputs are logits.
+_OF_LOGITS = (Perplexity, SparseCategoricalCrossentropy)
 # Accepted for Keras' signature; there is nothing here that they could change.
 IGNORED = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
 
@@ -35,7 +43,7 @@ def resolve_loss(loss: Any, from_logits: bool = True) -> losses.SparseCategorica
             "loss",
             "must be a `SparseCategoricalCrossentropy`, the loss whose gradient the core has",
             type(loss).__name__,
-            "a loss of your own can be watched: pass it, as a function, in `weighted_metrics`",
+            "a loss of your own can be watched: pass it in `weighted_metrics`",
         )
     if loss.from_logits != from_logits:
         outputs = "logits" if from_logits else "probabilities"
@@ -65,6 +73,8 @@ def resolve_metrics(name: str, given: Any, from_logits: bool = True) -> list[Met
 
 
 def _resolve_metric(name: str, metric: Any, from_logits: bool) -> Metric:
+    if isinstance(metric, losses.Loss):
+        return MeanMetricWrapper(metric.call, name=metric.name)
     if callable(metric) and not isinstance(metric, Metric | type):
         return MeanMetricWrapper(metric)
     resolved = metric
@@ -72,8 +82,8 @@ def _resolve_metric(name: str, metric: Any, from_logits: bool) -> Metric:
         # As in Keras a name is also the name in logs.
         short = metric.lower() in ("accuracy", "acc")
         resolved = SparseCategoricalAccuracy() if short else metrics.get(metric)
-        if isinstance(resolved, Perplexity):
-            resolved = Perplexity(from_logits=from_logits)
+        if isinstance(resolved, _OF_LOGITS):
+            resolved = type(resolved)(from_logits=from_logits)
         resolved.name = metric
     resolved = metrics.get(resolved)
     if hasattr(resolved, "of_texts"):
@@ -85,10 +95,11 @@ def _resolve_metric(name: str, metric: Any, from_logits: bool) -> Metric:
         )
     if type(resolved) is metrics.Mean:
         raise argument_error(name, "can hold metrics of targets and predictions", "Mean")
-    if isinstance(resolved, Perplexity) and resolved.from_logits != from_logits:
+    if isinstance(resolved, _OF_LOGITS) and resolved.from_logits != from_logits:
+        fitting = f"{type(resolved).__name__}(from_logits={from_logits})"
         raise argument_error(
             name,
-            f"must hold `Perplexity(from_logits={from_logits})`, which fits the model's outputs",
+            f"must hold `{fitting}`, which fits the model's outputs",
             f"from_logits={resolved.from_logits}",
         )
     return resolved

@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 
 from bart_fast._validation import argument_error
-from bart_fast.metrics import Metric, Perplexity, SparseCategoricalAccuracy
+from bart_fast.metrics import (
+    Metric,
+    Perplexity,
+    SparseCategoricalAccuracy,
+    SparseCategoricalCrossentropy,
+)
+
+# Metrics that are counted from the sums of a step.
+_OF_SUMS = (SparseCategoricalAccuracy, SparseCategoricalCrossentropy)
 
 
 class Predictions:
@@ -96,10 +104,11 @@ class CompiledMetrics:
                 self._add(metric, predictions)
 
     def _add(self, metric: Metric, predictions: Predictions) -> None:
-        if type(metric) is SparseCategoricalAccuracy:
+        if type(metric) in _OF_SUMS:
             # As in Keras a batch counts by its weights over its width.
-            width = predictions.width
-            metric.add(predictions.correct / width, predictions.weight / width)
+            is_accuracy, width = type(metric) is SparseCategoricalAccuracy, predictions.width
+            total = predictions.correct if is_accuracy else predictions.nll
+            metric.add(total / width, predictions.weight / width)
         elif type(metric) is Perplexity and metric.mask_token_id is None:
             metric.add(predictions.nll, predictions.weight)
         elif type(metric) is Perplexity:
@@ -129,7 +138,7 @@ def _detail_for(metric: Metric) -> str:
     """What a step must tell: sums, the loss of each position, or all logits."""
     if type(metric) is Perplexity:
         return "sums" if metric.mask_token_id is None else "rows"
-    return "sums" if type(metric) is SparseCategoricalAccuracy else "logits"
+    return "sums" if type(metric) in _OF_SUMS else "logits"
 
 
 def _names(unweighted: list[Metric], weighted: list[Metric]) -> dict[str, Metric]:
