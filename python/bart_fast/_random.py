@@ -26,3 +26,20 @@ def set_random_seed(seed: int) -> None:
 def draw_seed() -> int:
     """A seed below 2**63 from the operating system, or from `set_random_seed` once called."""
     return _source.getrandbits(63)
+
+
+def state() -> list | None:
+    """Where the source stands, for `set_state`; None for the operating system's, which has no state."""
+    if isinstance(_source, random.SystemRandom):
+        return None
+    version, words, following = _source.getstate()
+    return [version, list(words), following]
+
+
+def set_state(kept: list | None) -> None:
+    """Puts the source where `state` found it."""
+    global _source
+    if kept is not None:
+        version, words, following = kept
+        _source = random.Random()
+        _source.setstate((version, tuple(words), following))
