@@ -11,20 +11,24 @@ and beside the other engines. `DIR` keeps models and conversions for the next ru
 engine it measures bart-fast alone.
 """
 
-import argparse
-import importlib.util
 import json
 import sys
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comparison import worker
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
+        # Memory of the process is measured too: no module is imported that the work does not need.
         worker.run(json.loads(sys.argv[2]))
         return
+    import tempfile
+
     options = parse_arguments()
     if options.show:
         publish(json.loads(options.show.read_text()), options)
@@ -40,7 +44,10 @@ def main() -> None:
         publish(comparison.measure(), options)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments() -> "Namespace":
+    import argparse
+    import importlib.util
+
     from comparison import engines
     from comparison.scenarios import scenarios
 
@@ -78,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def chosen_scenarios(options: argparse.Namespace):
+def chosen_scenarios(options: "Namespace"):
     """The scenarios of `--only` and `--size`."""
     from comparison.scenarios import scenarios
 
@@ -90,7 +97,7 @@ def chosen_scenarios(options: argparse.Namespace):
     return found
 
 
-def publish(measured: dict, options: argparse.Namespace) -> None:
+def publish(measured: dict, options: "Namespace") -> None:
     """Prints the tables, and draws the plot where it was asked for."""
     from comparison import report
 

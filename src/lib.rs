@@ -20,9 +20,7 @@ mod python;
 
 pub use error::{Error, Result};
 
-/// A training step takes and gives back gigabytes in buffers of megabytes. The system's allocator
-/// returns those to the kernel, which then clears every page again: a fifth of a step's time. Weights have
-/// memory of their own.
+/// Tokenizing makes many small blocks, for which glibc's allocator takes long. Weights have memory of their own.
 #[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: kernels::lasting::Allocator = kernels::lasting::Allocator;

@@ -32,6 +32,13 @@ class BigramCore:
     def check_trainable(self):
         pass
 
+    def put_averages(self, optimizer, exchange=False):
+        state = optimizer.state()
+        average = state[f"{TABLE}/average"].reshape(self.table.shape)
+        if exchange:
+            optimizer.set_state({**state, f"{TABLE}/average": self.table.reshape(-1)})
+        self.table = average.copy()
+
     def train_step(self, optimizer, *arrays, learning_rate, seed, **settings):
         self.calls.append({"learning_rate": learning_rate, "seed": seed})
         result, gradient = self._pass(*arrays, **settings)

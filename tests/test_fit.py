@@ -186,6 +186,8 @@ def test_validation_frequency_and_steps():
     assert (len(history.history["loss"]), len(history.history["val_loss"])) == (4, 2)
     listed = model.fit(X, Y, epochs=4, validation_data=[X, Y], validation_freq=[1, 4], **QUIET)
     assert len(listed.history["val_loss"]) == 2
+    batches = model.fit(X, Y, validation_data=batches_of(1), **QUIET)
+    assert len(batches.history["val_loss"]) == 1
     batches = model.fit(X, Y, validation_data=batches_of(2), **QUIET)
     assert len(batches.history["val_loss"]) == 1
 

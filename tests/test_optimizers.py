@@ -12,7 +12,7 @@ from bart_fast.optimizers.optimizer import keras_style_name
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/keras_optimizers.json").read_text())
 # Keras names a dense layer's weight `kernel`; our parameters have Hugging Face's names.
-NAMES = {"kernel": "layer.weight", "bias": "layer.bias"}
+NAMES = {"kernel": "layer.weight", "bias": "layer.bias", "heads": "heads.weight"}
 
 
 def case_name(case):
@@ -40,6 +40,9 @@ def test_steps_equal_keras(case):
         for key, name in NAMES.items():
             expected = np.array(case["values"][key][step])
             np.testing.assert_allclose(values[name], expected, rtol=0, atol=2e-6)
+    final = optimizer.finalize_variable_values(values)
+    for key, name in NAMES.items():
+        np.testing.assert_allclose(final[name], np.array(case["final"][key]), rtol=0, atol=2e-6)
     assert optimizer.iterations == steps // case["config"].get("gradient_accumulation_steps", 1)
 
 
@@ -58,6 +61,15 @@ def test_defaults_are_those_of_keras():
         "adamw": {"learning_rate": 1e-3, "weight_decay": 0.004, "epsilon": 1e-7},
         "sgd": {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False},
         "rmsprop": {"learning_rate": 1e-3, "rho": 0.9, "epsilon": 1e-7, "centered": False},
+        "lion": {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.99, "weight_decay": None},
+        "adafactor": {
+            "learning_rate": 1e-3,
+            "beta_2_decay": -0.8,
+            "epsilon_1": 1e-30,
+            "epsilon_2": 1e-3,
+            "clip_threshold": 1.0,
+            "relative_step": True,
+        },
     }
     for name, values in expected.items():
         config = optimizers.get(name).get_config()
@@ -97,7 +109,7 @@ def test_the_learning_rate_can_be_set_or_be_a_function():
     assert values["w"] == -0.125
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd", "lion", "adafactor"])
 def test_a_saved_state_goes_on_exactly(name, tmp_path):
     whole = optimizers.get(name)
     values = arrays(GOLDEN["initial"])
@@ -166,10 +178,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         (lambda: optimizers.Adam(epsilon=0.0), "`epsilon`: received 0, allowed: a positive"),
         (lambda: optimizers.SGD(momentum=-0.1), "`momentum`: received -0.1, allowed: 0 to 1"),
         (lambda: optimizers.SGD(clipnorm=1.0, clipvalue=1.0), "only one of `clipnorm`"),
-        (lambda: optimizers.SGD(use_ema=True), "`use_ema`: received True"),
+        (lambda: optimizers.SGD(use_ema=1), "`use_ema` must be `True` or `False`"),
+        (lambda: optimizers.SGD(use_ema=True, ema_momentum=1.5), "`ema_momentum` must be a number"),
+        (
+            lambda: optimizers.SGD(use_ema=True, ema_overwrite_frequency=0),
+            "`ema_overwrite_frequency` must be a whole number of at least 1",
+        ),
+        (lambda: optimizers.SGD(loss_scale_factor=0.0), "`loss_scale_factor` must be a finite"),
+        (lambda: optimizers.Lion(beta_1=0.0), "`beta_1`: received 0, allowed: a positive"),
+        (lambda: optimizers.Adafactor(epsilon_1=0.0), "`epsilon_1`: received 0, allowed: a pos"),
+        (lambda: optimizers.Adafactor(relative_step=1), "`relative_step` must be `True` or"),
+        (lambda: schedules.CosineDecayRestarts(0.1, 0), "`first_decay_steps` must be a finite"),
         (lambda: optimizers.SGD(decay=0.1), r"unknown argument\(s\) of SGD: \['decay'\]"),
         (lambda: optimizers.AdamW(weight_decay=None), "hint: use Adam"),
-        (lambda: optimizers.get("lion"), "unknown name 'lion'; known names: 'adam', 'adamw'"),
+        (lambda: optimizers.get("adagrad"), "unknown name 'adagrad'; known names: 'adafactor', 'a"),
         (lambda: optimizers.get(3), r"an instance of `bart_fast\.optimizers\.Optimizer`"),
         (lambda: schedules.CosineDecay(0.1, 0), "`decay_steps` must be a finite number above 0"),
         (lambda: schedules.PiecewiseConstantDecay([2], [1.0]), "one element more"),

@@ -32,6 +32,16 @@ def test_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "my_preset" / "model.weights.h5").is_file()
 
 
+def test_the_guide_to_training_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    namespace = {"__name__": "training"}
+    python = blocks("python", text)
+    assert len(python) >= 6
+    for line, code in python:
+        exec(compile("\n" * (line - 1) + code, "training.md", "exec"), namespace)
+
+
 def test_the_two_commands_stand_alone_and_first():
     shell = [code.strip() for _, code in blocks("sh")]
     assert INSTALL_AND_RUN.fullmatch(shell[0])

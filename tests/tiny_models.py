@@ -1,5 +1,8 @@
 """Small random models for tests: a vocabulary of letters, and a body of a few thousand weights."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 
 from bart_fast.models import (
@@ -31,6 +34,13 @@ PROMPT = {
     "decoder_token_ids": np.array([[END, START, 7, 8, 9, 10], [END, START, 11, 12, 13, 14]]),
     "decoder_padding_mask": np.array([[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=bool),
 }
+
+
+def attends_in_bfloat16():
+    """Whether kernels here multiply bfloat16 in the encoder of bfloat16 and int8 models."""
+    facts = Path("/proc/cpuinfo")
+    best = os.environ.get("BART_FAST_ISA", "") in ("", "avx512")
+    return best and facts.exists() and "avx512_bf16" in facts.read_text()
 
 
 def tiny_backbone(seed=4, **arguments):

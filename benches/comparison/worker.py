@@ -120,8 +120,9 @@ def training(spec: dict[str, Any]) -> dict[str, Any]:
 
 def start(spec: dict[str, Any]) -> dict[str, Any]:
     """Seconds from the start of the process to some tokens; resident memory on the way."""
-    engine, rows = _load(spec), _rows(spec)
+    engine = _load(spec)
     loaded = _memory("VmRSS")
+    rows = _rows(spec)
     engine.greedy(rows, spec["new_tokens"])
     # The clock of the parent, which took the time before it started this process.
     seconds = time.monotonic() - spec["started"]

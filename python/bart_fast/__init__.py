@@ -13,7 +13,16 @@ from bart_fast._runtime import core as _loaded  # Before anything else imports t
 __version__ = _loaded.__version__
 
 if TYPE_CHECKING:
-    from bart_fast import callbacks, losses, metrics, models, optimizers, samplers, tokenizers
+    from bart_fast import (
+        callbacks,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        pretraining,
+        samplers,
+        tokenizers,
+    )
     from bart_fast._random import set_random_seed
     from bart_fast._threads import get_num_threads, set_num_threads
     from bart_fast.models import (
@@ -77,6 +86,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "pretraining",
     "samplers",
     "set_num_threads",
     "set_random_seed",
@@ -122,7 +132,7 @@ _KERAS_SUBMODULES = ("optimizers", "losses", "metrics", "callbacks")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("models", "samplers", "tokenizers", *_KERAS_SUBMODULES):
+    if name in ("models", "pretraining", "samplers", "tokenizers", *_KERAS_SUBMODULES):
         return import_module(f"bart_fast.{name}")
     for submodule, names in _HOMES.items():
         if name in names:

@@ -1,10 +1,12 @@
 """Where seeds come from when the caller gives none."""
 
-import random
+import os
+from typing import Any
 
 from bart_fast._validation import check_seed
 
-_source: random.Random = random.SystemRandom()
+# A `random.Random` once `set_random_seed` was called; till then nobody needs to import that module.
+_source: Any = None
 
 
 def set_random_seed(seed: int) -> None:
@@ -19,12 +21,16 @@ def set_random_seed(seed: int) -> None:
     Raises:
         ValueError: `seed` is not a non-negative integer below 2**63.
     """
+    from random import Random
+
     global _source
-    _source = random.Random(check_seed("seed", seed))
+    _source = Random(check_seed("seed", seed))
 
 
 def draw_seed() -> int:
     """A seed below 2**63 from the operating system, or from `set_random_seed` once called."""
+    if _source is None:
+        return int.from_bytes(os.urandom(8), "little") >> 1
     return _source.getrandbits(63)
 
 

@@ -1,6 +1,7 @@
 //! Multi-head attention over ragged sequences: softmax(scale * q k^T) v per sequence and head
 //! (Vaswani et al., "Attention is all you need", 2017), with its gradient in [`backward`] and its
-//! cached form in [`super::kv_cache`].
+//! cached form in [`super::kv_cache`]. A second forward pass, for coarse models, multiplies pairs of
+//! bfloat16 numbers ([`paired`]).
 //!
 //! How: the keys of a (sequence, head) are packed into panels of 32, `[panel][head_dim][32]`, so
 //! that scores of several queries with 32 keys are one register tile; the scores of a few queries
@@ -12,12 +13,15 @@
 //! `lanes::row_sum`; a value is one fma chain of weight * v over keys ascending, divided by the sum at
 //! the end (as a product with its reciprocal). Keys that a row
 //! does not see have the weight 0 and change nothing. So a row's bits depend on its sequence alone
-//! and are those of a cached step with the same keys.
+//! and are those of a cached step with the same keys. In bfloat16 the same holds of other bits, but for
+//! the cached step, which has no such form: there a chain takes two elements a step (see
+//! [`pairs`](super::pairs)), and exponentials are rounded before they multiply values.
 //!
 //! Limit: the fma peak; a 512-token head of 64 spends a tenth of its time on exponentials.
 
 mod backward;
 mod forward;
+mod paired;
 mod tile;
 mod weights;
 
@@ -101,7 +105,17 @@ pub fn dropout_keep(
 
 /// `out` [Tq, heads * head_dim] = attention.
 pub fn forward(ragged: &Ragged, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-    run_forward(ragged, &Inputs { q, k, v }, out, None);
+    run_forward(ragged, &Inputs { q, k, v }, out, None, false);
+}
+
+/// [`forward`] with queries, keys, values and weights rounded to bfloat16, by products of such numbers;
+/// they pay where they are [`Pairs::Fast`](super::isa::Pairs). Without dropout.
+///
+/// # Panics
+/// If they are `Missing`.
+pub fn forward_bfloat16(ragged: &Ragged, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    assert!(ragged.dropout.is_none(), "attention: dropout of bfloat16");
+    run_forward(ragged, &Inputs { q, k, v }, out, None, true);
 }
 
 /// [`forward`], keeping for [`backward`] the log of each row's summed exponentials in `lse`
@@ -114,7 +128,7 @@ pub fn forward_save(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    run_forward(ragged, &Inputs { q, k, v }, out, Some(lse));
+    run_forward(ragged, &Inputs { q, k, v }, out, Some(lse), false);
 }
 
 /// The arrays that all parts read.
@@ -223,12 +237,21 @@ const ENOUGH_WORK: usize = 200_000;
 /// Parts wanted for each thread, so that uneven ones even out.
 const PARTS_PER_THREAD: usize = 4;
 
-fn run_forward(ragged: &Ragged, inputs: &Inputs, out: &mut [f32], lse: Option<&mut [f32]>) {
+fn run_forward(
+    ragged: &Ragged,
+    inputs: &Inputs,
+    out: &mut [f32],
+    lse: Option<&mut [f32]>,
+    paired: bool,
+) {
     ragged.check(inputs);
     let (queries, _) = ragged.totals();
     assert_eq!(out.len(), queries * ragged.width(), "attention: out");
     if let Some(lse) = &lse {
         assert_eq!(lse.len(), queries * ragged.heads, "attention: lse");
+    }
+    if out.is_empty() {
+        return;
     }
     let parts = forward_parts(ragged);
     let out = super::disjoint::Disjoint::new(out);
@@ -236,7 +259,10 @@ fn run_forward(ragged: &Ragged, inputs: &Inputs, out: &mut [f32], lse: Option<&m
     let work: usize = parts.iter().map(|part| part.work(ragged.head_dim)).sum();
     parallel::items(parts.len(), work >= ENOUGH_WORK, |isa, index| {
         let part = &parts[index];
-        forward::run(isa, ForwardPart { ragged, inputs, part, out: &out, lse: lse.as_ref() });
+        forward::run(
+            isa,
+            ForwardPart { ragged, inputs, part, out: &out, lse: lse.as_ref(), paired },
+        );
     });
 }
 

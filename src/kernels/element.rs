@@ -14,6 +14,8 @@ const MOST_LANES: usize = 16;
 pub(super) trait Element: Copy + Send + Sync + 'static {
     /// Zero.
     const ZERO: Self;
+    /// Steps of a chain of multiply-adds that one element holds.
+    const STEPS: usize = 1;
 
     /// A vector of them as floats.
     unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V;
@@ -28,6 +30,15 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
             std::ptr::copy_nonoverlapping(from, whole.as_mut_ptr(), count);
             Self::load(s, whole.as_ptr())
         }
+    }
+
+    /// `sum + a * b`, of all steps that the elements hold.
+    ///
+    /// # Safety
+    /// [`Simd::pairs`] is not `Missing`, if they hold more than one.
+    #[inline(always)]
+    unsafe fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        s.fma(a, b, sum)
     }
 
     /// Narrows all lanes.

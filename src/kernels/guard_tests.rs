@@ -145,6 +145,11 @@ fn attention_stays_inside() {
             let (k, v) = (rows(keys, width + 1, 2), rows(keys, width + 1, 3));
             let (mut out, mut lse) = (allot.room(queries * width), allot.room(queries * heads));
             attention::forward_save(&ragged, &q, &k, &v, &mut out, &mut lse);
+            if isa::pairs_of(isa::current()) != isa::Pairs::Missing {
+                let mut coarse = allot.room(queries * width);
+                attention::forward_bfloat16(&ragged, &q, &k, &v, &mut coarse);
+                results.extend(coarse.iter());
+            }
             let mut weights = allot.room(heads * queries * keys);
             attention::weights(&ragged, &q, &k, &mut weights);
             results.extend(out.iter().chain(weights.iter()));

@@ -33,7 +33,7 @@ pub const MOST_INPUTS: usize = (i32::MAX / (127 * 127)) as usize;
 /// Added to a small float, it leaves the nearest whole number, ties to even, in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 /// Bytes that are read at a time of a matrix that is stored the other way round.
-const BYTES_READ_AT_ONCE: usize = 1 << 16;
+const BYTES_READ_AT_ONCE: usize = 1 << 15;
 /// Groups of a panel that are packed together: 8 KiB.
 const GROUPS_PER_BLOCK: usize = 64;
 

@@ -5,10 +5,11 @@
 //! once, before the parts of the product start; a tile keeps its sums in registers for the whole
 //! depth, since whole-number sums need no blocks to stay exact.
 
+mod results;
+
 use std::ops::Range;
 
-use super::best::{Ask, Best, Gatherer, Gathering};
-use super::gelu;
+use super::best::{Ask, Best, Gathering};
 use super::gemm::{Epilogue, Layer};
 use super::gemm_blocks::pack_rows;
 use super::int8::{self, MOST_INPUTS, Quantized, Weight};
@@ -325,13 +326,17 @@ impl Kernel for Part<'_> {
         let Product { inputs, w, .. } = self.product;
         let panel_bytes = inputs.groups * PANEL * GROUP;
         let mut sums = [0_i32; MOST_ROWS * PANEL];
-        let mut gatherer = match &self.product.out {
-            // SAFETY: parts of one number differ in their rows, others in their panels.
-            Out::Gathered(gathering, _) => Some(unsafe { gathering.part(self.panel_part) }),
+        let mut gathered = match &self.product.out {
+            Out::Gathered(gathering, _) => {
+                // SAFETY: parts of one number differ in their rows, others in their panels.
+                let gatherer = unsafe { gathering.part(self.panel_part) };
+                Some((gatherer, [[0.0; PANEL]; MOST_ROWS]))
+            }
             Out::Written(_) => None,
         };
         for panel in self.panels.clone() {
             let b = w.packed[panel * panel_bytes..].as_ptr();
+            self.ask_ahead(s, panel);
             for index in self.of_tiles.clone() {
                 let rows = inputs.tiles.tile(index);
                 let is_last = index + 1 == self.of_tiles.end && self.of_tiles.len() > 1;
@@ -348,10 +353,10 @@ impl Kernel for Part<'_> {
                 // SAFETY: all rows of the tile were quantised, the panel has `groups` groups, and
                 // `sums` holds the tallest tile.
                 unsafe { multiply(s, rows.len(), tile) };
-                self.finish(s, rows, panel, &sums, gatherer.as_mut());
+                self.finish(s, rows, panel, &sums, gathered.as_mut());
             }
         }
-        if let Some(gatherer) = gatherer {
+        if let Some((gatherer, _)) = gathered {
             gatherer.finish();
         }
     }
@@ -379,58 +384,6 @@ unsafe fn multiply<S: Simd>(s: S, rows: usize, tile: Int8Tile) {
             10 => s.int8_tile::<10>(tile),
             11 => s.int8_tile::<11>(tile),
             _ => s.int8_tile::<12>(tile),
-        }
-    }
-}
-
-impl Part<'_> {
-    /// Sums to results: scales, bias and epilogue.
-    #[inline(always)]
-    fn finish<S: Simd>(
-        &self,
-        s: S,
-        rows: Range<usize>,
-        panel: usize,
-        sums: &[i32],
-        mut gatherer: Option<&mut Gatherer<'_>>,
-    ) {
-        let Product { inputs, w, n, bias, epilogue, out, .. } = self.product;
-        let first = panel * PANEL;
-        let width = PANEL.min(n - first);
-        let mut results = [0.0_f32; PANEL];
-        for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
-            let to = match out {
-                // SAFETY: `out` has rows of `n`, of which `width` are left from `first` on.
-                Out::Written(out) => unsafe { out.get().add(row * n + first) },
-                Out::Gathered(..) => results.as_mut_ptr(),
-            };
-            for column in (0..width).step_by(S::LANES) {
-                let count = S::LANES.min(width - column);
-                // SAFETY: `column + count <= width`, which are left in the row of results, in the scales
-                // and in the bias; `sums` has whole panels, and there is a scale for every row.
-                unsafe {
-                    let row_scale = s.splat(*inputs.scales.get().add(row));
-                    let scales = s.load_part(w.scales[first + column..].as_ptr(), count);
-                    let sum = s.load_i32(sums[column..].as_ptr());
-                    let mut y = s.div(sum, s.mul(row_scale, scales));
-                    if let Some(bias) = bias {
-                        y = s.add(y, s.load_part(bias[first + column..].as_ptr(), count));
-                    }
-                    if *epilogue == Epilogue::Gelu {
-                        y = gelu::gelu(s, y);
-                    }
-                    s.store_part(to.add(column), y, count);
-                }
-            }
-            let Some(gatherer) = &mut gatherer else { continue };
-            if let Out::Gathered(_, Some(bounds)) = out {
-                let place = (row, panel, width);
-                let upper = bounds.apply(s, place, *bias, &mut results, gatherer.doubt());
-                gatherer.take_bounds(s, place, &results, upper);
-            } else {
-                // SAFETY: `results` is a whole panel.
-                unsafe { gatherer.take(s, row, panel, results.as_ptr()) };
-            }
         }
     }
 }

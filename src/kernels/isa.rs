@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 
 use super::arch::scalar::Scalar;
 use super::int8_tile::{self, Int8Tile};
+use super::pairs;
 use crate::error::{Error, Result};
 
 #[cfg(target_arch = "aarch64")]
@@ -39,6 +40,7 @@ use super::arch::{avx2::Avx2, avx512::Avx512};
 /// - `load_part`, `store_part`: the pointer is valid for `count` floats, `count <= LANES`.
 /// - `transpose8`: each of the eight source pointers is valid for 8 floats, and so is
 ///   `destination + j * stride` for `j` in 0..8.
+/// - `dot_pairs`, `narrow_pairs`, `join_pairs`, which have no pointers: [`Simd::pairs`] is not `Missing`.
 ///
 /// No alignment is asked for.
 #[allow(clippy::missing_safety_doc)] // Stated once, above, for all of them.
@@ -146,6 +148,31 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Writes all lanes as float16, rounded likewise.
     unsafe fn store_f16(self, to: *mut u16, v: Self::V);
 
+    /// How it computes with pairs of bfloat16 numbers.
+    #[inline(always)]
+    fn pairs(self) -> Pairs {
+        Pairs::Plain
+    }
+
+    /// `sum + a.second * b.second`, rounded, and then `+ a.first * b.first`, rounded, for the pairs in the
+    /// lanes of `a` and `b` (see [`pairs`]).
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: Self::V, b: Self::V, sum: Self::V) -> Self::V {
+        pairs::dot(self, a, b, sum)
+    }
+
+    /// The lanes of `first` and then those of `second`, narrowed, as pairs of neighbours.
+    #[inline(always)]
+    unsafe fn narrow_pairs(self, first: Self::V, second: Self::V) -> Self::V {
+        pairs::narrow(self, first, second)
+    }
+
+    /// Pairs of a lane of `first` and the same lane of `second`, narrowed.
+    #[inline(always)]
+    unsafe fn join_pairs(self, first: Self::V, second: Self::V) -> Self::V {
+        pairs::join(self, first, second)
+    }
+
     /// Rows of the 8-bit tile that keeps the registers full, at most
     /// [`int8_tile::MOST_ROWS`].
     #[inline(always)]
@@ -251,6 +278,31 @@ impl Isa {
             Isa::Neon(s) => s.name(),
         }
     }
+}
+
+/// How an instruction set computes with pairs of bfloat16 numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// By instructions for them: twice as fast as with floats.
+    Fast,
+    /// As [`pairs`] defines it, which is slow.
+    Plain,
+    /// Not at all: kernels are compiled for relatives that have the instructions.
+    Missing,
+}
+
+/// How `isa` computes with pairs of bfloat16 numbers.
+pub fn pairs_of(isa: Isa) -> Pairs {
+    struct Of;
+    impl Kernel for Of {
+        type Output = Pairs;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Pairs {
+            s.pairs()
+        }
+    }
+    with_isa(isa, Of)
 }
 
 /// Test only: the same instruction set without the instructions for 8-bit products that some

@@ -4,15 +4,19 @@
 //! the values as `[position][head_dim]`, head after head. Both are what the tiles of
 //! [`super::attention`] read, so a cached step has the bits of the whole pass over the same keys.
 //! Both are floats, or rounded to 16 bits and widened in registers as they are read: then the whole
-//! pass is that over keys and values rounded likewise. Nothing is allocated after construction but what the first reordering of beams needs; it copies
-//! a history only where two slots go on from it.
+//! pass is that over keys and values rounded likewise. Nothing is allocated after construction but what the
+//! first reordering of beams needs; it copies a history only where two slots go on from it.
 //!
-//! Limit: reading the cache once from wherever it lies; rows that follow each other with one slot
-//! (beams on their source, several new tokens) share one read, six at a time.
+//! Limit: reading the cache once from wherever it lies. Rows that follow each other with one slot
+//! (beams on their source, several new tokens) share one read, six at a time; memory is asked for the
+//! next head, or the next row's first, while one is computed; and a new key, whose values lie in as many cache
+//! lines as a head is wide, is stored when these are about to be read ([`KvCache::step`]).
+
+mod slot;
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::{mem, slice};
+use std::{mem, ptr};
 
 use super::attention::{FEW_ROWS, Head, PANEL, Tile, attend, few_rows, pack_keys};
 use super::disjoint::Disjoint;
@@ -21,6 +25,7 @@ use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd, with_isa};
 use super::memory::{self, AlignedBuffer};
 use super::parallel::{self, share};
+use slot::{Slot, piece};
 
 /// Multiply-adds from which on attention is shared with other threads.
 const ENOUGH_WORK: usize = 50_000;
@@ -37,6 +42,17 @@ pub struct CachedRow {
     pub slot: usize,
     /// How many of its positions, the row's own included.
     pub length: usize,
+}
+
+/// Inputs of a step, `[rows, heads * head_dim]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Queries.
+    pub q: &'a [f32],
+    /// New keys.
+    pub k: &'a [f32],
+    /// New values.
+    pub v: &'a [f32],
 }
 
 /// Keys and values by slot.
@@ -102,6 +118,21 @@ impl KvCache {
         self.slots[slot].capacity
     }
 
+    /// [`Self::append`] and then [`Self::attend`]: most often at once, so that what is stored and what is
+    /// read beside it pass through the caches together.
+    pub fn step(&mut self, inputs: Step<'_>, scale: f32, rows: &[CachedRow], out: &mut [f32]) {
+        let Step { q, k, v } = inputs;
+        // Parts are cut where slots change: each of these slots is then one part's alone.
+        let few = rows.chunk_by(|a, b| a.slot == b.slot).all(|run| run.len() <= FEW_ROWS);
+        if few && rows.is_sorted_by_key(|row| row.slot) {
+            self.check_new(k, v, rows);
+            self.attend_after(Some((k, v)), q, scale, rows, out);
+        } else {
+            self.append(k, v, rows);
+            self.attend(q, scale, rows, out);
+        }
+    }
+
     /// Stores row i of `k` and `v` [rows, heads * head_dim] at position `rows[i].length - 1` of its
     /// slot. Panics if a position is beyond the slot's capacity.
     pub fn append(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
@@ -112,7 +143,8 @@ impl KvCache {
         }
     }
 
-    fn append_as<E: Element>(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
+    /// Panics unless the rows can be stored.
+    fn check_new(&self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
         let width = self.heads * self.head_dim;
         assert_eq!((k.len(), v.len()), (rows.len() * width, rows.len() * width), "append: k, v");
         for row in rows {
@@ -122,12 +154,17 @@ impl KvCache {
                 "append: beyond the slot's capacity"
             );
         }
+    }
+
+    fn append_as<E: Element>(&mut self, k: &[f32], v: &[f32], rows: &[CachedRow]) {
+        self.check_new(k, v, rows);
         let most = PARTS_PER_THREAD * super::team::num_threads();
         let parts = (k.len() / VALUES_OF_A_PART).min(most).clamp(1, self.heads.max(1));
         let cache = &*self;
         parallel::items(parts, parts > 1, |isa, part| {
             let heads = share(cache.heads, parts, part);
-            with_isa(isa, Append::<E> { cache, k, v, rows, heads, element: PhantomData });
+            let new = New { k, v, rows };
+            with_isa(isa, Append::<E> { cache, new, heads, element: PhantomData });
         });
     }
 
@@ -135,6 +172,20 @@ impl KvCache {
     /// its slot; `out` has q's shape. `scale`, above 0, is the factor of the scores. Rows of length 0
     /// give zeros.
     pub fn attend(&self, q: &[f32], scale: f32, rows: &[CachedRow], out: &mut [f32]) {
+        self.attend_after(None, q, scale, rows, out);
+    }
+
+    /// [`Self::attend`], before which `new` keys and values are stored: then nobody else uses this cache,
+    /// and rows of one slot are neighbours, [`FEW_ROWS`] at most.
+    fn attend_after(
+        &self,
+        new: Option<(&[f32], &[f32])>,
+        q: &[f32],
+        scale: f32,
+        rows: &[CachedRow],
+        out: &mut [f32],
+    ) {
+        let new = new.map(|(k, v)| New { k, v, rows });
         let width = self.heads * self.head_dim;
         assert!(scale > 0.0, "attend: the scale is not positive");
         assert_eq!(
@@ -160,7 +211,10 @@ impl KvCache {
             let longest = rows[part.clone()].iter().map(|row| row.length).max().unwrap_or(0);
             let len = FEW_ROWS * (longest.next_multiple_of(PANEL) + self.head_dim);
             let scores = &mut memory::scratch(memory::Slot::Work, len);
-            with_isa(isa, Attend { cache: self, q, scale, rows, part, heads, scores, out: &out });
+            with_isa(
+                isa,
+                Attend { cache: self, new, q, scale, rows, part, heads, scores, out: &out },
+            );
         });
     }
 
@@ -214,86 +268,6 @@ impl KvCache {
     }
 }
 
-/// One history.
-#[derive(Debug, Default)]
-struct Slot {
-    /// `[head][panel][head_dim][PANEL]` elements
-    keys: AlignedBuffer,
-    /// `[head][position][head_dim]` elements
-    values: AlignedBuffer,
-    capacity: usize,
-}
-
-impl Slot {
-    fn padded(&self) -> usize {
-        self.capacity.next_multiple_of(PANEL)
-    }
-
-    /// Keys and values of one head.
-    #[inline(always)]
-    fn head<E: Element>(&self, head: usize, head_dim: usize) -> (&[E], &[E]) {
-        let (keys, values) = (self.padded() * head_dim, self.capacity * head_dim);
-        (
-            &elements(&self.keys)[head * keys..(head + 1) * keys],
-            &elements(&self.values)[head * values..(head + 1) * values],
-        )
-    }
-
-    /// Keys and values of one head, to be written.
-    ///
-    /// # Safety
-    /// - Nobody else refers to them, or to the whole buffers, while the slices live.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref)] // The contract above makes it sound.
-    unsafe fn head_mut<E: Element>(&self, head: usize, head_dim: usize) -> (&mut [E], &mut [E]) {
-        let piece = |buffer: &AlignedBuffer, len: usize| {
-            let (start, floats) = buffer.raw();
-            assert!((head + 1) * len * size_of::<E>() <= floats * size_of::<f32>());
-            // SAFETY: inside the buffer by the line above, which is aligned for elements, of which
-            // any bits are one; not aliased by the caller's promise.
-            unsafe { slice::from_raw_parts_mut(start.cast::<E>().add(head * len), len) }
-        };
-        (piece(&self.keys, self.padded() * head_dim), piece(&self.values, self.capacity * head_dim))
-    }
-
-    /// Copies the first `length` positions of `origin`.
-    fn copy_from<E: Element>(
-        &mut self,
-        origin: &Slot,
-        (heads, head_dim): (usize, usize),
-        length: usize,
-    ) {
-        let key_len = length.next_multiple_of(PANEL) * head_dim;
-        let value_len = length * head_dim;
-        for head in 0..heads {
-            let (keys, values) = origin.head::<E>(head, head_dim);
-            let to = head * self.padded() * head_dim;
-            elements_mut(&mut self.keys)[to..to + key_len].copy_from_slice(&keys[..key_len]);
-            let to = head * self.capacity * head_dim;
-            let to = &mut elements_mut(&mut self.values)[to..to + value_len];
-            to.copy_from_slice(&values[..value_len]);
-        }
-    }
-}
-
-/// A buffer as elements.
-#[inline(always)]
-fn elements<E: Element>(buffer: &AlignedBuffer) -> &[E] {
-    // SAFETY: elements are numbers of 16 or 32 bits, of which any bits are one; the buffer is aligned
-    // for floats, and the borrow goes on.
-    unsafe {
-        slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(&**buffer) / size_of::<E>())
-    }
-}
-
-/// A buffer as elements to be written.
-#[inline(always)]
-fn elements_mut<E: Element>(buffer: &mut AlignedBuffer) -> &mut [E] {
-    let len = size_of_val(&**buffer) / size_of::<E>();
-    // SAFETY: as for `elements`.
-    unsafe { slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), len) }
-}
-
 /// The first row of the tile that `row` belongs to, where a run of rows of one slot is cut every
 /// [`FEW_ROWS`]: parts begin there, so that rows that could share a read do.
 fn tile_start(rows: &[CachedRow], row: usize) -> usize {
@@ -302,13 +276,54 @@ fn tile_start(rows: &[CachedRow], row: usize) -> usize {
     run + (row - run) / FEW_ROWS * FEW_ROWS
 }
 
+/// Rows to be stored.
+#[derive(Clone, Copy)]
+struct New<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    rows: &'a [CachedRow],
+}
+
+impl New<'_> {
+    /// Stores the keys and values of one head for the rows of `range`, which follow each other in one slot.
+    ///
+    /// # Safety
+    /// - Nobody else refers to the slot's keys and values of this head, or to the whole buffers.
+    #[inline(always)]
+    unsafe fn store<S: Simd, E: Element>(
+        self,
+        s: S,
+        cache: &KvCache,
+        range: Range<usize>,
+        head: usize,
+    ) {
+        let KvCache { heads, head_dim, slots, .. } = cache;
+        let (head_dim, width) = (*head_dim, heads * head_dim);
+        let CachedRow { slot, length } = self.rows[range.start];
+        let at = range.start * width..range.end * width;
+        let (k, v) = (&self.k[at.clone()], &self.v[at]);
+        // SAFETY: the caller's promise.
+        let (keys, values) = unsafe { slots[slot].head_mut::<E>(head, head_dim) };
+        let column = head * head_dim;
+        pack_keys(s, &k[column..], width, range.len(), head_dim, length - 1, keys);
+        let values = values[(length - 1) * head_dim..].chunks_exact_mut(head_dim);
+        for (to, from) in values.zip(v.chunks_exact(width)) {
+            narrow(s, &from[column..column + head_dim], to);
+        }
+    }
+}
+
+/// Whether a row's position follows that of the row before it.
+#[inline(always)]
+fn follows(before: &CachedRow, row: &CachedRow) -> bool {
+    before.slot == row.slot && before.length + 1 == row.length
+}
+
 /// Stores the rows of some heads. The cache is borrowed exclusively by the caller, who hands out each
 /// head once; positions and slots are inside.
 struct Append<'a, E> {
     cache: &'a KvCache,
-    k: &'a [f32],
-    v: &'a [f32],
-    rows: &'a [CachedRow],
+    new: New<'a>,
     heads: Range<usize>,
     element: PhantomData<E>,
 }
@@ -318,31 +333,22 @@ impl<E: Element> Kernel for Append<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { cache: KvCache { heads, head_dim, slots, .. }, k, v, rows, .. } = self;
-        let (head_dim, width) = (*head_dim, heads * head_dim);
         let mut start = 0;
-        for run in rows.chunk_by(|a, b| a.slot == b.slot && a.length + 1 == b.length) {
-            let (slot, first) = (&slots[run[0].slot], run[0].length - 1);
-            let rows = start * width..(start + run.len()) * width;
-            let (k, v) = (&k[rows.clone()], &v[rows]);
+        for run in self.new.rows.chunk_by(follows) {
             for head in self.heads.clone() {
                 // SAFETY: nobody else has this head's keys and values, as the type demands.
-                let (keys, values) = unsafe { slot.head_mut::<E>(head, head_dim) };
-                let column = head * head_dim;
-                pack_keys(s, &k[column..], width, run.len(), head_dim, first, keys);
-                let values = values[first * head_dim..].chunks_exact_mut(head_dim);
-                for (to, from) in values.zip(v.chunks_exact(width)) {
-                    narrow(s, &from[column..column + head_dim], to);
-                }
+                unsafe { self.new.store::<S, E>(s, self.cache, start..start + run.len(), head) };
             }
             start += run.len();
         }
     }
 }
 
-/// Attends with the rows of `part` for some heads.
+/// Attends with the rows of `part` for some heads. If `new` is to be stored before, nobody else has these
+/// heads of these rows' slots.
 struct Attend<'a> {
     cache: &'a KvCache,
+    new: Option<New<'a>>,
     q: &'a [f32],
     scale: f32,
     rows: &'a [CachedRow],
@@ -370,15 +376,19 @@ impl Attend<'_> {
     fn part<S: Simd, E: Element>(mut self, s: S) {
         let mut first = self.part.start;
         for run in self.rows[self.part.clone()].chunk_by(|a, b| a.slot == b.slot) {
-            let end = first + run.len();
+            let (start, end) = (first, first + run.len());
             while first < end {
                 let count = few_rows(end - first);
                 for head in self.heads.clone() {
+                    if first == start {
+                        self.store::<S, E>(s, start..end, head);
+                    }
+                    let next = self.next(first, first + count, head);
                     match count {
-                        FEW_ROWS => self.tile::<S, E, FEW_ROWS>(s, first, head),
-                        4 => self.tile::<S, E, 4>(s, first, head),
-                        2 => self.tile::<S, E, 2>(s, first, head),
-                        _ => self.tile::<S, E, 1>(s, first, head),
+                        FEW_ROWS => self.tile::<S, E, FEW_ROWS>(s, first, head, next),
+                        4 => self.tile::<S, E, 4>(s, first, head, next),
+                        2 => self.tile::<S, E, 2>(s, first, head, next),
+                        _ => self.tile::<S, E, 1>(s, first, head, next),
                     }
                 }
                 first += count;
@@ -386,9 +396,42 @@ impl Attend<'_> {
         }
     }
 
-    /// Attends with the `R` rows from `first` on, all of one slot, for one head.
+    /// Stores what is new of the rows of `range`, all of one slot, for one head.
     #[inline(always)]
-    fn tile<S: Simd, E: Element, const R: usize>(&mut self, s: S, first: usize, head: usize) {
+    fn store<S: Simd, E: Element>(&self, s: S, range: Range<usize>, head: usize) {
+        let Some(new) = self.new else { return };
+        let mut start = range.start;
+        for run in self.rows[range].chunk_by(follows) {
+            // SAFETY: nobody else has this head's keys and values, as the type demands.
+            unsafe { new.store::<S, E>(s, self.cache, start..start + run.len(), head) };
+            start += run.len();
+        }
+    }
+
+    /// The keys that are read after those of `head` for the rows from `first` to `end`, at any address.
+    #[inline(always)]
+    fn next<E: Element>(&self, first: usize, end: usize, head: usize) -> *const [E] {
+        let (row, head) = if head + 1 < self.heads.end {
+            (first, head + 1)
+        } else {
+            (end.min(self.part.end - 1), self.heads.start)
+        };
+        let KvCache { head_dim, slots, .. } = self.cache;
+        let CachedRow { slot, length } = self.rows[row];
+        let slot = &slots[slot];
+        let start = piece::<E>(&slot.keys, head, slot.padded() * head_dim);
+        ptr::slice_from_raw_parts(start, length.next_multiple_of(PANEL) * head_dim)
+    }
+
+    /// Attends with the `R` rows from `first` on, all of one slot, for one head, before `next` is read.
+    #[inline(always)]
+    fn tile<S: Simd, E: Element, const R: usize>(
+        &mut self,
+        s: S,
+        first: usize,
+        head: usize,
+        next: *const [E],
+    ) {
         let KvCache { heads, head_dim, slots, .. } = self.cache;
         let (head_dim, width) = (*head_dim, heads * head_dim);
         let start = first * width + head * head_dim;
@@ -399,8 +442,6 @@ impl Attend<'_> {
             *visible = row.length;
         }
         let (keys, values) = slots[rows[0].slot].head::<E>(head, head_dim);
-        // The keys of the next head lie behind these.
-        let next = keys.as_ptr_range().end;
         let (value_stride, scale) = (head_dim, self.scale);
         let head = Head { keys, values, value_stride, head_dim, scale, hidden: None, next };
         // SAFETY: these rows and columns of the output belong to this tile and head alone.

@@ -59,8 +59,8 @@ impl History {
         let rows: Vec<_> = (start..end).map(|i| CachedRow { slot, length: i + 1 }).collect();
         let at = start * self.width()..end * self.width();
         let mut out = vec![7.0; at.len()];
-        cache.append(&self.k[at.clone()], &self.v[at.clone()], &rows);
-        cache.attend(&self.q[at], 0.3, &rows, &mut out);
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| &x[at.clone()]);
+        cache.step(Step { q, k, v }, 0.3, &rows, &mut out);
         out
     }
 }
@@ -126,6 +126,46 @@ fn rows_of_other_slots_change_nothing() {
                 }
             }
         })
+    });
+}
+
+#[test]
+fn a_step_stores_and_attends_for_each_slot() {
+    on_every_isa(|isa| {
+        for (threads, format) in [1, 2, 4].into_iter().flat_map(|n| FORMATS.map(|f| (n, f))) {
+            let length = 41;
+            let histories: Vec<_> = (0..12).map(|s| History::new(length, 64, s)).collect();
+            let mut cache = KvCache::new(HEADS, 64, format, &[length; 12]);
+            // Slots take from 1 to 6 rows, in order and, last, out of order.
+            let (mut lengths, mut outs) = ([0; 12], vec![Vec::new(); 12]);
+            for count in (1..=6).chain([7, 2, 4, 5]) {
+                let count_of = |slot: usize| if count > 6 { count } else { (slot + count) % 6 + 1 };
+                let mut slots: Vec<_> = (0..12).collect();
+                if count == 4 {
+                    slots.reverse();
+                }
+                let (mut rows, mut inputs) = (Vec::new(), [(); 3].map(|()| Vec::new()));
+                for &slot in &slots {
+                    let end = length.min(lengths[slot] + count_of(slot));
+                    let History { q, k, v, .. } = &histories[slot];
+                    let at = lengths[slot] * HEADS * 64..end * HEADS * 64;
+                    for (all, new) in inputs.iter_mut().zip([q, k, v]) {
+                        all.extend_from_slice(&new[at.clone()]);
+                    }
+                    rows.extend((lengths[slot]..end).map(|i| CachedRow { slot, length: i + 1 }));
+                    lengths[slot] = end;
+                }
+                let [q, k, v] = &inputs;
+                let mut out = vec![7.0; q.len()];
+                with_threads(threads, || cache.step(Step { q, k, v }, 0.3, &rows, &mut out));
+                for (row, out) in rows.iter().zip(out.chunks_exact(HEADS * 64)) {
+                    outs[row.slot].extend_from_slice(out);
+                }
+            }
+            for ((history, out), length) in histories.iter().zip(&outs).zip(lengths) {
+                assert_same_bits(out, &history.whole(format, length), isa.name());
+            }
+        }
     });
 }
 

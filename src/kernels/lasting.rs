@@ -3,7 +3,11 @@
 //! mimalloc keeps what was given back, for the next training step, and rounds sizes up: both suit buffers that
 //! come and go, and neither suits weights, which come once and stay. These are laid end to end in a range of
 //! addresses of their own: no byte more than they need, in huge pages, and touched by nobody before they are
-//! written. What is given back goes back to the system; its addresses are not used again.
+//! written. What is given back goes back to the system at once; its addresses serve again when nothing is left
+//! in the range.
+//!
+//! mimalloc's own memory is in small pages, of which a few small blocks hold little more than they need;
+//! [`prefer_huge_pages`] asks for huge ones where large buffers lie.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -21,8 +25,6 @@ const PAGE: usize = 1 << 12;
 
 /// Where the range begins; 0 until the first block, 1 where the system has none to give.
 static START: AtomicUsize = AtomicUsize::new(0);
-/// How much of it is used.
-static USED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// Whether this thread asks for memory that stays.
@@ -40,6 +42,14 @@ pub fn lasting<T>(make: impl FnOnce() -> T) -> T {
     }
     let _restore = Restore(LASTING.replace(true));
     make()
+}
+
+/// Asks for huge pages where a block lies that is about to be used, unless it is small. What else lies in these
+/// pages is of the same kind, or little: the blocks of one size lie together.
+pub fn prefer_huge_pages(block: *mut u8, size: usize) {
+    if size >= SMALLEST {
+        system::prefer_huge_pages(block, size);
+    }
 }
 
 /// What the whole crate allocates with.
@@ -122,20 +132,46 @@ fn give_back(block: *mut u8, size: usize) {
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod system {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::{AcqRel, Acquire};
+
     use super::*;
+
+    /// How much of the range is used, in pages (below [`BLOCK`]), and how many blocks live in it (multiples of
+    /// it). Both change at once.
+    static USED: AtomicU64 = AtomicU64::new(0);
+    const BLOCK: u64 = 1 << 32;
+    const HUGE_PAGE: usize = 1 << 21;
 
     /// `size` bytes, whole pages.
     pub(super) fn take(size: usize) -> Option<*mut u8> {
         let start = start()?;
-        let free = |used: usize| used.checked_add(size).filter(|end| *end <= RANGE);
-        let first = USED.fetch_update(Relaxed, Relaxed, free).ok()?;
-        Some((start as *mut u8).wrapping_add(first))
+        let pages = u64::try_from(size / PAGE).ok()?;
+        let add = |used: u64| {
+            let enough = used % BLOCK + pages <= (RANGE / PAGE) as u64;
+            enough.then_some(used + BLOCK + pages)
+        };
+        let used = USED.fetch_update(AcqRel, Acquire, add).ok()?;
+        Some((start as *mut u8).wrapping_add((used % BLOCK) as usize * PAGE))
     }
 
-    /// Pages of the range that nobody uses any more.
+    /// Pages of the range that nobody uses any more: they are zeros again, and take no memory.
     pub(super) fn give_back(block: *mut u8, size: usize) {
-        // SAFETY: the pages were given to one owner, who gives them back. Failing, they stay as they are.
-        unsafe { libc::madvise(block.cast(), size, libc::MADV_DONTNEED) };
+        // SAFETY: the pages were given to one owner, who gives them back.
+        if unsafe { libc::madvise(block.cast(), size, libc::MADV_DONTNEED) } != 0 {
+            // Locked into memory: they stay as they are, and count as used.
+            return;
+        }
+        let remove = |used: u64| Some(if used < 2 * BLOCK { 0 } else { used - BLOCK });
+        let _ = USED.fetch_update(AcqRel, Acquire, remove);
+    }
+
+    /// See [`prefer_huge_pages`](super::prefer_huge_pages).
+    pub(super) fn prefer_huge_pages(block: *mut u8, size: usize) {
+        let start = block.addr() & !(HUGE_PAGE - 1);
+        let size = (block.addr() + size).next_multiple_of(HUGE_PAGE) - start;
+        // SAFETY: advice, which changes nothing that can be read. Where it cannot be taken, pages stay small.
+        unsafe { libc::madvise(start as *mut libc::c_void, size, libc::MADV_HUGEPAGE) };
     }
 
     /// Where the range begins, set aside at the first call.
@@ -174,6 +210,8 @@ mod system {
     }
 
     pub(super) fn give_back(_: *mut u8, _: usize) {}
+
+    pub(super) fn prefer_huge_pages(_: *mut u8, _: usize) {}
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::lasting::lasting;
+use super::lasting::{lasting, prefer_huge_pages};
 use super::team;
 
 /// A cache line, and the widest vector.
@@ -35,6 +35,7 @@ impl AlignedBuffer {
         // SAFETY: the layout has a size above zero.
         let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        prefer_huge_pages(start.as_ptr().cast(), layout.size());
         AlignedBuffer { start, len }
     }
 

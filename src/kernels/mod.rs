@@ -8,15 +8,16 @@
 //! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space,
 //!   [`pool`] keeps the buffers of results.
 //! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it;
-//!   [`half_float`] stores them in 16 bits (`element` widens these in registers), [`int8`] in 8, with its own products.
+//!   [`half_float`] stores them in 16 bits (`element` widens these in registers, `pairs` multiplies them two by two), [`int8`] in 8, with its own products.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
 //!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`],
-//!   [`optimizer`], and [`attention`] with its cached form, [`kv_cache`].
+//!   [`optimizer`], [`adafactor`], and [`attention`] with its cached form, [`kv_cache`].
 //! - [`limits`] measures what the machine could do at best, for the benches.
 //!
 //! Every function has the same bits for any number of threads and for any number of rows: each sum
 //! has one order, fixed by the instruction set alone.
 
+pub mod adafactor;
 pub mod arch;
 pub mod attention;
 pub mod best;
@@ -46,6 +47,7 @@ pub mod limits;
 pub mod memory;
 pub mod optimizer;
 pub mod pack;
+mod pairs;
 pub(crate) mod parallel;
 pub mod pool;
 pub mod screen;

@@ -28,13 +28,15 @@ pub struct Common {
 }
 
 impl Common {
+    /// The gradient, scaled and cut.
     #[inline(always)]
-    fn gradient(self, gradient: f32) -> f32 {
+    pub(super) fn gradient(self, gradient: f32) -> f32 {
         (gradient * self.scale).clamp(-self.limit, self.limit)
     }
 
+    /// The weight, decayed.
     #[inline(always)]
-    fn decayed(self, value: f32) -> f32 {
+    pub(super) fn decayed(self, value: f32) -> f32 {
         value - value * self.decay
     }
 }
@@ -143,6 +145,28 @@ pub fn rmsprop(
 ) {
     let rule = Rmsprop { common, step, has_momentum: m.is_some(), centered: average.is_some() };
     over_team(rule, value, gradient, [Some(v), m, average]);
+}
+
+/// `w -= lr sign(beta_1 m + (1 - beta_1) g)`, then `m = beta_2 m + (1 - beta_2) g`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn lion(
+    value: &mut [f32],
+    gradient: &[f32],
+    m: &mut [f32],
+    common: Common,
+    (beta_1, beta_2): (f32, f32),
+) {
+    over_team(Lion { common, beta_1, beta_2 }, value, gradient, [Some(m), None, None]);
+}
+
+/// `average = keep average + (1 - keep) value`: the running mean of a weight.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn running_mean(average: &mut [f32], value: &[f32], keep: f32) {
+    over_team(RunningMean { keep }, average, value, [None, None, None]);
 }
 
 /// A rule on one part: `slots` are its state, empty where it has none.
@@ -272,6 +296,42 @@ impl Rule for SgdMomentum {
 }
 
 #[derive(Clone, Copy)]
+struct Lion {
+    common: Common,
+    beta_1: f32,
+    beta_2: f32,
+}
+
+impl Rule for Lion {
+    #[inline(always)]
+    fn pass(self, value: &mut [f32], gradient: &[f32], [m, _, _]: [&mut [f32]; 3]) {
+        let common = self.common;
+        for ((w, &g), m) in value.iter_mut().zip(gradient).zip(m) {
+            let g = common.gradient(g);
+            let pull = *m * self.beta_1 + g * (1.0 - self.beta_1);
+            // The sign of zero is zero, unlike that of `f32::signum`.
+            let sign = f32::from(u8::from(pull > 0.0)) - f32::from(u8::from(pull < 0.0));
+            *w = common.decayed(*w) - common.learning_rate * sign;
+            *m = *m * self.beta_2 + g * (1.0 - self.beta_2);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct RunningMean {
+    keep: f32,
+}
+
+impl Rule for RunningMean {
+    #[inline(always)]
+    fn pass(self, average: &mut [f32], value: &[f32], _: [&mut [f32]; 3]) {
+        for (average, &value) in average.iter_mut().zip(value) {
+            *average = self.keep * *average + (1.0 - self.keep) * value;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Rmsprop {
     common: Common,
     step: RmspropStep,
@@ -345,7 +405,7 @@ mod tests {
     /// Value and state after a few steps of every rule on arrays of `length`, as bits.
     fn after_steps(length: usize) -> Vec<u32> {
         let mut bits = Vec::new();
-        for rule in 0..8 {
+        for rule in 0..10 {
             let mut arrays = vec![vec![0.0f32; length]; 4];
             arrays[0] = (0..length).map(|i| (i as f32 * 0.37).sin()).collect();
             for step in 1..4 {
@@ -361,6 +421,8 @@ mod tests {
                     3 => sgd_momentum(w, &gradient, a, COMMON, 0.9, true),
                     4 => rmsprop(w, &gradient, a, None, None, COMMON, rms),
                     5 => rmsprop(w, &gradient, a, Some(b), None, COMMON, rms),
+                    8 => lion(w, &gradient, a, COMMON, (0.9, 0.99)),
+                    9 => running_mean(w, &gradient, 0.9),
                     6 => rmsprop(w, &gradient, a, None, Some(c), COMMON, rms),
                     _ => rmsprop(w, &gradient, a, Some(b), Some(c), COMMON, rms),
                 }

@@ -315,6 +315,12 @@ pub(super) struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
+    /// What is known of each column.
+    #[inline(always)]
+    pub(super) fn of_columns(&self) -> [&[f32]; 2] {
+        [&self.screen.errors, &self.screen.norms]
+    }
+
     /// Turns the results of a row and a panel, of which `width` count, into their lower bounds; gives the
     /// highest of the upper ones. Adds to `doubt` what is NaN if a result may be none or infinite.
     #[inline(always)]

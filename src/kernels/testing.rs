@@ -12,6 +12,15 @@ pub fn on_every_isa(mut check: impl FnMut(Isa)) {
     }
 }
 
+/// [`on_every_isa`], of those that compute with pairs of bfloat16 numbers.
+pub fn with_pairs(mut check: impl FnMut(Isa)) {
+    on_every_isa(|isa| {
+        if isa::pairs_of(isa) != isa::Pairs::Missing {
+            check(isa);
+        }
+    });
+}
+
 /// `len` numbers of mixed sign in (-1, 1), the same for the same seed (xorshift).
 pub fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -20,6 +20,8 @@ pub struct MultiHeadAttention {
     heads: Heads,
     /// What keys and values are rounded to, if they are.
     kept: Option<HalfFormat>,
+    /// Whether it may multiply in bfloat16.
+    in_bfloat16: bool,
     dropout: f64,
 }
 
@@ -41,6 +43,7 @@ impl MultiHeadAttention {
             out_proj: projection("out")?,
             heads: Heads { count: heads, width: width / heads },
             kept: None,
+            in_bfloat16: false,
             dropout,
         })
     }
@@ -48,6 +51,12 @@ impl MultiHeadAttention {
     /// The same block with keys and values rounded to `format`, as a cache keeps them.
     pub fn keeping(self, format: Option<HalfFormat>) -> Self {
         MultiHeadAttention { kept: format, ..self }
+    }
+
+    /// The same block, which multiplies in bfloat16 if it may and the processor does so faster. Cached steps
+    /// do not: it is for blocks without a cache.
+    pub fn in_bfloat16(self, allowed: bool) -> Self {
+        MultiHeadAttention { in_bfloat16: allowed, ..self }
     }
 
     /// Attention of `x [rows, width]` to itself.
@@ -78,8 +87,12 @@ impl MultiHeadAttention {
         pass: &Pass,
     ) -> Result<Hidden> {
         let (k, v) = (kept(k, self.kept)?, kept(v, self.kept)?);
-        let draw = pass.draw(self.dropout);
-        let context = ops::attention::attention(q, &k, &v, spans, self.heads, draw)?;
+        let context = match pass.draw(self.dropout) {
+            None if self.in_bfloat16 => {
+                ops::attention::attention_bfloat16(q, &k, &v, spans, self.heads)?
+            }
+            draw => ops::attention::attention(q, &k, &v, spans, self.heads, draw)?,
+        };
         self.output(&context, pass)
     }
 

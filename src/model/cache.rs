@@ -4,6 +4,7 @@
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::Heads;
+use crate::ops::for_each;
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
 use crate::ops::weight::HalfFormat;
@@ -96,8 +97,8 @@ impl DecoderCache {
     pub fn reorder(&mut self, moves: &[(usize, usize)]) {
         let DecoderCache { layers, lengths, lengths_before: before, .. } = self;
         before.clone_from(lengths);
-        for layer in layers {
-            layer.target.reorder(moves, before);
+        if moves.iter().any(|(destination, origin)| destination != origin) {
+            for_each(layers, |layer| layer.target.reorder(moves, before));
         }
         for &(destination, origin) in moves {
             lengths[destination] = before[origin];
@@ -131,8 +132,7 @@ impl LayerCache {
         v: &Hidden,
         rows: &CachedRows,
     ) -> Result<Hidden> {
-        self.target.append(k, v, &rows.target)?;
-        Ok(self.target.attend(q, &rows.target)?)
+        Ok(self.target.step(q, k, v, &rows.target)?)
     }
 
     /// Attends to each row's source.

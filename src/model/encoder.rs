@@ -66,14 +66,10 @@ impl EncoderLayer {
     fn new(parameters: &mut Parameters, name: &str, config: &BartConfig) -> Result<Self> {
         let (width, heads) = (config.d_model, config.encoder_attention_heads);
         let attention = format!("{name}.self_attn");
+        let dropout = config.attention_dropout;
+        let self_attn = MultiHeadAttention::new(parameters, &attention, width, heads, dropout)?;
         Ok(EncoderLayer {
-            self_attn: MultiHeadAttention::new(
-                parameters,
-                &attention,
-                width,
-                heads,
-                config.attention_dropout,
-            )?,
+            self_attn: self_attn.in_bfloat16(parameters.precision().attends_in_bfloat16()),
             around_self_attn: Residual::new(
                 parameters,
                 &format!("{attention}_layer_norm"),

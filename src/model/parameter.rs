@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
+use crate::kernels::adafactor::Matrices;
 use crate::kernels::{int8, memory, pack, team};
 use crate::ops::gradient::GradientBuffer;
 use crate::ops::screen::LazyScreen;
@@ -174,6 +175,14 @@ impl Parameter {
         let mut rows = vec![0.0; self.count()];
         pack::to_rows(stored, self.shape[0], self.shape[1], &mut rows);
         rows
+    }
+
+    /// How its values lie as a matrix, for optimizers that look at rows and columns; `None` if it is
+    /// none.
+    pub fn matrices(&self) -> Option<Matrices> {
+        let &[rows, columns] = &self.shape[..] else { return None };
+        let lanes = if matches!(self.layout, StoredLayout::Panels) { pack::PANEL } else { 1 };
+        Some(Matrices { count: 1, rows, columns, lanes })
     }
 
     /// Whether its values are kept in float32, and are not rounded when they change.

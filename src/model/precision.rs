@@ -85,6 +85,12 @@ impl Precision {
         }
     }
 
+    /// Whether the encoder's attention may round what it multiplies to bfloat16, as processors with such
+    /// products do: where inputs of other products are rounded to that or further.
+    pub fn attends_in_bfloat16(self) -> bool {
+        matches!(self, Precision::Bfloat16 | Precision::Int8)
+    }
+
     /// Whether it keeps matrices in float32.
     pub fn keeps_float32(self) -> bool {
         self.stored().is_none() && self != Precision::Int8
@@ -164,12 +170,13 @@ mod tests {
         let exact = logits(&tiny(Precision::Float32), &[1, 5, 9, 30], &[2, 7, 36]);
         let scale = exact.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
         // From float32, and between the ways, in parts of the largest logit. Values that lie on the edge
-        // between two of a coarser format fall to either side by the way.
+        // between two of a coarser format fall to either side by the way, and by some processors' kernels
+        // the encoder's attention rounds.
         let allowed = [
             (Precision::Float32, 0.0, 1e-5),
             (Precision::Float16, 2e-3, 1e-5),
             (Precision::MixedFloat16, 2e-3, 1e-5),
-            (Precision::Bfloat16, 2e-2, 1e-2),
+            (Precision::Bfloat16, 2e-2, 2e-2),
             (Precision::MixedBfloat16, 2e-2, 1e-2),
             (Precision::Int8, 5e-2, 2e-2),
         ];

@@ -9,6 +9,7 @@ use super::dropout::Dropout;
 use super::hidden::Hidden;
 use super::{floats, tensor, use_kernels, with_floats};
 use crate::kernels::attention as kernel;
+use crate::kernels::isa::{self, Pairs};
 
 pub use crate::kernels::attention::NoKey;
 
@@ -82,6 +83,25 @@ pub fn attention(
     }
     let op = Attention { spans: spans.clone(), heads, dropout, log_sum_exp: OnceLock::new() };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?.try_into()
+}
+
+/// [`attention`] with all that is multiplied rounded to bfloat16, where no gradient is wanted and the
+/// processor has such products; elsewhere they would gain nothing, and it is [`attention`] itself.
+pub fn attention_bfloat16(
+    q: &Hidden,
+    k: &Hidden,
+    v: &Hidden,
+    spans: &Spans,
+    heads: Heads,
+) -> Result<Hidden> {
+    match (q.floats(), k.floats(), v.floats()) {
+        (Some(floats), Some(k), Some(v)) if isa::pairs_of(isa::current()) == Pairs::Fast => {
+            Ok(Hidden::computed(q.rows(), q.width(), |out| {
+                kernel::forward_bfloat16(&ragged(spans, heads, None), floats, k, v, out);
+            }))
+        }
+        _ => attention(q, k, v, spans, heads, None),
+    }
 }
 
 /// The weights that [`attention`] gives the values, for whoever asks to see them: a block `[heads, query

@@ -6,7 +6,7 @@ use super::attention::{self, Heads, NoKey, Spans};
 use super::hidden::Hidden;
 use super::weight::HalfFormat;
 use super::{Way, round, way};
-use crate::kernels::kv_cache::KvCache;
+use crate::kernels::kv_cache::{KvCache, Step};
 
 pub use crate::kernels::kv_cache::CachedRow;
 
@@ -63,6 +63,31 @@ impl KvStore {
             }),
             Entries::Portable(slots) => attend(slots, self.heads, q, rows),
         }
+    }
+
+    /// [`Self::append`] and then [`Self::attend`].
+    pub fn step(
+        &mut self,
+        q: &Hidden,
+        k: &Hidden,
+        v: &Hidden,
+        rows: &[CachedRow],
+    ) -> Result<Hidden> {
+        let Entries::Kernel(cache) = &mut self.entries else {
+            self.append(k, v, rows)?;
+            return self.attend(q, rows);
+        };
+        let scale = self.heads.scale();
+        q.read(|q| {
+            k.read(|k| {
+                v.read(|v| {
+                    let (count, width) = (rows.len(), self.heads.count * self.heads.width);
+                    Hidden::computed(count, width, |out| {
+                        cache.step(Step { q, k, v }, scale, rows, out);
+                    })
+                })
+            })
+        })??
     }
 
     /// For each (destination, origin): the destination continues the origin's history, of which
@@ -168,8 +193,8 @@ mod tests {
         for seed in [30, 40, 50] {
             lengths = lengths.map(|length| length + 1);
             let rows = [1, 0].map(|slot| CachedRow { slot, length: lengths[slot] });
-            store.append(&rows_of(2, seed), &rows_of(2, seed + 1), &rows).unwrap();
-            outputs.extend(read(store.attend(&rows_of(2, seed + 2), &rows).unwrap()));
+            let [k, v, q] = [0, 1, 2].map(|i| rows_of(2, seed + i));
+            outputs.extend(read(store.step(&q, &k, &v, &rows).unwrap()));
             store.reorder(&[(0, 1), (1, 0)], &lengths);
             lengths.swap(0, 1);
         }

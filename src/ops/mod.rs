@@ -30,6 +30,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 
+use crate::kernels::team;
+
 /// How operations on CPU tensors are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -69,6 +71,11 @@ pub fn way() -> Way {
 
 /// The environment variable that chooses the way.
 const VARIABLE: &str = "BART_FAST_WAY";
+
+/// Runs `work` on every item, on as many threads as there are.
+pub fn for_each<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    team::run_chunks(items, 1, &|_, items| items.iter_mut().for_each(&work));
+}
 
 /// Reads `BART_FAST_WAY` once, before the first operation runs.
 ///

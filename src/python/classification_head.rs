@@ -78,6 +78,17 @@ impl PyClassificationHead {
         parameters::set(py, self.head.parameters(), values)
     }
 
+    /// Puts the running means of `optimizer` in the place of the weights; with `exchange` they change places.
+    #[pyo3(signature = (optimizer, exchange = false))]
+    fn put_averages(
+        &self,
+        py: Python<'_>,
+        optimizer: &PyOptimizer,
+        exchange: bool,
+    ) -> PyResult<()> {
+        compute(py, || parameters::put_averages(self.head.parameters(), optimizer, exchange))
+    }
+
     /// Scores `[rows, classes]` of texts as ragged ids (with their positions, if masks had holes);
     /// the decoder's ids go up to the position that is classified.
     #[pyo3(signature = (model, encoder_token_ids, encoder_positions, decoder_token_ids))]

@@ -96,6 +96,20 @@ impl PyModel {
         parameters::set(py, self.model.parameters(), values)
     }
 
+    /// Puts the running means of `optimizer` in the place of the weights; with `exchange` they change places.
+    #[pyo3(signature = (optimizer, exchange = false))]
+    fn put_averages(
+        &self,
+        py: Python<'_>,
+        optimizer: &PyOptimizer,
+        exchange: bool,
+    ) -> PyResult<()> {
+        compute(py, || {
+            let _alone = self.model.lock_for_training();
+            parameters::put_averages(&self.model.trainable(), optimizer, exchange)
+        })
+    }
+
     /// Values and scales of a matrix in int8, with what the adapter in use adds to it (`base`: without);
     /// `None` for another parameter.
     #[pyo3(signature = (name, base = false))]

@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::enter::enter;
 use crate::error::{Error, Result};
-use crate::training::optimizer::{Optimizer, OptimizerConfig, Parameter, StepReport};
+use crate::training::optimizer::{Matrices, Optimizer, OptimizerConfig, Parameter, StepReport};
 
 /// Key of the step counter in the state dictionary; no parameter has this name.
 const ITERATIONS: &str = "iterations";
@@ -131,12 +131,20 @@ impl PyOptimizer {
             .iter_mut()
             .map(|step| Parameter {
                 name: &step.name,
+                matrices: matrices(&step.shape),
                 value: &mut step.value,
                 gradient: &step.gradient,
             })
             .collect();
         self.lock().apply(learning_rate, &mut parameters)
     }
+}
+
+/// An array of two axes is a matrix, and one of more holds several, in its last two, as in Keras.
+fn matrices(shape: &[usize]) -> Option<Matrices> {
+    let [rest @ .., rows, columns] = shape else { return None };
+    let count = rest.iter().product();
+    Some(Matrices { count, rows: *rows, columns: *columns, lanes: 1 })
 }
 
 fn read_iterations(value: &Bound<'_, PyAny>) -> PyResult<u64> {

@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::enter::compute;
-use crate::error::Error;
+use super::optimizer::PyOptimizer;
+use crate::error::{Error, Result};
 use crate::model::Parameter;
 
 /// The values of a matrix in int8, and the scales of its rows.
@@ -57,6 +58,24 @@ pub(super) fn set(
         plan.iter().try_for_each(|(parameter, values)| parameter.check(values))?;
         plan.iter().try_for_each(|(parameter, values)| parameter.assign(values))
     })
+}
+
+/// Puts the running means of an optimizer in the place of the values; with `exchange` they change
+/// places.
+pub(super) fn put_averages<'a>(
+    parameters: impl IntoIterator<Item = &'a Arc<Parameter>>,
+    optimizer: &PyOptimizer,
+    exchange: bool,
+) -> Result<()> {
+    let mut optimizer = optimizer.lock();
+    for parameter in parameters {
+        let mut outcome = Ok(());
+        parameter.update(|value| {
+            outcome = optimizer.put_average(parameter.name(), value, exchange);
+        })?;
+        outcome?;
+    }
+    Ok(())
 }
 
 /// Values and scales of a matrix in int8; `None` for another parameter. `merged`: with what is added to

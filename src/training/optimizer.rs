@@ -1,9 +1,10 @@
-//! Optimizers with Keras' names, defaults and formulas: Adam (and AdamW), SGD, RMSprop.
+//! Optimizers with Keras' names, defaults and formulas: Adam (and AdamW), SGD, RMSprop, Lion, Adafactor.
 //!
-//! A step is `begin_step`, one `update` per parameter, in any order; [`Optimizer::apply`] does both
-//! and refuses a step whose gradient is not finite. State is kept per parameter name in the layout
-//! of the parameter it belongs to. Every rule is elementwise and maps a zero weight with a zero
-//! gradient to zero, so the zero padding of packed weights stays zero.
+//! A step is `begin_step`, where gradients accumulate one `accumulate` per parameter, then one `update`
+//! per parameter, in any order but always the same; [`Optimizer::apply`] does all and refuses a step
+//! whose gradient is not finite. State is kept per parameter name in the layout of the parameter it
+//! belongs to. Every rule maps a zero weight with a zero gradient to zero, so the zero padding of packed
+//! weights stays zero; all but Adafactor are elementwise.
 
 mod config;
 
@@ -12,6 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 pub use config::{OptimizerConfig, Rule};
 
 use crate::error::{Error, Result};
+pub use crate::kernels::adafactor::Matrices;
+use crate::kernels::adafactor::{self, AdafactorStep};
 use crate::kernels::elementwise;
 use crate::kernels::optimizer::{self as rules, AdamStep, RmspropStep};
 
@@ -20,6 +23,8 @@ use crate::kernels::optimizer::{self as rules, AdamStep, RmspropStep};
 pub struct Parameter<'a> {
     /// Canonical name, e.g. `encoder.layers.0.fc1.weight`.
     pub name: &'a str,
+    /// How its values lie as a matrix, if it is one.
+    pub matrices: Option<Matrices>,
     /// The value.
     pub value: &'a mut [f32],
     /// Its gradient, in the same layout.
@@ -48,8 +53,10 @@ pub struct Optimizer {
 /// ([`Rule::slot_names`]). A slot the rule does not use is absent.
 #[derive(Clone, Debug, Default)]
 struct Slots {
+    matrix: bool,
     of_rule: Vec<Vec<f32>>,
     accumulated: Option<Vec<f32>>,
+    average: Option<Vec<f32>>,
 }
 
 /// What is the same for every parameter of the current step.
@@ -62,6 +69,8 @@ struct Step {
     gradient_scale: f32,
     /// False while gradients are only being accumulated.
     updates: bool,
+    /// Squares of the mean gradients that were accumulated for this step.
+    mean_squares: f64,
 }
 
 impl Optimizer {
@@ -89,38 +98,120 @@ impl Optimizer {
             number: self.iterations.div_ceil(every),
             gradient_scale: 1.0,
             updates: self.iterations.is_multiple_of(every),
+            mean_squares: 0.0,
         };
     }
 
+    /// Whether gradients of several batches make one update.
+    pub fn accumulates(&self) -> bool {
+        self.config.gradient_accumulation_steps.is_some()
+    }
+
+    /// Adds a gradient to those of earlier batches. Where an optimizer accumulates, call it for every
+    /// parameter after `begin_step`, before the norm is clipped.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub fn accumulate(
+        &mut self,
+        name: &str,
+        matrices: Option<Matrices>,
+        gradient: &[f32],
+    ) -> Result<()> {
+        let updates = self.step.updates;
+        let count = self.config.gradient_accumulation_steps.unwrap_or(1);
+        let wants_norm = self.config.global_clipnorm.is_some();
+        let slots = self.slots_of(name, matrices, gradient.len())?;
+        let Some(accumulated) = slots.accumulated.as_mut() else { return Ok(()) };
+        elementwise::add_assign(accumulated, gradient);
+        if updates {
+            elementwise::divide(accumulated, count as f32);
+            if wants_norm {
+                let squares = elementwise::sum_of_squares(accumulated);
+                self.step.mean_squares += squares;
+            }
+        }
+        Ok(())
+    }
+
+    fn slots_of(
+        &mut self,
+        name: &str,
+        matrices: Option<Matrices>,
+        length: usize,
+    ) -> Result<&mut Slots> {
+        let config = &self.config;
+        if !self.slots.contains_key(name) {
+            self.slots.insert(name.to_owned(), Slots::new(config, length, matrices));
+        }
+        let slots = self.slots.get_mut(name).expect("it was inserted");
+        slots.check(name, config, length, matrices)?;
+        Ok(slots)
+    }
+
     /// Clips this step's gradients to `global_clipnorm`, given the norm of all of them together
-    /// ([`global_norm`]). Call it between `begin_step` and the first `update`; without
-    /// `global_clipnorm` in the configuration it does nothing.
+    /// ([`global_norm`]); where gradients accumulate, by the norm of their means. Call it between
+    /// `begin_step` and the first `update`; without `global_clipnorm` in the configuration it does
+    /// nothing.
     pub fn clip_to_global_norm(&mut self, norm: f64) {
+        let norm = if self.accumulates() { self.step.mean_squares.sqrt() } else { norm };
         if let Some(limit) = self.config.global_clipnorm {
             self.step.gradient_scale = (limit / norm.max(limit)) as f32;
         }
     }
 
-    /// Updates one parameter in place from its gradient.
+    /// Updates one parameter in place from its gradient, or from what was accumulated; then its
+    /// running mean, if one is kept.
     ///
     /// # Errors
     /// `Error::Argument` when the gradient or restored state has another length than the parameter.
-    pub fn update(&mut self, name: &str, value: &mut [f32], gradient: &[f32]) -> Result<()> {
+    pub fn update(
+        &mut self,
+        name: &str,
+        matrices: Option<Matrices>,
+        value: &mut [f32],
+        gradient: &[f32],
+    ) -> Result<()> {
         check_length(name, "gradient", gradient.len(), value.len())?;
-        let new = || Slots::new(&self.config, value.len());
-        let slots = self.slots.entry(name.to_owned()).or_insert_with(new);
-        slots.check(name, &self.config, value.len())?;
-        let Some(accumulated) = slots.accumulated.as_mut() else {
-            Self::update_now(&self.config, &self.step, name, value, gradient, &mut slots.of_rule);
+        self.slots_of(name, matrices, value.len())?;
+        let Self { config, step, slots, .. } = self;
+        let slots = slots.get_mut(name).expect("it was just looked up");
+        let own = (name, matrices);
+        match slots.accumulated.as_mut() {
+            None => Self::update_now(config, step, own, value, gradient, &mut slots.of_rule),
+            Some(mean) if step.updates => {
+                Self::update_now(config, step, own, value, mean, &mut slots.of_rule);
+                mean.fill(0.0);
+            }
+            Some(_) => {}
+        }
+        if let (Some(average), Some(keep)) = (slots.average.as_mut(), config.ema_momentum) {
+            // As in Keras the mean starts at the weights after the first update.
+            let keep = if step.number == 1 { 0.0 } else { keep as f32 };
+            rules::running_mean(average, value, keep);
+            if config.ema_overwrite_frequency.is_some_and(|every| step.number.is_multiple_of(every))
+            {
+                value.copy_from_slice(average);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the running mean of a parameter in its place; with `exchange` the value takes that of the
+    /// mean. A parameter without one stays.
+    ///
+    /// # Errors
+    /// `Error::Argument` when the mean has another length.
+    pub fn put_average(&mut self, name: &str, value: &mut [f32], exchange: bool) -> Result<()> {
+        let Some(average) = self.slots.get_mut(name).and_then(|slots| slots.average.as_mut())
+        else {
             return Ok(());
         };
-        elementwise::add_assign(accumulated, gradient);
-        if self.step.updates {
-            let count = self.config.gradient_accumulation_steps.unwrap_or(1);
-            elementwise::divide(accumulated, count as f32);
-            let mean = &*accumulated;
-            Self::update_now(&self.config, &self.step, name, value, mean, &mut slots.of_rule);
-            accumulated.fill(0.0);
+        check_length(name, AVERAGE, average.len(), value.len())?;
+        if exchange {
+            value.swap_with_slice(average);
+        } else {
+            value.copy_from_slice(average);
         }
         Ok(())
     }
@@ -139,7 +230,7 @@ impl Optimizer {
             let (value, gradient) = (parameter.value.len(), parameter.gradient.len());
             check_length(parameter.name, "gradient", gradient, value)?;
             if let Some(slots) = self.slots.get(parameter.name) {
-                slots.check(parameter.name, &self.config, value)?;
+                slots.check(parameter.name, &self.config, value, parameter.matrices)?;
             }
         }
         let gradients: Vec<&[f32]> =
@@ -148,9 +239,14 @@ impl Optimizer {
         let applied = norm.is_finite();
         if applied {
             self.begin_step(learning_rate);
+            if self.accumulates() {
+                for parameter in parameters.iter() {
+                    self.accumulate(parameter.name, parameter.matrices, parameter.gradient)?;
+                }
+            }
             self.clip_to_global_norm(norm);
-            for parameter in parameters {
-                self.update(parameter.name, parameter.value, parameter.gradient)?;
+            for Parameter { name, matrices, value, gradient } in parameters {
+                self.update(name, *matrices, value, gradient)?;
             }
         }
         Ok(StepReport { gradient_norm: norm as f32, applied })
@@ -159,14 +255,10 @@ impl Optimizer {
     /// The state, one entry `parameter/slot` each, in the layout of its parameter. Opaque: meant
     /// for [`Self::set_state`] of an optimizer of the same configuration on the same model.
     pub fn state(&self) -> BTreeMap<String, &[f32]> {
-        let names = self.config.rule.slot_names();
         let mut state = BTreeMap::new();
         for (parameter, slots) in &self.slots {
-            for (slot, values) in names.iter().zip(&slots.of_rule) {
+            for (slot, values) in slots.names(&self.config).iter().zip(slots.values()) {
                 state.insert(format!("{parameter}/{slot}"), values.as_slice());
-            }
-            if let Some(values) = &slots.accumulated {
-                state.insert(format!("{parameter}/{ACCUMULATOR}"), values.as_slice());
             }
         }
         state
@@ -177,53 +269,48 @@ impl Optimizer {
     /// # Errors
     /// `Error::Argument` when a slot is unknown to this optimizer or one of a parameter is missing.
     pub fn set_state(&mut self, iterations: u64, state: BTreeMap<String, Vec<f32>>) -> Result<()> {
-        let names = self.slot_names();
-        let mut found: HashMap<String, BTreeMap<usize, Vec<f32>>> = HashMap::new();
+        // Names of the slots of a matrix and of another parameter.
+        let known = [true, false].map(|matrix| slot_names(&self.config, matrix));
+        let mut found: BTreeMap<String, BTreeMap<String, Vec<f32>>> = BTreeMap::new();
         for (key, values) in state {
             let (parameter, slot) = key.rsplit_once('/').unwrap_or((&key, ""));
-            let Some(index) = names.iter().position(|name| *name == slot) else {
+            if !known.iter().any(|names| names.contains(&slot)) {
                 let message = format!(
                     "slot `{key}` is unknown to this optimizer, which keeps: {}",
-                    names.join(", ")
-                );
-                return Err(Error::argument("state", message));
-            };
-            found.entry(parameter.to_owned()).or_default().insert(index, values);
-        }
-        let mut slots = HashMap::with_capacity(found.len());
-        for (parameter, values) in found {
-            if values.len() != names.len() {
-                let message = format!(
-                    "parameter `{parameter}` has {} of {} slots: {}",
-                    values.len(),
-                    names.len(),
-                    names.join(", ")
+                    known[0].join(", ")
                 );
                 return Err(Error::argument("state", message));
             }
-            let mut of_rule: Vec<Vec<f32>> = values.into_values().collect();
-            let accumulated = self.config.gradient_accumulation_steps.and_then(|_| of_rule.pop());
-            slots.insert(parameter, Slots { of_rule, accumulated });
+            found.entry(parameter.to_owned()).or_default().insert(slot.to_owned(), values);
+        }
+        let mut slots = HashMap::with_capacity(found.len());
+        for (parameter, mut values) in found {
+            let fits = |names: &&Vec<&str>| {
+                names.len() == values.len() && names.iter().all(|name| values.contains_key(*name))
+            };
+            let Some(names) = known.iter().find(fits) else {
+                let message = format!(
+                    "parameter `{parameter}` has {} of {} slots: {}",
+                    values.len(),
+                    known[0].len(),
+                    known[0].join(", ")
+                );
+                return Err(Error::argument("state", message));
+            };
+            let ordered = names.iter().filter_map(|name| values.remove(*name)).collect();
+            let matrix = *names == known[0];
+            slots.insert(parameter, Slots::from_values(&self.config, matrix, ordered));
         }
         self.slots = slots;
         self.iterations = iterations;
         Ok(())
     }
 
-    /// Every slot a parameter has, the accumulator last.
-    fn slot_names(&self) -> Vec<&'static str> {
-        let mut names = self.config.rule.slot_names();
-        if self.config.gradient_accumulation_steps.is_some() {
-            names.push(ACCUMULATOR);
-        }
-        names
-    }
-
     /// The rule itself, on a gradient that is final but for clipping.
     fn update_now(
         config: &OptimizerConfig,
         step: &Step,
-        name: &str,
+        (name, matrices): (&str, Option<Matrices>),
         value: &mut [f32],
         gradient: &[f32],
         slots: &mut [Vec<f32>],
@@ -256,29 +343,86 @@ impl Optimizer {
                 debug_assert_eq!(average.is_some(), *centered);
                 rules::rmsprop(value, gradient, v, m, average, common, rmsprop);
             }
+            (Rule::Lion { beta_1, beta_2 }, [m, ..]) => {
+                rules::lion(value, gradient, m, common, (*beta_1 as f32, *beta_2 as f32));
+            }
+            (rule @ Rule::Adafactor { .. }, slots) => {
+                let adafactor = adafactor_step(rule, step);
+                match (slots, matrices) {
+                    ([row, column], Some(shape)) => {
+                        let averages = [row.as_mut_slice(), column.as_mut_slice()];
+                        adafactor::matrices(value, gradient, averages, shape, common, adafactor);
+                    }
+                    ([v], _) => adafactor::vector(value, gradient, v, common, adafactor),
+                    _ => unreachable!("Slots::new and set_state give every slot of the rule"),
+                }
+            }
             _ => unreachable!("Slots::new and set_state give every slot of the rule"),
         }
     }
 }
 
+/// What a step of Adafactor needs of its rule.
+fn adafactor_step(rule: &Rule, step: &Step) -> AdafactorStep {
+    let Rule::Adafactor { beta_2_decay, epsilon_1, epsilon_2, clip_threshold, .. } = *rule else {
+        unreachable!("only asked for Adafactor")
+    };
+    let (decay, epsilons) = ((beta_2_decay, clip_threshold), (epsilon_1, epsilon_2));
+    AdafactorStep::new(decay, epsilons, step.learning_rate, step.number)
+}
+
 const ACCUMULATOR: &str = "gradient_accumulator";
+const AVERAGE: &str = "average";
+
+/// Every slot a parameter has, the accumulator and the running mean last.
+fn slot_names(config: &OptimizerConfig, matrix: bool) -> Vec<&'static str> {
+    let mut names = config.rule.slot_names(matrix);
+    names.extend(config.gradient_accumulation_steps.map(|_| ACCUMULATOR));
+    names.extend(config.ema_momentum.map(|_| AVERAGE));
+    names
+}
 
 impl Slots {
-    fn new(config: &OptimizerConfig, length: usize) -> Self {
+    fn new(config: &OptimizerConfig, length: usize, matrices: Option<Matrices>) -> Self {
+        let lengths = config.rule.slot_lengths(length, matrices);
         Self {
-            of_rule: vec![vec![0.0; length]; config.rule.slot_names().len()],
+            matrix: matrices.is_some(),
+            of_rule: lengths.into_iter().map(|length| vec![0.0; length]).collect(),
             accumulated: config.gradient_accumulation_steps.map(|_| vec![0.0; length]),
+            average: config.ema_momentum.map(|_| vec![0.0; length]),
         }
     }
 
-    fn check(&self, name: &str, config: &OptimizerConfig, length: usize) -> Result<()> {
-        for (slot, values) in config.rule.slot_names().iter().zip(&self.of_rule) {
-            check_length(name, slot, values.len(), length)?;
+    /// From the values of all slots, in the order of [`slot_names`].
+    fn from_values(config: &OptimizerConfig, matrix: bool, mut values: Vec<Vec<f32>>) -> Self {
+        let average = config.ema_momentum.and_then(|_| values.pop());
+        let accumulated = config.gradient_accumulation_steps.and_then(|_| values.pop());
+        Self { matrix, of_rule: values, accumulated, average }
+    }
+
+    fn names(&self, config: &OptimizerConfig) -> Vec<&'static str> {
+        slot_names(config, self.matrix)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Vec<f32>> {
+        self.of_rule.iter().chain(&self.accumulated).chain(&self.average)
+    }
+
+    fn check(
+        &self,
+        name: &str,
+        config: &OptimizerConfig,
+        length: usize,
+        matrices: Option<Matrices>,
+    ) -> Result<()> {
+        let mut lengths = config.rule.slot_lengths(length, matrices);
+        lengths.resize(slot_names(config, matrices.is_some()).len(), length);
+        let names = slot_names(config, matrices.is_some());
+        check_length(name, "state", self.values().count(), lengths.len())?;
+        for ((slot, values), expected) in names.iter().zip(self.values()).zip(lengths) {
+            check_length(name, slot, values.len(), expected)?;
         }
-        match &self.accumulated {
-            Some(values) => check_length(name, ACCUMULATOR, values.len(), length),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

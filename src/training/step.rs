@@ -188,12 +188,19 @@ pub(super) fn update(
         return Ok(result);
     }
     optimizer.begin_step(learning_rate);
+    if optimizer.accumulates() {
+        for parameter in parameters {
+            let (name, matrices) = (parameter.name(), parameter.matrices());
+            gradients
+                .with(parameter, |gradient| optimizer.accumulate(name, matrices, gradient))??;
+        }
+    }
     optimizer.clip_to_global_norm(norm);
     for parameter in parameters {
         let mut outcome = Ok(());
         gradients.with(parameter, |gradient| {
             parameter.update(|value| {
-                outcome = optimizer.update(parameter.name(), value, gradient);
+                outcome = optimizer.update(parameter.name(), parameter.matrices(), value, gradient);
             })
         })??;
         outcome?;

@@ -28,6 +28,46 @@ OPTIMIZERS = [
     ("RMSprop", {"learning_rate": 0.01, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
     ("RMSprop", {"learning_rate": 0.01, "momentum": 0.5, "rho": 0.7, "global_clipnorm": 0.5}),
     ("RMSprop", {"learning_rate": 0.01, "centered": True, "clipvalue": 0.5}),
+    ("Lion", {"learning_rate": 0.01}),
+    ("Lion", {"learning_rate": 0.01, "beta_1": 0.6, "beta_2": 0.8, "weight_decay": 0.3}),
+    ("Lion", {"learning_rate": 0.01, "gradient_accumulation_steps": 2, "clipnorm": 0.5}),
+    ("Adafactor", {"learning_rate": 0.05}),
+    ("Adafactor", {"learning_rate": 2.0, "relative_step": False, "clip_threshold": 0.4}),
+    (
+        "Adafactor",
+        {
+            "learning_rate": 0.3,
+            "beta_2_decay": -0.5,
+            "epsilon_1": 0.01,
+            "epsilon_2": 2.0,
+            "weight_decay": 0.2,
+            "global_clipnorm": 1.0,
+        },
+    ),
+    ("Adafactor", {"learning_rate": 0.1, "gradient_accumulation_steps": 2, "clipvalue": 0.3}),
+    ("SGD", {"learning_rate": 0.1, "global_clipnorm": 0.5, "gradient_accumulation_steps": 2}),
+    ("SGD", {"learning_rate": 0.1, "loss_scale_factor": 4.0, "clipnorm": 0.5}),
+    ("SGD", {"learning_rate": 0.1, "use_ema": True}),
+    ("Adam", {"learning_rate": 0.01, "use_ema": True, "ema_momentum": 0.5}),
+    (
+        "AdamW",
+        {
+            "learning_rate": 0.01,
+            "use_ema": True,
+            "ema_momentum": 0.7,
+            "ema_overwrite_frequency": 2,
+        },
+    ),
+    (
+        "SGD",
+        {
+            "learning_rate": 0.1,
+            "use_ema": True,
+            "ema_momentum": 0.7,
+            "ema_overwrite_frequency": 2,
+            "gradient_accumulation_steps": 2,
+        },
+    ),
 ]
 
 SCHEDULES = [
@@ -62,6 +102,21 @@ SCHEDULES = [
             "cycle": True,
         },
     ),
+    ("CosineDecayRestarts", {"initial_learning_rate": 0.1, "first_decay_steps": 3}),
+    (
+        "CosineDecayRestarts",
+        {
+            "initial_learning_rate": 0.1,
+            "first_decay_steps": 5,
+            "t_mul": 1.0,
+            "m_mul": 0.7,
+            "alpha": 0.1,
+        },
+    ),
+    (
+        "CosineDecayRestarts",
+        {"initial_learning_rate": 0.1, "first_decay_steps": 4, "t_mul": 1.6, "m_mul": 0.8},
+    ),
     ("PiecewiseConstantDecay", {"boundaries": [3, 8], "values": [0.3, 0.2, 0.1]}),
 ]
 
@@ -76,7 +131,12 @@ def run(name, config, initial, gradients):
         optimizer.apply([ops.array(gradients[key][step]) for key in initial], variables)
         for key, variable in zip(initial, variables, strict=True):
             values[key].append(ops.convert_to_numpy(variable).astype(float).round(9).tolist())
-    return {"class_name": name, "config": config, "values": values}
+    optimizer.finalize_variable_values(variables)
+    final = {
+        key: ops.convert_to_numpy(variable).astype(float).round(9).tolist()
+        for key, variable in zip(initial, variables, strict=True)
+    }
+    return {"class_name": name, "config": config, "values": values, "final": final}
 
 
 def main():
@@ -84,6 +144,8 @@ def main():
     initial = {
         "kernel": rng.normal(size=(2, 3)).astype("float32"),
         "bias": rng.normal(size=2).astype("float32"),
+        # As the projections of attention in Keras: Adafactor factors the last two axes.
+        "heads": rng.normal(size=(2, 3, 2)).astype("float32"),
     }
     gradients = {
         key: rng.normal(size=(STEPS, *value.shape)).astype("float32")

@@ -6,12 +6,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from tiny_models import attends_in_bfloat16
 
 from bart_fast import _core
 from bart_fast.models import BartBackbone, BartSeq2SeqLM
 from bart_fast.presets.hdf5 import from_bfloat16
 
-# Beside float32 logits that reach 4.3. Measured: 0.0064, 0.060, 0.0049, 0.031, 0.085 (hf_tiny has
+# Beside float32 logits that reach 4.3. Measured: 0.0064, 0.060, 0.0049, 0.031, 0.098 (hf_tiny has
 # the same weights).
 FROM_FLOAT32 = {
     "float16": 0.02,
@@ -74,9 +75,11 @@ def test_int8_computes_what_keras_computes(tmp_path, recorded, way):
     inputs, expected = part(recorded, "in"), part(recorded, "int8/out")
     computed = {**model.backbone(inputs), "logits": model(inputs)}
     for name, values in expected.items():
-        # Were a value to fall to another whole number, it would differ by more than 1e-3. The
-        # decoder's keys and values are rounded to bfloat16, and then some do. Measured: 0.090.
-        allowed = 2e-5 if name.startswith("encoder") else 0.2
+        # Were a value to fall to another whole number, it would differ by more than 1e-3. Where the
+        # decoder's keys and values, and by some processors' kernels what the encoder's attention
+        # multiplies, are rounded to bfloat16, some do. Measured: 0.10, and 0.056 of the encoder.
+        coarse = way == "kernel" and attends_in_bfloat16()
+        allowed = 2e-5 if name.startswith("encoder") and not coarse else 0.2
         np.testing.assert_allclose(computed[name], values, rtol=0, atol=allowed, err_msg=name)
         assert cosine(computed[name], values) > 0.999, name
 

@@ -17,7 +17,7 @@ from tiny_models import (
 )
 
 import bart_fast
-from bart_fast import callbacks, losses, metrics, models, optimizers, samplers
+from bart_fast import callbacks, losses, metrics, models, optimizers, pretraining, samplers
 from bart_fast.optimizers import schedules
 
 PAIRS = {"encoder_text": ["ab", "cd"], "decoder_text": ["ab", "cd"]}
@@ -46,6 +46,7 @@ def good_calls(folder):
         **model_calls(model),
         **training_calls(),
         **classifier_calls(classifier),
+        **pretraining_calls(),
         **file_calls(folder, model, classifier),
         **lora_calls(folder),
         **text_calls(folder, model.preprocessor, classifier.preprocessor),
@@ -112,12 +113,40 @@ def lora_calls(folder):
 def training_calls():
     model = tiny_model()
     silent = {"x": PAIRS, "verbose": 0}
+    generated = {**silent, "metrics": ["exact_match"]}
     on_batch = "BartSeq2SeqLM.train_on_batch BartSeq2SeqLM.test_on_batch"
     return {
         **calls_of("BartSeq2SeqLM.compile", {}, tiny_model()),
         **calls_of("BartSeq2SeqLM.fit BartSeq2SeqLM.evaluate", silent, model),
+        **calls_of("BartSeq2SeqLM.evaluate_generation", generated, model),
+        "callbacks.GenerationMetrics": (
+            lambda **given: generation_metrics(model, **given),
+            {"x": PAIRS, "metrics": ["exact_match"]},
+        ),
         **calls_of(on_batch + " BartSeq2SeqLM.predict_on_batch", {"x": PAIRS}, model),
         **quantize_calls(),
+    }
+
+
+def generation_metrics(model, **given):
+    """Made, and used once: what is to be compared is looked at then."""
+    watched = callbacks.GenerationMetrics(**given)
+    watched.set_model(model)
+    watched.on_epoch_end(0, {})
+
+
+def pretraining_calls():
+    made = tiny_preprocessor()
+    vocabulary = {**VOCABULARY, "<mask>": len(VOCABULARY)}
+    tokenizer = models.BartTokenizer(vocabulary, [])
+    denoiser = pretraining.Denoiser(tokenizer)
+    texts = {"texts": ["ab cd", "ef"]}
+    dataset = {**texts, "preprocessor": made, "denoiser": denoiser}
+    return {
+        **calls_of("pretraining.Denoiser", {"tokenizer": tokenizer}),
+        **calls_of("pretraining.DenoisingDataset", dataset),
+        "pretraining.Denoiser.__call__": (denoiser, texts),
+        "pretraining.Denoiser.noise": (denoiser.noise, {"text": "ab cd"}),
     }
 
 
@@ -246,6 +275,9 @@ def keras_calls(folder):
         rate = {"decay_rate": 0.5} if name in ("ExponentialDecay", "InverseTimeDecay") else {}
         path = f"optimizers.schedules.{name}"
         found[path] = (find(path), {**decay, **rate})
+    restarts = {"initial_learning_rate": 0.1, "first_decay_steps": 3}
+    path = "optimizers.schedules.CosineDecayRestarts"
+    found[path] = (schedules.CosineDecayRestarts, restarts)
     pieces = {"boundaries": [1, 2], "values": [0.1, 0.2, 0.3]}
     found["optimizers.schedules.PiecewiseConstantDecay"] = (
         schedules.PiecewiseConstantDecay,
@@ -256,11 +288,18 @@ def keras_calls(folder):
     batch = {"y_true": np.zeros((2, 3), int), "y_pred": np.zeros((2, 3, 5))}
     path = "losses.SparseCategoricalCrossentropy.__call__"
     found[path] = (losses.SparseCategoricalCrossentropy(from_logits=True), batch)
+    texts = {"y_true": ["a"], "y_pred": ["b"]}
+    found["metrics.ExactMatch.update_state"] = (metrics.ExactMatch().update_state, texts)
     counted = (metrics.SparseCategoricalAccuracy(), metrics.Perplexity(from_logits=True))
     for metric in (*counted, metrics.MeanMetricWrapper(lambda y_true, y_pred: 1.0)):
         found[f"metrics.{type(metric).__name__}.update_state"] = (metric.update_state, batch)
     found["metrics.MeanMetricWrapper"] = (metrics.MeanMetricWrapper, {"fn": len})
     found["metrics.Mean.update_state"] = (metrics.Mean().update_state, {"values": [1.0, 2.0]})
+    finalize = optimizers.AdamW(use_ema=True)
+    finalize.apply({"w": np.ones(2, np.float32)}, {"w": np.ones(2, np.float32)})
+    path = "optimizers.AdamW.finalize_variable_values"
+    found[path] = (finalize.finalize_variable_values, {"parameters": {}})
+    found["callbacks.CSVLogger"] = (callbacks.CSVLogger, {"filename": folder})
     found["callbacks.ModelCheckpoint"] = (callbacks.ModelCheckpoint, {"filepath": folder})
     found["callbacks.LearningRateScheduler"] = (callbacks.LearningRateScheduler, {"schedule": len})
     return found

@@ -7,14 +7,23 @@ from pathlib import Path
 import pytest
 from good_arguments import find, good_calls
 
-from bart_fast import callbacks, cli, losses, metrics, models, optimizers, samplers
+from bart_fast import (
+    callbacks,
+    cli,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    pretraining,
+    samplers,
+)
 from bart_fast.optimizers import schedules
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "arguments.md"
 # Methods that classes inherit or have alike.
 SHARED = ("from_config", "from_preset", "save_to_preset", "export_to_transformers",
           "load_assets", "save_assets", "set_vocabulary_and_merges")  # fmt: skip
-MODULES = (models, samplers, optimizers, schedules, losses, metrics, callbacks)
+MODULES = (models, samplers, optimizers, schedules, losses, metrics, callbacks, pretraining)
 TABLE_LINE = r"^\| (.*?) \| (.*?) \|(.*?)\| ?(.*?) ?\|$"
 
 
@@ -57,7 +66,7 @@ _CALLED_BY_US = re.compile(r"on_\w+|set_(model|params|state)|get_next_token|comp
                            r"|similarity|draw|normalizer|build|apply|serves|append|add(_\w+)?"
                            r"|adopt_settings")  # fmt: skip
 _BASES = ("Callback", "CallbackList", "MonitorCallback", "ProgbarLogger", "LearningRateSchedule",
-          "Loss", "Metric", "Optimizer", "TextClassifier")  # fmt: skip
+          "Loss", "Metric", "Optimizer", "TextClassifier", "TextMetric")  # fmt: skip
 
 
 def public_functions():

@@ -47,8 +47,15 @@ class CallbackList(Callback):
         """Adds a callback at the end."""
         self.callbacks.append(callback)
 
+    def release(self):
+        """Tells callbacks to give back what they hold: files, and the places of weights."""
+        for callback in self.callbacks:
+            getattr(callback, "_release", int)()
+
     def close(self):
-        """Ends the progress line when a run stops in the middle."""
+        """Ends a run, also one that stops in the middle: gives back what callbacks hold, and ends
+        the progress line."""
+        self.release()
         if self.progress is not None:
             self.progress.close()
 

@@ -1,9 +1,12 @@
 """The registry of metrics: a new one is one line here."""
 
 from bart_fast._registry import Registry
+from bart_fast.metrics.exact_match import ExactMatch
 from bart_fast.metrics.mean import Mean
 from bart_fast.metrics.metric import Metric
 from bart_fast.metrics.perplexity import Perplexity
+from bart_fast.metrics.rouge_l import RougeL
+from bart_fast.metrics.rouge_n import RougeN
 from bart_fast.metrics.sparse_categorical_accuracy import SparseCategoricalAccuracy
 
 _REGISTRY = Registry(
@@ -11,8 +14,11 @@ _REGISTRY = Registry(
     "keras.metrics",
     Metric,
     {
+        "ExactMatch": ExactMatch,
         "Mean": Mean,
         "Perplexity": Perplexity,
+        "RougeL": RougeL,
+        "RougeN": RougeN,
         "SparseCategoricalAccuracy": SparseCategoricalAccuracy,
         "sparse_categorical_accuracy": SparseCategoricalAccuracy,
     },

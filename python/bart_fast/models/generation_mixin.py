@@ -19,10 +19,8 @@ from bart_fast._validation import (
 from bart_fast.models import generation
 from bart_fast.models.attention_output import check_layers
 from bart_fast.models.generation_batches import generate_batches, is_batches
-from bart_fast.models.generation_in_python import generate_in_python
 from bart_fast.models.generation_method import Settings, speculation
 from bart_fast.models.generation_output import Generated, flat
-from bart_fast.models.generation_windows import generate_windows
 from bart_fast.models.text_inputs import Texts, is_token_arrays
 from bart_fast.models.unigram_tokenizer import UnigramTokenizer
 from bart_fast.samplers.preset_sampler import PresetSampler
@@ -153,6 +151,8 @@ class GenerationMixin:
             )
         call = Call.of(self, max_length, stop_token_ids, settings)
         if "overlap" in call.settings.values:
+            from bart_fast.models.generation_windows import generate_windows  # Few need it.
+
             return generate_windows(self, call, inputs)
         return self._generate(call, inputs, strip_prompt)
 
@@ -292,6 +292,8 @@ class GenerationMixin:
         options, limits = self._options(call, request)
         functions = call.settings.functions
         if call.method is None:
+            from bart_fast.models.generation_in_python import generate_in_python  # Few need it.
+
             repeats = call.answers_each or 1
             found = generate_in_python(
                 call.sampler,

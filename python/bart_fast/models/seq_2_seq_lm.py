@@ -15,16 +15,18 @@ from bart_fast._validation import (
     check_token_arrays,
 )
 from bart_fast.models.bart_backbone import BartBackbone, TokenEmbedding, batches
+from bart_fast.models.generation_evaluation_mixin import GenerationEvaluationMixin
 from bart_fast.models.scoring_mixin import ScoringMixin
 from bart_fast.models.streaming_mixin import StreamingMixin
 from bart_fast.models.task import Task
 from bart_fast.models.text_inputs import is_token_arrays
 from bart_fast.training.arguments import check_verbose
-from bart_fast.training.data import Batches, open_data, unpack_batch
+from bart_fast.training.batches import Batches
+from bart_fast.training.data import open_data, unpack_batch
 from bart_fast.training.fit import TrainingMixin
 
 
-class Seq2SeqLM(StreamingMixin, ScoringMixin, TrainingMixin, Task):
+class Seq2SeqLM(StreamingMixin, ScoringMixin, GenerationEvaluationMixin, TrainingMixin, Task):
     """Base class of models that read one text and write another.
 
     Wraps a backbone and a preprocessor, and adds `generate()`, `stream()`, `score()`, `encode()`,

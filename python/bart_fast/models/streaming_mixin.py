@@ -8,7 +8,6 @@ import numpy as np
 from bart_fast._validation import DECODER_IDS, DECODER_MASK, argument_error, check_flag
 from bart_fast.models import generation
 from bart_fast.models.bart_seq_2_seq_lm_preprocessor import BartSeq2SeqLMPreprocessor
-from bart_fast.models.generation_in_python import stream_in_python
 from bart_fast.models.generation_mixin import Call, GenerationMixin
 from bart_fast.models.text_inputs import Texts, is_token_arrays
 
@@ -87,6 +86,8 @@ class StreamingMixin(GenerationMixin):
         options, limits = self._options(call, request)
         functions = call.settings.functions
         if call.method is None:
+            from bart_fast.models.generation_in_python import stream_in_python  # Few need it.
+
             tokens = stream_in_python(
                 call.sampler, self.backbone, request, limits, options, functions
             )

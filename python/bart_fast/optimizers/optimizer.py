@@ -4,7 +4,9 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from bart_fast import _core
 from bart_fast._validation import (
@@ -12,6 +14,8 @@ from bart_fast._validation import (
     check_finite_float,
     check_flag,
     check_int,
+    check_positive_float,
+    check_probability,
     check_text,
 )
 from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
@@ -20,7 +24,7 @@ from bart_fast.optimizers.schedules.serialization import serialize as serialize_
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 # Constants of the rules that are no numbers.
-_FLAGS = ("nesterov", "amsgrad", "centered")
+_FLAGS = ("nesterov", "amsgrad", "centered", "relative_step")
 
 
 class Optimizer:
@@ -38,13 +42,16 @@ class Optimizer:
         clipvalue: float. Largest size of each element of a gradient.
         global_clipnorm: float. Largest norm of all gradients together. Only one of the three can
             be set.
-        use_ema: must be False; averaged weights are not supported.
-        ema_momentum: has no effect without `use_ema`.
-        ema_overwrite_frequency: has no effect without `use_ema`.
-        loss_scale_factor: float. Accepted; sums are kept in float32, where scaling the loss and
-            unscaling the gradient changes nothing.
+        use_ema: bool. Whether to keep the running mean of the weights (Polyak averaging), which
+            takes their place at the end of `fit`. `callbacks.SwapEMAWeights` evaluates it
+            meanwhile. Defaults to False.
+        ema_momentum: float from 0 to 1. Share of the mean that a step keeps. Defaults to 0.99.
+        ema_overwrite_frequency: int. Updates after which the mean takes the place of the weights
+            in the middle of training. Defaults to `None`: at the end of `fit` only.
+        loss_scale_factor: float. What `apply()` divides gradients by. In `fit` it changes nothing:
+            sums are kept in float32, where scaling the loss and unscaling the gradient is idle.
         gradient_accumulation_steps: int, at least 2. Updates are made every so many batches, from
-            the mean of their gradients. Not together with `global_clipnorm`.
+            the mean of their gradients.
         name: str.
 
     Raises:
@@ -70,8 +77,12 @@ class Optimizer:
     ):
         if kwargs:
             raise ValueError(f"unknown argument(s) of {type(self).__name__}: {sorted(kwargs)}")
-        if check_flag("use_ema", use_ema):
-            raise ValueError("`use_ema`: received True; averaged weights are not supported")
+        if use_ema is not False and check_flag("use_ema", use_ema):
+            check_probability("ema_momentum", ema_momentum)
+            if ema_overwrite_frequency is not None:
+                check_int("ema_overwrite_frequency", ema_overwrite_frequency, 1)
+        if loss_scale_factor is not None:
+            check_positive_float("loss_scale_factor", loss_scale_factor)
         if gradient_accumulation_steps is not None:
             check_int("gradient_accumulation_steps", gradient_accumulation_steps, 2)
         self.name = type(self).__name__.lower() if name is None else check_text("name", name)
@@ -79,7 +90,7 @@ class Optimizer:
         self.clipnorm = clipnorm
         self.clipvalue = clipvalue
         self.global_clipnorm = global_clipnorm
-        self.use_ema = False
+        self.use_ema = bool(use_ema)
         self.ema_momentum = ema_momentum
         self.ema_overwrite_frequency = ema_overwrite_frequency
         self.loss_scale_factor = loss_scale_factor
@@ -114,6 +125,9 @@ class Optimizer:
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "exclude_from_weight_decay": sorted(excluded),
         }
+        if self.use_ema:
+            config["ema_momentum"] = self.ema_momentum
+            config["ema_overwrite_frequency"] = self.ema_overwrite_frequency
         return json.dumps(config, default=float)
 
     @property
@@ -231,10 +245,30 @@ class Optimizer:
         """
         if not self.built:
             self.build(parameters)
+        if self.loss_scale_factor is not None:
+            scale = np.float32(self.loss_scale_factor)
+            gradients = {name: gradient / scale for name, gradient in gradients.items()}
         values, norm, applied = self._core.apply(parameters, gradients, self.learning_rate)
         if not applied:
             raise FloatingPointError(f"gradients are not finite (their norm is {norm})")
         return values
+
+    def finalize_variable_values(self, parameters):
+        """The running means, if the optimizer keeps them, for use without a model.
+
+        Args:
+            parameters: dict of str to float32 array: what was trained with `apply`.
+
+        Returns:
+            dict of str to float32 array. With `use_ema` the mean of each, else itself.
+        """
+        if not isinstance(parameters, Mapping):
+            raise argument_error("parameters", "must be a dict from name to array", parameters)
+        if not self.use_ema or self._core is None:
+            return dict(parameters)
+        state = self._core.state()
+        means = {name: state.get(f"{name}/average", value) for name, value in parameters.items()}
+        return {name: means[name].reshape(np.shape(value)) for name, value in parameters.items()}
 
     def state(self):
         """The state of the optimizer, to go on later with `set_state`.

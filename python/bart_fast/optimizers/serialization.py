@@ -1,8 +1,10 @@
 """The registry of optimizers: a new one is one line here."""
 
 from bart_fast._registry import Registry
+from bart_fast.optimizers.adafactor import Adafactor
 from bart_fast.optimizers.adam import Adam
 from bart_fast.optimizers.adamw import AdamW
+from bart_fast.optimizers.lion import Lion
 from bart_fast.optimizers.optimizer import Optimizer
 from bart_fast.optimizers.rmsprop import RMSprop
 from bart_fast.optimizers.sgd import SGD
@@ -11,7 +13,14 @@ _REGISTRY = Registry(
     "optimizer",
     "keras.optimizers",
     Optimizer,
-    {"Adam": Adam, "AdamW": AdamW, "SGD": SGD, "RMSprop": RMSprop},
+    {
+        "Adafactor": Adafactor,
+        "Adam": Adam,
+        "AdamW": AdamW,
+        "Lion": Lion,
+        "RMSprop": RMSprop,
+        "SGD": SGD,
+    },
 )
 
 
@@ -19,7 +28,8 @@ def get(identifier):
     """An optimizer from its name (with Keras' defaults), its configuration, or itself.
 
     Args:
-        identifier: str (`"adam"`, `"adamw"`, `"sgd"`, `"rmsprop"`), dict, or `Optimizer`.
+        identifier: str (`"adafactor"`, `"adam"`, `"adamw"`, `"lion"`, `"rmsprop"`, `"sgd"`), dict,
+            or `Optimizer`.
 
     Raises:
         ValueError: nothing of that name.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from pathlib import Path
-
-from . import hugging_face, kaggle
 
 _PACKAGE, _HUGGING_FACE, _KAGGLE = "package://", "hf://", "kaggle://"
 
@@ -105,6 +102,8 @@ def _fetch(handle: str, weights: bool) -> Path:
     """The directory of a handle that names its place."""
     if handle.startswith(_PACKAGE):
         return Path(__file__).parent / handle.removeprefix(_PACKAGE)
+    from . import hugging_face, kaggle  # Only here: a directory, the common case, needs neither.
+
     if handle.startswith(_KAGGLE):
         return kaggle.download(handle.removeprefix(_KAGGLE), weights=weights)
     repository = hugging_face.Repository.parse(handle.removeprefix(_HUGGING_FACE))
@@ -114,6 +113,8 @@ def _fetch(handle: str, weights: bool) -> Path:
 
 
 def _unknown(preset: str) -> str:
+    import difflib
+
     names = list(built_in_presets())
     close = difflib.get_close_matches(preset, names, n=2)
     message = (

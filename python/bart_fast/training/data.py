@@ -1,13 +1,13 @@
-"""Data of `fit` and `evaluate`: examples that can be shuffled, or a stream of batches."""
+"""What `fit` and `evaluate` are given: examples in memory, or batches that come one by one."""
 
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from bart_fast._validation import argument_error, check_finite_array, check_positive_int
+from bart_fast._validation import argument_error, check_finite_array
+from bart_fast.training.tensors import as_numpy
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -55,6 +55,25 @@ class Examples:
         x = {key: _take(value, indices) for key, value in self.x.items()}
         return x, _take(self.y, indices), _take(self.sample_weight, indices)
 
+    def check_ids(self, name: str, bound: int, weights: Any = None) -> None:
+        """Refuses ids that are not below `bound`, before anything is trained. Other kinds of data
+        are left to be refused with their batch, and ids without weight are not looked at.
+
+        Raises:
+            ValueError: an id is out of range.
+        """
+        ids = self.y if name == "y" else self.x.get(name)
+        if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+            return
+        wrong = (ids < 0) | (ids >= bound)
+        if isinstance(weights, np.ndarray) and weights.shape == ids.shape:
+            wrong &= weights != 0
+        if wrong.any():
+            place = tuple(int(each) for each in np.argwhere(wrong)[0])
+            raise argument_error(
+                name, f"must hold ids from 0 to {bound - 1}", f"{ids[place]} at position {place}"
+            )
+
     def split(self, fraction: float) -> tuple["Examples", "Examples"]:
         """The first examples, and the last `fraction` of them, as Keras splits."""
         at = math.floor(self.length * (1.0 - fraction))
@@ -65,103 +84,6 @@ class Examples:
                 fraction,
             )
         return Examples(*self.take(slice(0, at))), Examples(*self.take(slice(at, None)))
-
-
-class Batches:
-    """Raw batches, epoch by epoch.
-
-    Args:
-        data: `Examples`, or an iterable of batches `x`, `(x,)`, `(x, y)` or
-            `(x, y, sample_weight)`.
-        batch_size: int. Examples of a batch; None for an iterable of batches.
-        shuffle: bool. Whether each pass over `Examples` has an order of its own.
-        seed: int. What the orders depend on, with the number of the pass.
-        steps: int or None. Batches of an epoch. With it epochs go on where the last one stopped,
-            starting over at the end of the data. Defaults to one pass.
-    """
-
-    def __init__(
-        self,
-        data: "Examples | Iterable",
-        batch_size: int | None,
-        shuffle: bool = False,
-        seed: int = 0,
-        steps: int | None = None,
-    ):
-        self.data = data
-        self.is_stream = not isinstance(data, Examples)
-        if self.is_stream and batch_size is not None:
-            raise argument_error(
-                "batch_size", "must be None when `x` is an iterable of batches", batch_size
-            )
-        if batch_size is None:
-            batch_size = DEFAULT_BATCH_SIZE
-        self.batch_size = check_positive_int("batch_size", batch_size)
-        self.steps_given = steps if steps is None else check_positive_int("steps", steps)
-        self.shuffle = shuffle
-        self.seed = seed
-        self._order: tuple[int, np.ndarray | None] = (-1, None)
-        self._iterator: Iterator | None = None
-
-    @property
-    def steps(self) -> int | None:
-        """Batches of an epoch, None if not known."""
-        if self.steps_given is not None:
-            return self.steps_given
-        if not self.is_stream:
-            return self._batches_per_pass
-        return len(self.data) if hasattr(self.data, "__len__") else None
-
-    def epoch(self, epoch: int) -> Iterator[RawBatch]:
-        """The batches of an epoch (counted from 0)."""
-        return self._stream_epoch() if self.is_stream else self._examples_epoch(epoch)
-
-    @property
-    def _batches_per_pass(self) -> int:
-        return -(-len(self.data) // self.batch_size)
-
-    def _examples_epoch(self, epoch: int) -> Iterator[RawBatch]:
-        first = epoch * self.steps
-        for number in range(first, first + self.steps):
-            # The batch depends on its number only, so that a run can go on at any epoch.
-            pass_number, index = divmod(number, self._batches_per_pass)
-            chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            if self.shuffle:
-                chosen = self._order_of(pass_number)[chosen]
-            yield self.data.take(chosen)
-
-    def _order_of(self, pass_number: int) -> np.ndarray:
-        known, order = self._order
-        if known != pass_number:
-            generator = np.random.default_rng([self.seed, pass_number])
-            order = generator.permutation(len(self.data))
-            self._order = (pass_number, order)
-        return order
-
-    def _stream_epoch(self) -> Iterator[RawBatch]:
-        if self.steps_given is None:
-            for batch in self._restarted():
-                yield unpack_batch(batch)
-            return
-        for _ in range(self.steps_given):
-            batch = self._next()
-            if batch is None:
-                warnings.warn(
-                    "the data ran out before the last epoch had all its steps: training stops",
-                    stacklevel=2,
-                )
-                return
-            yield unpack_batch(batch)
-
-    def _restarted(self) -> Iterator:
-        self._iterator = _iterate(self.data)
-        return self._iterator
-
-    def _next(self) -> Any:
-        """The next batch, from the beginning again where possible; None if there is none."""
-        iterator = self._iterator or self._restarted()
-        batch = next(iterator, None)
-        return next(self._restarted(), None) if batch is None else batch
 
 
 def open_data(
@@ -206,16 +128,18 @@ def unpack_batch(batch: Any) -> RawBatch:
         ValueError: another form.
     """
     if isinstance(batch, Mapping):
-        return batch, None, None
+        return as_numpy(batch), None, None
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 3:
-        return (*batch, None, None)[:3]
+        return as_numpy((*batch, None, None)[:3])
     raise argument_error("x", "must yield `x`, `(x, y)` or `(x, y, sample_weight)`", batch)
 
 
 def is_packed(data: Any) -> bool:
     """Whether `data` is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and not a list of batches."""
     if isinstance(data, list):
-        return not any(isinstance(each, Mapping | tuple) for each in data[1:])
+        if len(data) == 1:
+            return not isinstance(data[0], tuple)
+        return bool(data) and not any(isinstance(each, Mapping | tuple) for each in data[1:])
     return isinstance(data, tuple)
 
 
@@ -228,7 +152,7 @@ def _column(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple) and value and isinstance(value[0], str):
         return value
     try:
-        array = np.asarray(value)
+        array = np.asarray(as_numpy(value))
     except ValueError:
         raise argument_error(name, "must have rows of one length", "ragged rows") from None
     if array.ndim == 0:
@@ -242,9 +166,3 @@ def _take(column: Any, indices: Any) -> Any:
     if isinstance(indices, slice):
         return column[indices]
     return [column[index] for index in indices.tolist()]
-
-
-def _iterate(data: Any) -> Iterator:
-    if hasattr(data, "__iter__"):
-        return iter(data)
-    return (data[index] for index in range(len(data)))

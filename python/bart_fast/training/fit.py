@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from bart_fast._validation import check_flag, check_int
+from bart_fast._validation import argument_error, check_flag, check_int
 from bart_fast.callbacks import CallbackList, History
 from bart_fast.training import compiled
 from bart_fast.training.arguments import (
@@ -14,8 +14,9 @@ from bart_fast.training.arguments import (
     is_validated,
     split_validation,
 )
+from bart_fast.training.batches import Batches
 from bart_fast.training.compiled_metrics import CompiledMetrics
-from bart_fast.training.data import Batches, Examples
+from bart_fast.training.data import Examples
 from bart_fast.training.errors import NonFiniteLossError
 from bart_fast.training.single_batches import SingleBatchesMixin
 
@@ -98,8 +99,10 @@ class TrainingMixin(SingleBatchesMixin):
 
         Args:
             x: dict of lists of texts `encoder_text` and `decoder_text`, if the model has a
-                preprocessor; or dict of the four token arrays [examples, length]; or an iterable of
-                batches `x`, `(x, y)` or `(x, y, sample_weight)`.
+                preprocessor; or dict of the four token arrays [examples, length]; or batches `x`,
+                `(x, y)` or `(x, y, sample_weight)`: a list or generator of them, a dataset of
+                tf.data, a loader of torch, or what has `__len__` and `__getitem__`, as Keras'
+                `PyDataset`, whose `on_epoch_begin()` and `on_epoch_end()` are called.
             y: int array [examples, length]. Target ids, for token arrays.
             batch_size: int. Defaults to 32.
             epochs: int. The epoch to stop before, counted from 0. Defaults to 1.
@@ -108,7 +111,8 @@ class TrainingMixin(SingleBatchesMixin):
             validation_split: float. Share of the examples, taken from the end, that is evaluated
                 and not trained on.
             validation_data: `x`, `(x, y)` or `(x, y, sample_weight)` of the same kinds.
-            shuffle: bool. Whether every epoch has an order of its own. Defaults to True.
+            shuffle: bool. Whether every epoch has an order of its own: of the examples, or of the
+                batches of a `PyDataset`. Other batches stay in order. Defaults to True.
             class_weight: dict from token id to float, what a position weighs whose target it is;
                 others weigh 1. In texts it comes on top of the mask. Not together with
                 `sample_weight`. Defaults to None.
@@ -155,11 +159,13 @@ class TrainingMixin(SingleBatchesMixin):
             data, validation_split, validation_data, self._open_data
         )
         seed = self._training_seed()
-        training = Batches(data, batch_size, shuffle, seed, steps_per_epoch)
+        training = Batches(data, batch_size, shuffle, seed, steps_per_epoch, "steps_per_epoch")
         if validation is not None:
             size = validation_batch_size or batch_size
             size = size if isinstance(validation, Examples) else validation_batch_size
-            validation = Batches(validation, size, steps=validation_steps)
+            validation = Batches(
+                validation, size, steps=validation_steps, steps_name="validation_steps"
+            )
         verbose = check_verbose(verbose)
         callbacks = self._callback_list(callbacks, verbose, epochs, training.steps, history=True)
         try:
@@ -198,14 +204,19 @@ class TrainingMixin(SingleBatchesMixin):
                 if self.stop_training:
                     break
             if not logs:
+                if epoch == epochs.start:
+                    raise argument_error("x", "must yield at least one batch", "none")
                 warnings.warn("the data ran out: training stops", stacklevel=3)
                 break
             if validation is not None and is_validated(epoch, validation_freq):
-                values = self._evaluate(validation, callbacks)
+                values = self._evaluate(validation, callbacks, "validation_data")
                 logs.update({f"val_{name}": value for name, value in values.items()})
             callbacks.on_epoch_end(epoch, logs)
             if self.stop_training:
                 break
+        callbacks.release()
+        if epochs:
+            self._put_averages()
         callbacks.on_train_end(logs)
 
     def evaluate(
@@ -236,16 +247,17 @@ class TrainingMixin(SingleBatchesMixin):
         data = Batches(self._open_data(x, y, sample_weight), batch_size, steps=steps)
         callbacks = self._callback_list(callbacks, check_verbose(verbose), 1, data.steps)
         try:
-            logs = self._evaluate(data, callbacks)
+            logs = self._evaluate(data, callbacks, "x")
         finally:
             callbacks.close()
         return self._returned(logs, return_dict)
 
-    def _evaluate(self, data: Batches, callbacks: CallbackList) -> dict[str, float]:
+    def _evaluate(self, data: Batches, callbacks: CallbackList, name: str) -> dict[str, float]:
         make_batch = self._batch_maker()
         self.stop_evaluating = False
         callbacks.on_test_begin()
         self.reset_metrics()
+        step = -1
         # Without training epochs every evaluation is of epoch 0: the same batches.
         for step, raw in enumerate(data.epoch(0)):
             callbacks.on_test_batch_begin(step)
@@ -253,6 +265,9 @@ class TrainingMixin(SingleBatchesMixin):
             callbacks.on_test_batch_end(step, self._logs())
             if self.stop_evaluating:
                 break
+        else:
+            if step < 0:
+                raise argument_error(name, "must yield at least one batch", "none")
         logs = self._logs()
         callbacks.on_test_end(logs)
         return logs

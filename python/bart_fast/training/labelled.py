@@ -10,7 +10,7 @@ from bart_fast._validation import argument_error
 from bart_fast.models.bart_text_classifier_preprocessor import text_segments
 from bart_fast.training import compiled
 from bart_fast.training.compiled_metrics import CompiledMetrics
-from bart_fast.training.data import open_data
+from bart_fast.training.data import Examples, open_data
 from bart_fast.training.fit import TrainingMixin
 
 # The columns that texts become, so that they can be shuffled.
@@ -131,7 +131,10 @@ class LabelledTrainingMixin(TrainingMixin):
     def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None, name: str = "x") -> Any:
         if y is not None and not isinstance(x, Mapping):
             x = _columns(x)
-        return open_data(x, y, sample_weight, name)
+        data = open_data(x, y, sample_weight, name)
+        if isinstance(data, Examples) and y is not None:
+            _check_labels(data.y, len(data), self.num_classes)
+        return data
 
     def _batch_maker(self) -> Any:
         return self._labelled_batch

@@ -1,20 +1,24 @@
-"""A line that shows how far training is: a bar on a terminal, plain lines in a file."""
+"""A line that shows how far training is: redrawn where that is possible, else lines in a file."""
 
 import math
+import shutil
 import sys
 import time
 
 BAR_WIDTH = 20
-# A terminal line may change this often, a log file grows this often (seconds).
+# A line of a terminal or a notebook may change this often, a log file grows this often (seconds).
 TERMINAL_INTERVAL = 0.1
+NOTEBOOK_INTERVAL = 0.5
 FILE_INTERVAL = 30.0
+# Where the output of notebooks goes: no terminals, but a carriage return goes back in the line.
+_NOTEBOOKS = ("ipykernel", "google.colab", "pyodide", "IPython")
 
 
 class ProgressBar:
     """Shows step, rate, time left and metrics.
 
-    On a terminal one line is redrawn; elsewhere a plain line is written now and then, and one at
-    the end, so that log files stay short.
+    On a terminal and in a notebook one line is redrawn, cut to the terminal's width while it is.
+    Elsewhere a plain line is written now and then, and one at the end, so that logs stay short.
 
     Args:
         target: int. Steps expected; None if not known.
@@ -28,11 +32,19 @@ class ProgressBar:
         self.verbose = verbose
         self.stream = stream if stream is not None else sys.stdout
         self.clock = clock
-        self.is_terminal = bool(getattr(self.stream, "isatty", lambda: False)())
+        is_terminal = bool(getattr(self.stream, "isatty", lambda: False)())
+        is_notebook = type(self.stream).__module__.startswith(_NOTEBOOKS)
+        self.redraws = is_terminal or is_notebook
+        self.interval = FILE_INTERVAL
+        if self.redraws:
+            self.interval = NOTEBOOK_INTERVAL if is_notebook else TERMINAL_INTERVAL
+        self.most_columns = math.inf
+        if is_terminal and not is_notebook:
+            self.most_columns = max(shutil.get_terminal_size().columns - 1, 20)
         self.start = clock()
         # The first step warms caches: the rate is taken from the steps after it.
         self.first_end = None
-        self.last_shown = self.start if not self.is_terminal else -math.inf
+        self.last_shown = -math.inf if self.redraws else self.start
         self.shown_width = 0
 
     def update(self, current, values, finalize=False):
@@ -49,8 +61,7 @@ class ProgressBar:
             self.first_end = now
         if self.verbose == 0 or (self.verbose == 2 and not finalize):
             return
-        interval = TERMINAL_INTERVAL if self.is_terminal else FILE_INTERVAL
-        if not finalize and now - self.last_shown < interval:
+        if not finalize and now - self.last_shown < self.interval:
             return
         self.last_shown = now
         self._write(self._line(current, values, now, finalize), finalize)
@@ -64,7 +75,7 @@ class ProgressBar:
     def _line(self, current, values, now, finalize):
         duration = self._step_duration(current, now)
         parts = [self._count(current)]
-        if self.target and self.is_terminal and self.verbose == 1:
+        if self.target and self.redraws and self.verbose == 1:
             done = min(BAR_WIDTH, BAR_WIDTH * current // self.target)
             parts.append("━" * done + "─" * (BAR_WIDTH - done))
         if finalize or not self.target:
@@ -86,14 +97,19 @@ class ProgressBar:
         return (now - self.start) / max(current, 1)
 
     def _write(self, line, finalize):
-        if not self.is_terminal:
+        if not self.redraws:
             self._print(line + "\n")
             return
+        if not finalize and len(line) > self.most_columns:
+            # A line that wraps could not be redrawn: each time would leave one more behind.
+            line = line[: self.most_columns]
         padding = " " * max(0, self.shown_width - len(line))
         self._print("\r" + line + padding + ("\n" if finalize else ""))
         self.shown_width = 0 if finalize else len(line)
 
     def _print(self, text):
+        if self.stream is None:
+            return  # A process without a standard output.
         try:
             self.stream.write(text)
         except UnicodeEncodeError:

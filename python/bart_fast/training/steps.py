@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 from bart_fast._random import draw_seed
-from bart_fast._validation import argument_error
+from bart_fast._validation import DECODER_IDS, ENCODER_IDS, argument_error
 from bart_fast.callbacks import CallbackList
 from bart_fast.metrics import Mean, Metric
 from bart_fast.training.batch import Batch, BatchMaker
 from bart_fast.training.compiled_metrics import CompiledMetrics
-from bart_fast.training.data import open_data
+from bart_fast.training.data import Examples, open_data
 
 
 class StepsMixin:
@@ -76,6 +76,13 @@ class StepsMixin:
             "hint: lower the learning rate, or clip gradients with `global_clipnorm=1.0`"
         )
 
+    def _put_averages(self, exchange: bool = False) -> None:
+        """Puts the running means of the weights in their place, if the optimizer keeps them."""
+        optimizer = self.optimizer
+        if optimizer.use_ema and optimizer.serves(self._core):
+            for part in dict.fromkeys(part for part, _ in self._trained()):
+                part.put_averages(optimizer._core, exchange)
+
     def _evaluate_batch(self, batch: Batch) -> None:
         self._record(batch, self._evaluate_step(batch, **self._step_settings(batch)))
 
@@ -115,7 +122,12 @@ class StepsMixin:
         return self._core.evaluate_step(*batch.arrays(), **settings)
 
     def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None, name: str = "x") -> Any:
-        return open_data(x, y, sample_weight, name)
+        data = open_data(x, y, sample_weight, name)
+        if isinstance(data, Examples):
+            for ids in (ENCODER_IDS, DECODER_IDS):
+                data.check_ids(ids, self.backbone.vocabulary_size)
+            data.check_ids("y", self.backbone.vocabulary_size, data.sample_weight)
+        return data
 
     def _trained(self) -> list[tuple[Any, str]]:
         """The object that holds each parameter, and its name."""

@@ -1,17 +1,20 @@
 //! AVX-512 (F, BW, DQ, VL): sixteen floats in a vector, thirty-two registers, masks for the ends.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2::transpose8;
 use super::int8_x86;
 use crate::kernels::int8_tile::Int8Tile;
-use crate::kernels::isa::{Kernel, Simd};
+use crate::kernels::isa::{Kernel, Pairs, Simd};
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL, and with them AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512 {
     /// Whether it has AVX-512 VNNI as well.
     vnni: bool,
+    /// Whether it has AVX-512 BF16 as well.
+    bf16: bool,
 }
 
 /// Calls an intrinsic of AVX-512 or below that touches no memory.
@@ -31,12 +34,15 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma");
-        found.then(|| Avx512 { vnni: is_x86_feature_detected!("avx512vnni") })
+        found.then(|| Avx512 {
+            vnni: is_x86_feature_detected!("avx512vnni"),
+            bf16: is_x86_feature_detected!("avx512bf16"),
+        })
     }
 
     /// The same without VNNI.
     pub fn without_vnni(self) -> Self {
-        Avx512 { vnni: false }
+        Avx512 { vnni: false, ..self }
     }
 
     /// Whether 8-bit products use it.
@@ -66,6 +72,46 @@ fn mask(count: usize) -> __mmask16 {
 #[inline(always)]
 fn upper(a: __m512) -> __m256 {
     avx512!(_mm512_extractf32x8_ps::<1>(a))
+}
+
+// The instructions of AVX-512 BF16 are written down: as intrinsics they would be calls, since kernels are
+// compiled for processors that lack them too.
+
+/// # Safety
+/// The processor has AVX-512 BF16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn vdpbf16ps(a: __m512, b: __m512, mut sum: __m512) -> __m512 {
+    // SAFETY: the caller vouches for the instruction, which touches these registers only.
+    unsafe {
+        asm!(
+            "vdpbf16ps {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// # Safety
+/// The processor has AVX-512 BF16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn vcvtne2ps2bf16(first: __m512, second: __m512) -> __m512 {
+    let pairs;
+    // SAFETY: the caller vouches for the instruction, which touches these registers only.
+    unsafe {
+        asm!(
+            "vcvtne2ps2bf16 {pairs}, {second}, {first}",
+            pairs = lateout(zmm_reg) pairs,
+            second = in(zmm_reg) second,
+            first = in(zmm_reg) first,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    pairs
 }
 
 impl Simd for Avx512 {
@@ -251,6 +297,37 @@ impl Simd for Avx512 {
             let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    fn pairs(self) -> Pairs {
+        if self.bf16 { Pairs::Fast } else { Pairs::Missing }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: the caller vouches that pairs are not missing.
+        unsafe { vdpbf16ps(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow_pairs(self, first: __m512, second: __m512) -> __m512 {
+        // SAFETY: the caller vouches that pairs are not missing.
+        unsafe { vcvtne2ps2bf16(first, second) }
+    }
+
+    #[inline(always)]
+    unsafe fn join_pairs(self, first: __m512, second: __m512) -> __m512 {
+        // SAFETY: the caller vouches that pairs are not missing.
+        let narrow = unsafe { vcvtne2ps2bf16(first, second) };
+        // Sixteen numbers of either: those of `second` move beside those of `first`.
+        avx512!({
+            let lower = _mm256_castps_si256(_mm512_castps512_ps256(narrow));
+            let upper = _mm512_cvtepu16_epi32(_mm256_castps_si256(upper(narrow)));
+            let both =
+                _mm512_or_si512(_mm512_cvtepu16_epi32(lower), _mm512_slli_epi32::<16>(upper));
+            _mm512_castsi512_ps(both)
         })
     }
 

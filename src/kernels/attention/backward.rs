@@ -13,7 +13,7 @@ use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
 use super::super::parallel;
 use super::forward::{few_rows, pack_keys};
-use super::tile::{Left, NEAR, Output, Right, product};
+use super::tile::{Left, Output, Right, product};
 use super::{ENOUGH_WORK, Inputs, NO_KEY, NoKey, PANEL, Ragged, Sequence, dropout_index};
 
 /// Queries of a block: with 512 keys its weights and their gradients take 96 KiB, within L2.
@@ -366,10 +366,10 @@ unsafe fn rows_product<S: Simd>(
             let left = Left { start: left.start.add(row * left.row_stride), ..left };
             let out = Output { start: out.start.add(row * out.row_stride), ..out };
             match few_rows(rows - row) {
-                6 => product::<S, f32, 6, NEAR>(s, left, right, depth, n, out, None),
-                4 => product::<S, f32, 4, NEAR>(s, left, right, depth, n, out, None),
-                2 => product::<S, f32, 2, NEAR>(s, left, right, depth, n, out, None),
-                _ => product::<S, f32, 1, NEAR>(s, left, right, depth, n, out, None),
+                6 => product::<S, f32, 6, false>(s, left, right, depth, n, out, None),
+                4 => product::<S, f32, 4, false>(s, left, right, depth, n, out, None),
+                2 => product::<S, f32, 2, false>(s, left, right, depth, n, out, None),
+                _ => product::<S, f32, 1, false>(s, left, right, depth, n, out, None),
             }
         }
         row += few_rows(rows - row);

@@ -8,7 +8,9 @@ use super::super::gemm_blocks::pack_rows;
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
-use super::tile::{FAR_COLUMNS, FAR_ROWS, Left, NEAR, Output, Right, product};
+use super::super::pairs::{Pair, narrow_row};
+use super::paired;
+use super::tile::{Left, Output, Right, product};
 use super::{Inputs, NO_KEY, NoKey, PANEL, Part, Ragged, dropout_index};
 
 /// Queries attended together at most: twelve rows of two vectors leave 32 registers room for their
@@ -81,7 +83,7 @@ pub(in super::super) fn pack_keys<S: Simd, E: Element>(
     }
 }
 
-/// Keys and values of one head of one sequence.
+/// Keys and values of one head of one sequence; where elements are pairs, as [`paired`] packs them.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Head<'a, E> {
     /// Panels `[panel][head_dim][PANEL]`.
@@ -95,7 +97,7 @@ pub(in super::super) struct Head<'a, E> {
     /// Added to the scores of each key: 0, or negative infinity for a key nobody sees.
     pub hidden: Option<&'a [f32]>,
     /// What is read after them, if they are far away; any address.
-    pub next: *const E,
+    pub next: *const [E],
 }
 
 /// `R` queries of one head.
@@ -144,8 +146,8 @@ impl RowSums {
 
 /// Attends with `R` queries: row r of the output, `out[r * out_stride..][..head_dim]`, becomes the
 /// weighted mean of the values it sees (zeros if it sees none). `scores` is scratch space for `R`
-/// rows of the visible keys, rounded up to whole panels, and behind them for the queries. `FAR`: keys
-/// and values come from memory, and are asked for in advance.
+/// rows of the visible keys, rounded up to whole panels, and behind them for the queries, which as pairs
+/// are there twice. `FAR`: keys and values come from memory, and are asked for in advance.
 ///
 /// # Safety
 /// - `out` is writable for `R` such rows, and nothing else refers to them.
@@ -162,8 +164,9 @@ pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize, const
     let keys = tile.keys();
     let padded = keys.next_multiple_of(PANEL);
     let sums = weigh::<S, E, R, FAR>(s, head, tile, scores);
+    let steps = keys.div_ceil(E::STEPS);
     assert!(scores.len() >= R * padded);
-    assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + head_dim);
+    assert!(steps == 0 || head.values.len() >= (steps - 1) * head.value_stride + head_dim);
     if let Some((dropout, first)) = &tile.dropout {
         for (row, &first) in scores.chunks_exact_mut(padded.max(1)).take(R).zip(first) {
             drop_weights(s, dropout, first, row);
@@ -174,19 +177,15 @@ pub(in super::super) unsafe fn attend<S: Simd, E: Element, const R: usize, const
     let start = head.values.as_ptr();
     let values = Right::rows(start, head.value_stride).then(head.next);
     let to = Output { start: out, row_stride: out_stride, accumulate: false };
-    // SAFETY: the assertions above cover weights and values, the caller the output.
+    // SAFETY: the assertions above cover weights and values, the caller the output; `weigh` has checked pairs.
     unsafe {
-        if FAR {
-            product::<S, E, R, FAR_ROWS>(s, weights, values, keys, head_dim, to, Some(factors));
-        } else {
-            product::<S, E, R, NEAR>(s, weights, values, keys, head_dim, to, Some(factors));
-        }
+        product::<S, E, R, FAR>(s, weights, values, steps, head_dim, to, Some(factors));
     }
     sums
 }
 
 /// The first half of [`attend`]: row r of `scores` becomes `exp(scale * score - highest)` for the
-/// keys it sees and 0 for the others. Times [`RowSums::factor`] these are its weights.
+/// keys it sees and 0 for the others, or pairs of these. Times [`RowSums::factor`] these are its weights.
 #[inline(always)]
 pub(super) fn weigh<S: Simd, E: Element, const R: usize, const FAR: bool>(
     s: S,
@@ -194,62 +193,68 @@ pub(super) fn weigh<S: Simd, E: Element, const R: usize, const FAR: bool>(
     tile: &Tile<R>,
     scores: &mut [f32],
 ) -> [RowSums; R] {
-    let head_dim = head.head_dim;
+    let steps = head.head_dim.div_ceil(E::STEPS);
     let padded = tile.keys().next_multiple_of(PANEL);
-    assert!(tile.queries.len() >= (R - 1) * tile.query_stride + head_dim);
-    assert!(head.keys.len() >= padded * head_dim && scores.len() >= R * (padded + head_dim));
-    let (scores, packed) = scores.split_at_mut(R * padded);
+    assert!(head.keys.len() >= padded * steps);
+    let (scores, rest) = scores.split_at_mut(R * padded);
+    let (packed, narrow) = rest.split_at_mut(R * steps);
+    let (queries, stride) = if E::STEPS == 1 {
+        (tile.queries, tile.query_stride)
+    } else {
+        for (r, to) in narrow.chunks_exact_mut(steps).take(R).enumerate() {
+            narrow_row(s, &tile.queries[r * tile.query_stride..][..head.head_dim], to);
+        }
+        (&*narrow, steps)
+    };
+    assert!(queries.len() >= (R - 1) * stride + steps);
     let queries = if R == 1 {
-        Left { start: tile.queries.as_ptr(), row_stride: 0, step_stride: 1 }
+        Left { start: queries.as_ptr(), row_stride: 0, step_stride: 1 }
     } else {
         // Side by side, one element of each: no addresses to compute in the product's loop.
-        // SAFETY: the assertions above cover the queries, and `packed` has room for them.
+        // SAFETY: the assertion above covers the queries, and `packed` has room for them.
         unsafe {
-            let (from, to) = (tile.queries.as_ptr(), packed.as_mut_ptr());
-            pack_rows(s, from, tile.query_stride, R, head_dim, to);
+            let to = packed.as_mut_ptr();
+            pack_rows(s, queries.as_ptr(), stride, R, steps, to);
             Left { start: to, row_stride: 1, step_stride: R }
         }
     };
     let start = head.keys.as_ptr();
-    let panels = Right::panels(start, head_dim).then(head.values.as_ptr());
+    let rows = tile.keys().div_ceil(E::STEPS);
+    let values = &head.values[..head.values.len().min(rows * head.value_stride)];
+    let panels = Right::panels(start, steps).then(values);
     let to = Output { start: scores.as_mut_ptr(), row_stride: padded, accumulate: false };
-    // SAFETY: the assertions above cover the queries, whole panels, and the scores.
+    // SAFETY: the assertions above cover the queries, whole panels, and the scores; `narrow_row` has checked
+    // pairs.
     unsafe {
-        if FAR {
-            product::<S, E, R, FAR_COLUMNS>(s, queries, panels, head_dim, padded, to, None);
-        } else {
-            product::<S, E, R, NEAR>(s, queries, panels, head_dim, padded, to, None);
-        }
+        product::<S, E, R, FAR>(s, queries, panels, steps, padded, to, None);
     }
     let mut sums = [RowSums::NONE; R];
     for (r, row) in scores.chunks_exact_mut(padded.max(1)).take(R).enumerate() {
-        sums[r] = exponentials(s, row, tile.visible[r], head.scale, head.hidden);
+        if tile.visible[r] == 0 {
+            row.fill(0.0);
+            continue;
+        }
+        // The scale is positive: the highest score is that of the highest product, to the bit, and what
+        // is negative infinity stays so.
+        row[tile.visible[r]..].fill(f32::NEG_INFINITY);
+        if let Some(hidden) = head.hidden {
+            for (part, hidden) in row.chunks_exact_mut(S::LANES).zip(hidden.chunks(S::LANES)) {
+                lanes::store(s, part, s.add(lanes::load(s, part), lanes::load(s, hidden)));
+            }
+        }
+        sums[r] = if E::STEPS == 1 {
+            exponentials(s, row, head.scale)
+        } else {
+            paired::exponentials(s, row, head.scale)
+        };
     }
     sums
 }
 
-/// Replaces a row of q k^T by exp(scale * score - highest), 0 for keys it does not see. The row's
+/// Replaces a row of q k^T by exp(scale * score - highest), 0 where it is negative infinity. The row's
 /// length is a multiple of [`PANEL`].
 #[inline(always)]
-fn exponentials<S: Simd>(
-    s: S,
-    row: &mut [f32],
-    visible: usize,
-    scale: f32,
-    hidden: Option<&[f32]>,
-) -> RowSums {
-    if visible == 0 {
-        row.fill(0.0);
-        return RowSums::NONE;
-    }
-    // The scale is positive: the highest score is that of the highest product, to the bit, and what
-    // is negative infinity stays so.
-    row[visible..].fill(f32::NEG_INFINITY);
-    if let Some(hidden) = hidden {
-        for (part, hidden) in row.chunks_exact_mut(S::LANES).zip(hidden.chunks(S::LANES)) {
-            lanes::store(s, part, s.add(lanes::load(s, part), lanes::load(s, hidden)));
-        }
-    }
+fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32) -> RowSums {
     let highest = lanes::max(s, row) * scale;
     let (factor, shift) = (s.splat(scale), s.splat(-highest));
     let sum = row_sum!(s, row.len(), |c| {
@@ -279,6 +284,8 @@ pub(super) struct ForwardPart<'a> {
     pub part: &'a Part,
     pub out: &'a Disjoint<'a, f32>,
     pub lse: Option<&'a Disjoint<'a, f32>>,
+    /// Whether numbers are multiplied as [`Pair`]s.
+    pub paired: bool,
 }
 
 /// Runs a part; no two parts have the same rows of the same head.
@@ -286,11 +293,15 @@ pub(super) fn run(isa: Isa, part: ForwardPart) {
     let sequence = &part.part.sequence;
     let padded = sequence.keys.next_multiple_of(PANEL);
     let hidden = part.ragged.hidden(sequence);
-    let matrix = padded * part.ragged.head_dim;
+    let head_dim = part.ragged.head_dim;
+    let steps = if part.paired { Pair::STEPS } else { 1 };
+    // Whole pairs of each of both.
+    let matrix = padded * head_dim.next_multiple_of(steps) / steps;
     // Values are copied where enough queries read them: rows far apart are slow to find.
-    let copied = if part.part.queries.len() > LEAST_QUERIES_TO_COPY { matrix } else { 0 };
-    let mut scratch =
-        scratch(Slot::Work, matrix + copied + (padded + part.ragged.head_dim) * MOST_ROWS);
+    let copies = part.paired || part.part.queries.len() > LEAST_QUERIES_TO_COPY;
+    let copied = if copies { matrix } else { 0 };
+    let queries = steps * head_dim.div_ceil(steps);
+    let mut scratch = scratch(Slot::Work, matrix + copied + (padded + queries) * MOST_ROWS);
     let (panels, rest) = scratch.split_at_mut(matrix);
     let (values, scores) = rest.split_at_mut(copied);
     with_isa(isa, Run { part, hidden: hidden.as_deref(), panels, values, scores });
@@ -317,16 +328,15 @@ impl Kernel for Run<'_> {
         let ForwardPart { ragged, inputs, part, .. } = self.part;
         let queries = part.queries.clone();
         let keys = part.sequence.visible(queries.end - 1);
-        let from = &inputs.k[part.sequence.first_key * ragged.kv_stride..];
-        let from = &from[(part.head * ragged.head_dim).min(from.len())..];
-        pack_keys(s, from, ragged.kv_stride, keys, ragged.head_dim, 0, self.panels);
-        if !self.values.is_empty() {
-            // With all rows, not those alone that are seen: a query without keys gets their mean.
-            let from = &inputs.v[part.sequence.first_key * ragged.kv_stride..];
-            let from = &from[(part.head * ragged.head_dim).min(from.len())..];
-            let rows = from.chunks(ragged.kv_stride).take(part.sequence.keys);
-            for (to, row) in self.values.chunks_exact_mut(ragged.head_dim).zip(rows) {
-                to.copy_from_slice(&row[..ragged.head_dim]);
+        let (head_dim, stride) = (ragged.head_dim, ragged.kv_stride);
+        let (k, v) = (self.rows_of(inputs.k), self.rows_of(inputs.v));
+        if self.part.paired {
+            paired::pack(s, (k, v), (keys, stride), head_dim, self.panels, self.values);
+        } else {
+            pack_keys(s, k, stride, keys, head_dim, 0, self.panels);
+            for (to, row) in self.values.chunks_exact_mut(head_dim).zip(v.chunks(stride).take(keys))
+            {
+                to.copy_from_slice(&row[..head_dim]);
             }
         }
         let mut i = queries.start;
@@ -344,10 +354,18 @@ impl Kernel for Run<'_> {
 }
 
 impl Run<'_> {
+    /// The rows of keys or values of the part's head, up to the last row's end or further.
+    #[inline(always)]
+    fn rows_of<'a>(&self, all: &'a [f32]) -> &'a [f32] {
+        let ForwardPart { ragged, part, .. } = self.part;
+        let first = part.sequence.first_key * ragged.kv_stride + part.head * ragged.head_dim;
+        &all[first.min(all.len())..]
+    }
+
     /// Attends with the `R` queries from the sequence's `i`-th on.
     #[inline(always)]
     fn attend<S: Simd, const R: usize>(&mut self, s: S, i: usize) {
-        let ForwardPart { ragged, inputs, part, out, lse } = self.part;
+        let ForwardPart { ragged, inputs, part, out, lse, paired } = self.part;
         let (sequence, head_dim, width) = (&part.sequence, ragged.head_dim, ragged.width());
         let (query, column) = (sequence.first_query + i, part.head * head_dim);
         let mut tile = Tile {
@@ -363,18 +381,22 @@ impl Run<'_> {
             }
         }
         let (values, value_stride) = if self.values.is_empty() {
-            let first = (sequence.first_key * ragged.kv_stride + column).min(inputs.v.len());
-            (&inputs.v[first..], ragged.kv_stride)
+            (self.rows_of(inputs.v), ragged.kv_stride)
         } else {
             (&*self.values, head_dim)
         };
         let (keys, scale, hidden) = (&*self.panels, ragged.scale, self.hidden);
-        let head =
-            Head { keys, values, value_stride, head_dim, scale, hidden, next: std::ptr::null() };
+        let head = Head { keys, values, value_stride, head_dim, scale, hidden, next: &[] };
         // SAFETY: these are the part's own rows and columns of the output: no other part has them.
         let sums = unsafe {
             let to = out.pointer(query * width + column, (R - 1) * width + head_dim);
-            attend::<S, f32, R, false>(s, &head, &tile, self.scores, to, width)
+            if paired {
+                let (keys, values) = (Pair::of(keys), Pair::of(values));
+                let head = Head { keys, values, value_stride, head_dim, scale, hidden, next: &[] };
+                attend::<S, Pair, R, false>(s, &head, &tile, self.scores, to, width)
+            } else {
+                attend::<S, f32, R, false>(s, &head, &tile, self.scores, to, width)
+            }
         };
         for (r, sums) in sums.iter().enumerate() {
             if let Some(lse) = lse {
@@ -384,20 +406,20 @@ impl Run<'_> {
             if tile.visible[r] == 0 && ragged.no_key == NoKey::MeanOfValues {
                 // SAFETY: as above.
                 let out = unsafe { out.slice((query + r) * width + column, head_dim) };
-                mean_of_values(s, &head, sequence.keys, out);
+                mean_of_values(s, self.rows_of(inputs.v), ragged.kv_stride, sequence.keys, out);
             }
         }
     }
 }
 
-/// The mean of the first `keys` rows of values.
+/// The mean of the first `keys` rows of `values`, `stride` apart.
 #[inline(always)]
-fn mean_of_values<S: Simd>(s: S, head: &Head<f32>, keys: usize, out: &mut [f32]) {
+fn mean_of_values<S: Simd>(s: S, values: &[f32], stride: usize, keys: usize, out: &mut [f32]) {
     let ones = Left { start: &1.0, row_stride: 0, step_stride: 0 };
-    let values = Right::rows(head.values.as_ptr(), head.value_stride);
+    let rows = Right::rows(values.as_ptr(), stride);
     let to = Output { start: out.as_mut_ptr(), row_stride: 0, accumulate: false };
     let share = if keys == 0 { 0.0 } else { 1.0 / keys as f32 };
-    assert!(keys == 0 || head.values.len() >= (keys - 1) * head.value_stride + out.len());
+    assert!(keys == 0 || values.len() >= (keys - 1) * stride + out.len());
     // SAFETY: the values are there by the line above; strides of 0 read one element again.
-    unsafe { product::<S, f32, 1, NEAR>(s, ones, values, keys, out.len(), to, Some([share])) };
+    unsafe { product::<S, f32, 1, false>(s, ones, rows, keys, out.len(), to, Some([share])) };
 }

@@ -1,7 +1,8 @@
 //! Tests of attention against the definition in f64, written with loops over everything.
 
+use super::super::isa::{self, Pairs};
 use super::super::parallel::with_threads;
-use super::super::testing::{Failures, assert_same_bits, noise, on_every_isa};
+use super::super::testing::{Failures, assert_same_bits, noise, on_every_isa, with_pairs};
 use super::*;
 
 /// A description with its arrays.
@@ -89,8 +90,14 @@ impl Case {
         out
     }
 
-    /// out, lse, dq, dk, dv
-    fn run(&self) -> [Vec<f32>; 5] {
+    fn forward_bfloat16(&self) -> Vec<f32> {
+        let mut out = vec![7.0; self.dout.len()];
+        forward_bfloat16(&self.ragged(), &self.q, &self.k, &self.v, &mut out);
+        out
+    }
+
+    /// out, lse, dq, dk, dv, and out by bfloat16, if there is such a thing
+    fn run(&self) -> [Vec<f32>; 6] {
         let (queries, keys) = self.ragged().totals();
         let mut out = vec![7.0; queries * self.width()];
         let mut lse = vec![7.0; queries * self.heads];
@@ -101,7 +108,9 @@ impl Case {
         backward(
             &ragged, &self.q, &self.k, &self.v, &out, &self.dout, &lse, &mut dq, &mut dk, &mut dv,
         );
-        [out, lse, dq, dk, dv]
+        let has_pairs = isa::pairs_of(isa::current()) != Pairs::Missing;
+        let coarse = has_pairs && self.dropout.is_none();
+        [out, lse, dq, dk, dv, if coarse { self.forward_bfloat16() } else { Vec::new() }]
     }
 
     /// Whether query `i` of sequence `s` sees key `j`.
@@ -166,7 +175,7 @@ impl Case {
             out.iter().zip(&self.dout).map(|(out, &dout)| out * f64::from(dout)).sum()
         };
         let mut inputs = self.wide_inputs();
-        let [_, _, dq, dk, dv] = self.run();
+        let [_, _, dq, dk, dv, _] = self.run();
         for (which, gradient) in [dq, dk, dv].iter().enumerate() {
             for (i, &got) in gradient.iter().enumerate() {
                 let at = i / self.width() * self.stride() + i % self.width();
@@ -240,6 +249,41 @@ fn every_head_width_follows_the_definition() {
     });
 }
 
+/// Of bfloat16, beside the definition of inputs that are rounded: rounding moves a weight by 2^-9 of it at
+/// most, its exponential is off by 8e-5 at most, and values reach 2.
+#[test]
+fn bfloat16_follows_the_definition() {
+    with_pairs(|isa| {
+        let mut failures = Failures::default();
+        let mut check = |case: Case, what: &str| {
+            let inputs = [&case.q, &case.k, &case.v].map(|values| {
+                let rounded = values.iter().map(|&x| half::bf16::from_f32(x).to_f64());
+                rounded.collect::<Vec<f64>>()
+            });
+            let exact = case.reference([&inputs[0], &inputs[1], &inputs[2]]);
+            for (i, (&got, exact)) in case.forward_bfloat16().iter().zip(exact).enumerate() {
+                let near = (f64::from(got) - exact).abs() <= 4.3e-3;
+                failures.check(near, || format!("{what} [{i}]: {got}, expected {exact}"));
+            }
+        };
+        for length in (0..41).chain([63, 64, 65, 129]) {
+            let case = Case::new(&[(length, length)], 2, 8);
+            let holes = with_holes(&case);
+            let what = format!("{} length {length}", isa.name());
+            check(averaged(&causal(&holes)), &what);
+            check(holes, &what);
+            check(causal(&case), &what);
+            check(case, &what);
+        }
+        for head_dim in (1..36).chain([48, 64, 80, 128]) {
+            let case = Case::new(&[(3, 35), (9, 9), (2, 0), (0, 3)], 3, head_dim);
+            check(case, &format!("{} width {head_dim}", isa.name()));
+        }
+        check(Case::new(&[(512, 512)], 1, 64), isa.name());
+        failures.finish();
+    });
+}
+
 #[test]
 fn weights_times_values_are_the_attention() {
     on_every_isa(|isa| {
@@ -302,8 +346,8 @@ fn a_row_without_keys_gets_zeros_or_the_mean() {
     on_every_isa(|_| {
         let mut case = Case::new(&[(4, 4)], 1, 16);
         case.visible = Some(vec![false; 4]);
-        let [out, lse, dq, dk, dv] = case.run();
-        assert!([out, dq, dk, dv].iter().flatten().all(|&x| x == 0.0));
+        let [out, lse, dq, dk, dv, coarse] = case.run();
+        assert!([out, dq, dk, dv, coarse].iter().flatten().all(|&x| x == 0.0));
         assert!(lse.iter().all(|&x| x == NO_KEY));
         let out = averaged(&case).forward();
         assert_same_bits(&out[..16], &out[16..32], "all rows are the same mean");
@@ -351,6 +395,9 @@ fn bits_depend_on_the_sequence_alone() {
                 assert_same_bits(&alone[2], &rows(&once[2], &queries, width), "dq alone");
                 assert_same_bits(&alone[3], &rows(&once[3], &keys, width), "dk alone");
                 assert_same_bits(&alone[4], &rows(&once[4], &keys, width), "dv alone");
+                if !once[5].is_empty() {
+                    assert_same_bits(&alone[5], &rows(&once[5], &queries, width), "bfloat16 alone");
+                }
             }
         }
     });
@@ -361,6 +408,7 @@ fn a_causal_row_has_the_bits_of_a_shorter_sequence() {
     on_every_isa(|isa| {
         let case = causal(&Case::new(&[(70, 70)], 2, 24));
         let all = case.forward();
+        let coarse = Some(&case.run()[5]).filter(|coarse| !coarse.is_empty()).cloned();
         for length in [1, 2, 5, 31, 32, 33, 64, 69] {
             // Only the last query, with the keys so far: a decoding step.
             let width = case.width();
@@ -376,6 +424,10 @@ fn a_causal_row_has_the_bits_of_a_shorter_sequence() {
                 ..case.clone()
             };
             assert_same_bits(&step.forward(), &all[row * width..length * width], isa.name());
+            if let Some(all) = &coarse {
+                let row = &all[row * width..length * width];
+                assert_same_bits(&step.forward_bfloat16(), row, isa.name());
+            }
         }
     });
 }
@@ -386,9 +438,10 @@ fn not_a_number_is_not_hidden() {
         let mut case = Case::new(&[(3, 40), (1, 1)], 1, 8);
         let stride = case.stride();
         case.k[17 * stride + 2] = f32::NAN;
-        let out = case.forward();
-        assert!(out[..3 * 8].iter().all(|x| x.is_nan()));
-        assert!(out[3 * 8..].iter().all(|x| x.is_finite()));
+        for out in [case.forward(), case.run()[5].clone()].iter().filter(|out| !out.is_empty()) {
+            assert!(out[..3 * 8].iter().all(|x| x.is_nan()));
+            assert!(out[3 * 8..].iter().all(|x| x.is_finite()));
+        }
     });
 }
 
@@ -402,7 +455,8 @@ fn bench_attention() {
         on_every_isa(|isa| {
             let threads = super::super::team::num_threads();
             for threads in [1, threads] {
-                let [mut forward, mut both] = [f64::INFINITY; 2];
+                let [mut forward, mut both, mut coarse] = [f64::INFINITY; 3];
+                let pairs = isa::pairs_of(isa) == Pairs::Fast;
                 with_threads(threads, || {
                     for _ in 0..repeats {
                         let start = std::time::Instant::now();
@@ -410,16 +464,22 @@ fn bench_attention() {
                         forward = forward.min(start.elapsed().as_secs_f64());
                         std::hint::black_box(case.run());
                         both = both.min(start.elapsed().as_secs_f64());
+                        let start = std::time::Instant::now();
+                        if pairs {
+                            std::hint::black_box(case.forward_bfloat16());
+                            coarse = coarse.min(start.elapsed().as_secs_f64());
+                        }
                     }
                 });
                 let products = (2 * length * length * heads * 64) as f64;
                 println!(
-                    "{:7} {length} x {heads} x 64, {threads} threads: forward {:.2} ms, {:.0} GF/s; backward {:.2} ms, {:.0} GF/s",
+                    "{:7} {length} x {heads} x 64, {threads} threads: forward {:.2} ms, {:.0} GF/s; backward {:.2} ms, {:.0} GF/s; bfloat16 {:.2} ms",
                     isa.name(),
                     forward * 1e3,
                     2.0 * products / forward / 1e9,
                     (both - 2.0 * forward) * 1e3,
                     5.0 * products / (both - 2.0 * forward) / 1e9,
+                    coarse * 1e3,
                 );
             }
         });

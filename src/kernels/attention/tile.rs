@@ -7,7 +7,8 @@ use super::PANEL;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Elements `start[row * row_stride + step * step_stride]` of the left factor.
+/// Elements `start[row * row_stride + step * step_stride]` of the left factor: floats, or where the right
+/// factor consists of pairs, pairs in the bits of floats.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub start: *const f32,
@@ -23,33 +24,40 @@ pub(super) struct Right<E> {
     row_stride: usize,
     panel_stride: usize,
     /// What is read after this product, at any address.
-    next: *const E,
+    next: *const [E],
 }
 
-/// What a product asks memory for in advance: nothing, since all is near.
-pub(super) const NEAR: u8 = 0;
-/// The next columns, and at their end what is read after the product.
-pub(super) const FAR_COLUMNS: u8 = 1;
-/// Rows some way ahead, and at their end what is read after the product.
-pub(super) const FAR_ROWS: u8 = 2;
-
-/// Rows to ask memory for in advance.
-const ROWS_AHEAD: usize = 32;
+/// Bytes between what is read and what memory is asked for: what it gives until then, and not so much
+/// that it would be gone again.
+const AHEAD: usize = 12 << 10;
 
 impl<E> Right<E> {
     /// Whole rows, `row_stride` apart.
     pub(super) fn rows(start: *const E, row_stride: usize) -> Self {
-        Right { start, row_stride, panel_stride: PANEL, next: start }
+        let next = std::ptr::slice_from_raw_parts(start, 0);
+        Right { start, row_stride, panel_stride: PANEL, next }
     }
 
     /// Panels `[panel][depth][PANEL]`.
     pub(super) fn panels(start: *const E, depth: usize) -> Self {
-        Right { start, row_stride: PANEL, panel_stride: depth * PANEL, next: start }
+        Right { row_stride: PANEL, panel_stride: depth * PANEL, ..Self::rows(start, PANEL) }
     }
 
     /// The same, after which `next` is read.
-    pub(super) fn then(self, next: *const E) -> Self {
+    pub(super) fn then(self, next: *const [E]) -> Self {
         Right { next, ..self }
+    }
+
+    /// What to ask memory for while element `at` of this factor's `len`, which lie side by side, is read.
+    #[inline(always)]
+    fn ahead(&self, at: usize, len: usize) -> *const E {
+        let at = at + len.min(AHEAD / size_of::<E>());
+        let beyond = at.saturating_sub(len).min(self.next.len());
+        if at < len {
+            self.start.wrapping_add(at)
+        } else {
+            self.next.cast::<E>().wrapping_add(beyond)
+        }
     }
 
     /// Where `column` of the first row lies.
@@ -69,14 +77,16 @@ pub(super) struct Output {
 }
 
 /// `out[r][j] = (chain over step ascending of fma(left[r][step], right[step][j])) * factors[r]`
-/// for `R` rows and j in 0..`n`; `AHEAD` is one of [`NEAR`], [`FAR_COLUMNS`] and [`FAR_ROWS`].
+/// for `R` rows and j in 0..`n`, with pairs for two steps where `E` is one. `FAR`: the right factor, whose
+/// rows lie side by side, comes from memory, and is asked for in advance, and so is what is read after it.
 ///
 /// # Safety
+/// - [`Simd::pairs`] is not `Missing`, if elements are pairs.
 /// - `left` is readable for `R` rows and `depth` steps, `right` for `depth` rows of `n` values.
 /// - `out` is writable for `R` rows of `n` values (readable if it accumulates) and overlaps none
 ///   of what is read.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, E: Element, const R: usize, const AHEAD: u8>(
+pub(super) unsafe fn product<S: Simd, E: Element, const R: usize, const FAR: bool>(
     s: S,
     left: Left,
     right: Right<E>,
@@ -96,20 +106,20 @@ pub(super) unsafe fn product<S: Simd, E: Element, const R: usize, const AHEAD: u
         if R <= 2 || R * 4 <= S::TILE_ROWS * S::TILE_VECTORS {
             // Few rows: more columns keep the fma units busy while each chain waits.
             while column + 4 * S::LANES <= n {
-                whole.block::<S, AHEAD, 4, false>(s, column, 0);
+                whole.block::<S, FAR, 4, false>(s, column, 0);
                 column += 4 * S::LANES;
             }
         }
         while column + 2 * S::LANES <= n {
-            whole.block::<S, AHEAD, 2, false>(s, column, 0);
+            whole.block::<S, FAR, 2, false>(s, column, 0);
             column += 2 * S::LANES;
         }
         if column + S::LANES <= n {
-            whole.block::<S, AHEAD, 1, false>(s, column, 0);
+            whole.block::<S, FAR, 1, false>(s, column, 0);
             column += S::LANES;
         }
         if column < n {
-            whole.block::<S, AHEAD, 1, true>(s, column, n - column);
+            whole.block::<S, FAR, 1, true>(s, column, n - column);
         }
     }
 }
@@ -131,13 +141,13 @@ impl<E: Element, const R: usize> Product<E, R> {
     /// # Safety
     /// As [`product`], for these columns.
     #[inline(always)]
-    unsafe fn block<S: Simd, const AHEAD: u8, const C: usize, const PART: bool>(
+    unsafe fn block<S: Simd, const FAR: bool, const C: usize, const PART: bool>(
         &self,
         s: S,
         column: usize,
         count: usize,
     ) {
-        let Product { right, depth, out, .. } = self;
+        let Product { out, .. } = self;
         let mut sums = [[s.zero(); C]; R];
         // SAFETY: the caller vouches for every element of these rows, steps and columns; any address
         // may be asked for in advance.
@@ -150,20 +160,7 @@ impl<E: Element, const R: usize> Product<E, R> {
                     }
                 }
             }
-            let (all, place) = (0..*depth, (column, count));
-            if AHEAD == NEAR {
-                self.chain::<S, C, PART, false>(s, place, all, right.start, 0, &mut sums);
-            } else if AHEAD == FAR_COLUMNS {
-                let end = column + C * S::LANES;
-                let ahead = if end < self.n { right.column(end) } else { right.next };
-                self.chain::<S, C, PART, true>(s, place, all, ahead, C * S::LANES, &mut sums);
-            } else {
-                let (split, stride) = (depth.saturating_sub(ROWS_AHEAD), right.row_stride);
-                let ahead = right.column(column).wrapping_add(ROWS_AHEAD * stride);
-                self.chain::<S, C, PART, true>(s, place, 0..split, ahead, stride, &mut sums);
-                let (rest, stride) = (split..*depth, C * S::LANES);
-                self.chain::<S, C, PART, true>(s, place, rest, right.next, stride, &mut sums);
-            }
+            self.chain::<S, FAR, C, PART>(s, column, count, &mut sums);
             for (r, sums) in sums.iter().enumerate() {
                 for (c, &sum) in sums.iter().enumerate() {
                     let sum = match self.factors {
@@ -177,31 +174,28 @@ impl<E: Element, const R: usize> Product<E, R> {
         }
     }
 
-    /// Goes on with the chains of a block for some steps; if `AHEAD`, each step asks for the lines of
-    /// its row, `stride` on for each step, at `ahead`.
+    /// Goes on with the chains of a block.
     ///
     /// # Safety
-    /// As [`product`], for these columns and steps.
+    /// As [`product`], for these columns.
     #[inline(always)]
-    unsafe fn chain<S: Simd, const C: usize, const PART: bool, const AHEAD: bool>(
+    unsafe fn chain<S: Simd, const FAR: bool, const C: usize, const PART: bool>(
         &self,
         s: S,
-        (column, count): (usize, usize),
-        steps: std::ops::Range<usize>,
-        ahead: *const E,
-        stride: usize,
+        column: usize,
+        count: usize,
         sums: &mut [[S::V; C]; R],
     ) {
-        let Product { left, right, .. } = self;
+        let Product { left, right, depth, n, .. } = self;
         let mut from = [right.start; C];
         for (c, from) in from.iter_mut().enumerate() {
             *from = right.column(column + c * S::LANES);
         }
-        let first = steps.start;
-        for step in steps {
-            if AHEAD {
+        for step in 0..*depth {
+            if FAR {
+                let ahead = right.ahead(column * depth + step * C * S::LANES, depth * n);
                 for line in (0..C * S::LANES).step_by(LINE / size_of::<E>()) {
-                    s.prefetch(ahead.wrapping_add((step - first) * stride + line).cast());
+                    s.prefetch(ahead.wrapping_add(line).cast());
                 }
             }
             let mut values = [s.zero(); C];
@@ -215,7 +209,7 @@ impl<E: Element, const R: usize> Product<E, R> {
                     let weight = left.start.add(r * left.row_stride + step * left.step_stride);
                     let weight = s.splat(*weight);
                     for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum = s.fma(weight, value, *sum);
+                        *sum = E::multiply_add(s, weight, value, *sum);
                     }
                 }
             }

@@ -113,7 +113,7 @@ impl Run<'_> {
             head_dim: ragged.head_dim,
             scale: ragged.scale,
             hidden: self.hidden,
-            next: std::ptr::null(),
+            next: &[],
         };
         let sums = weigh::<S, f32, R, false>(s, &head, &tile, self.scores);
         // Rows of scores are as long as the longest of them, in whole panels.

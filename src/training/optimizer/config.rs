@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::kernels::adafactor::Matrices;
 use crate::kernels::elementwise::sum_of_squares;
 use crate::kernels::optimizer::Common;
 
@@ -41,22 +42,55 @@ pub enum Rule {
         /// Subtract the squared mean gradient, so that the denominator estimates the variance.
         centered: bool,
     },
+    /// Chen et al., "Symbolic Discovery of Optimization Algorithms": every weight moves alike.
+    Lion {
+        /// Share of the mean of gradients in the direction.
+        beta_1: f64,
+        /// Decay rate of that mean.
+        beta_2: f64,
+    },
+    /// Shazeer and Stern, "Adafactor".
+    Adafactor {
+        /// Exponent of a step's number: one minus that power is the decay rate of mean squares.
+        beta_2_decay: f64,
+        /// Added to squared gradients.
+        epsilon_1: f64,
+        /// The least size of a parameter that steps are measured by.
+        epsilon_2: f64,
+        /// The largest root mean square of an update.
+        clip_threshold: f64,
+        /// Keras' switch, without effect there too: steps are bounded by one over the root of
+        /// their number with and without it.
+        #[allow(dead_code)] // It is read from what Keras writes.
+        relative_step: bool,
+    },
 }
 
 impl Rule {
-    /// Names of the state vectors of a parameter, in the order the rule takes them.
-    pub fn slot_names(&self) -> Vec<&'static str> {
+    /// Names of the state vectors of a matrix or of another parameter, in the order the rule takes
+    /// them.
+    pub fn slot_names(&self, matrix: bool) -> Vec<&'static str> {
         match self {
             Rule::Adam { amsgrad: false, .. } => vec!["momentum", "velocity"],
             Rule::Adam { amsgrad: true, .. } => vec!["momentum", "velocity", "velocity_hat"],
             Rule::Sgd { momentum, .. } if *momentum == 0.0 => vec![],
-            Rule::Sgd { .. } => vec!["momentum"],
+            Rule::Sgd { .. } | Rule::Lion { .. } => vec!["momentum"],
             Rule::Rmsprop { momentum, centered, .. } => {
                 let mut names = vec!["velocity"];
                 names.extend((*momentum > 0.0).then_some("momentum"));
                 names.extend(centered.then_some("average_gradient"));
                 names
             }
+            Rule::Adafactor { .. } if matrix => vec!["row_velocity", "column_velocity"],
+            Rule::Adafactor { .. } => vec!["velocity"],
+        }
+    }
+
+    /// Lengths of the same, for a parameter of `length` values.
+    pub(super) fn slot_lengths(&self, length: usize, matrices: Option<Matrices>) -> Vec<usize> {
+        match (self, matrices) {
+            (Rule::Adafactor { .. }, Some(matrices)) => matrices.averages().to_vec(),
+            _ => vec![length; self.slot_names(matrices.is_some()).len()],
         }
     }
 
@@ -65,9 +99,10 @@ impl Rule {
         let share =
             |name, value: f64| (!(0.0..=1.0).contains(&value)).then_some((name, value, "0 to 1"));
         // A zero epsilon would make 0 / 0 of every weight without gradient.
-        let positive = |value: f64| {
-            (!(value > 0.0 && value.is_finite())).then_some(("epsilon", value, "a positive number"))
+        let above_zero = |name, value: f64| {
+            (!(value > 0.0 && value.is_finite())).then_some((name, value, "a positive number"))
         };
+        let positive = |value: f64| above_zero("epsilon", value);
         match *self {
             Rule::Adam { beta_1, beta_2, epsilon, .. } => share("beta_1", beta_1)
                 .or_else(|| share("beta_2", beta_2))
@@ -76,6 +111,15 @@ impl Rule {
             Rule::Rmsprop { rho, momentum, epsilon, .. } => share("rho", rho)
                 .or_else(|| share("momentum", momentum))
                 .or_else(|| positive(epsilon)),
+            // Without its share a gradient alone would say where to go.
+            Rule::Lion { beta_1, beta_2 } => share("beta_1", beta_1)
+                .or_else(|| above_zero("beta_1", beta_1))
+                .or_else(|| share("beta_2", beta_2)),
+            Rule::Adafactor { epsilon_1, epsilon_2, clip_threshold, .. } => {
+                above_zero("epsilon_1", epsilon_1)
+                    .or_else(|| above_zero("epsilon_2", epsilon_2))
+                    .or_else(|| above_zero("clip_threshold", clip_threshold))
+            }
         }
     }
 }
@@ -97,6 +141,10 @@ pub struct OptimizerConfig {
     pub gradient_accumulation_steps: Option<u32>,
     /// Names of parameters that do not decay.
     pub exclude_from_weight_decay: Vec<String>,
+    /// Share of the running mean of weights that a step keeps; `None` keeps no mean.
+    pub ema_momentum: Option<f64>,
+    /// Updates after which weights become their mean.
+    pub ema_overwrite_frequency: Option<u64>,
 }
 
 /// The part of the JSON that every rule has.
@@ -109,15 +157,19 @@ struct Shared {
     global_clipnorm: Option<f64>,
     gradient_accumulation_steps: Option<u32>,
     exclude_from_weight_decay: Vec<String>,
+    ema_momentum: Option<f64>,
+    ema_overwrite_frequency: Option<u64>,
 }
 
-const SHARED: [&str; 6] = [
+const SHARED: [&str; 8] = [
     "weight_decay",
     "clipnorm",
     "clipvalue",
     "global_clipnorm",
     "gradient_accumulation_steps",
     "exclude_from_weight_decay",
+    "ema_momentum",
+    "ema_overwrite_frequency",
 ];
 
 impl OptimizerConfig {
@@ -131,6 +183,8 @@ impl OptimizerConfig {
             global_clipnorm: None,
             gradient_accumulation_steps: None,
             exclude_from_weight_decay: Vec::new(),
+            ema_momentum: None,
+            ema_overwrite_frequency: None,
         }
     }
 
@@ -154,6 +208,8 @@ impl OptimizerConfig {
             global_clipnorm: shared.global_clipnorm,
             gradient_accumulation_steps: shared.gradient_accumulation_steps,
             exclude_from_weight_decay: shared.exclude_from_weight_decay,
+            ema_momentum: shared.ema_momentum,
+            ema_overwrite_frequency: shared.ema_overwrite_frequency,
         };
         config.validate()?;
         Ok(config)
@@ -185,10 +241,19 @@ impl OptimizerConfig {
                 "gradient_accumulation_steps",
                 format!("received {steps}, allowed: at least 2, or none"),
             )),
-            // The norm of the mean gradient is known only after the last batch was added.
-            Some(_) if self.global_clipnorm.is_some() => Err(Error::argument(
-                "global_clipnorm",
-                "not supported together with `gradient_accumulation_steps`\nhint: use `clipnorm`",
+            _ => self.validate_averages(),
+        }
+    }
+
+    fn validate_averages(&self) -> Result<()> {
+        if let Some(momentum) = self.ema_momentum.filter(|m| !(0.0..=1.0).contains(m)) {
+            let message = format!("received {momentum}, allowed: 0 to 1");
+            return Err(Error::argument("ema_momentum", message));
+        }
+        match self.ema_overwrite_frequency {
+            Some(0) => Err(Error::argument(
+                "ema_overwrite_frequency",
+                "received 0, allowed: at least 1, or none",
             )),
             _ => Ok(()),
         }

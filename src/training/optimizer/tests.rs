@@ -8,6 +8,16 @@ fn rmsprop(momentum: f64, centered: bool) -> Rule {
     Rule::Rmsprop { rho: 0.9, momentum, epsilon: 1e-7, centered }
 }
 
+fn adafactor() -> Rule {
+    Rule::Adafactor {
+        beta_2_decay: -0.8,
+        epsilon_1: 1e-30,
+        epsilon_2: 1e-3,
+        clip_threshold: 1.0,
+        relative_step: true,
+    }
+}
+
 fn all_rules() -> Vec<Rule> {
     vec![
         adam(false),
@@ -19,6 +29,8 @@ fn all_rules() -> Vec<Rule> {
         rmsprop(0.9, false),
         rmsprop(0.0, true),
         rmsprop(0.9, true),
+        Rule::Lion { beta_1: 0.9, beta_2: 0.99 },
+        adafactor(),
     ]
 }
 
@@ -26,7 +38,8 @@ fn run(config: OptimizerConfig, value: f32, gradients: &[f32], learning_rate: f6
     let mut optimizer = Optimizer::new(config);
     let mut values = [value];
     for &gradient in gradients {
-        let mut parameters = [Parameter { name: "w", value: &mut values, gradient: &[gradient] }];
+        let mut parameters =
+            [Parameter { name: "w", matrices: None, value: &mut values, gradient: &[gradient] }];
         assert!(optimizer.apply(learning_rate, &mut parameters).unwrap().applied);
     }
     values[0]
@@ -72,8 +85,8 @@ fn decay_and_clipping_by_hand() {
     let mut optimizer = Optimizer::new(OptimizerConfig { global_clipnorm: Some(1.0), ..sgd() });
     let (mut a, mut b) = ([0.0f32], [0.0f32]);
     let mut parameters = [
-        Parameter { name: "a", value: &mut a, gradient: &[3.0] },
-        Parameter { name: "b", value: &mut b, gradient: &[-4.0] },
+        Parameter { name: "a", matrices: None, value: &mut a, gradient: &[3.0] },
+        Parameter { name: "b", matrices: None, value: &mut b, gradient: &[-4.0] },
     ];
     let report = optimizer.apply(1.0, &mut parameters).unwrap();
     assert_eq!(report, StepReport { gradient_norm: 5.0, applied: true });
@@ -108,7 +121,8 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     let mut optimizer = Optimizer::new(OptimizerConfig::new(adam(false)));
     for bad in [f32::NAN, f32::INFINITY] {
         let mut value = [1.0, 2.0];
-        let mut parameters = [Parameter { name: "w", value: &mut value, gradient: &[bad, 1.0] }];
+        let mut parameters =
+            [Parameter { name: "w", matrices: None, value: &mut value, gradient: &[bad, 1.0] }];
         assert!(!optimizer.apply(0.1, &mut parameters).unwrap().applied);
         assert_eq!((value, optimizer.iterations(), optimizer.state().len()), ([1.0, 2.0], 0, 0));
     }
@@ -119,6 +133,7 @@ fn restored_state_continues_bit_for_bit() {
     for rule in all_rules() {
         let mut config = OptimizerConfig::new(rule.clone());
         config.gradient_accumulation_steps = Some(2);
+        config.ema_momentum = Some(0.75);
         let gradients: Vec<f32> = (0..7).map(|i| (i as f32 - 2.5) * 0.3).collect();
         let mut whole = Optimizer::new(config.clone());
         let mut value = [0.7f32];
@@ -131,7 +146,8 @@ fn restored_state_continues_bit_for_bit() {
                 copy = value;
             }
             let step = |optimizer: &mut Optimizer, value: &mut [f32]| {
-                let mut parameters = [Parameter { name: "a/w", value, gradient: &[*gradient] }];
+                let mut parameters =
+                    [Parameter { name: "a/w", matrices: None, value, gradient: &[*gradient] }];
                 optimizer.apply(0.1, &mut parameters).unwrap();
             };
             step(&mut whole, &mut value);
@@ -146,14 +162,14 @@ fn restored_state_continues_bit_for_bit() {
 #[test]
 fn wrong_lengths_and_slots_are_errors() {
     let mut optimizer = Optimizer::new(OptimizerConfig::new(adam(false)));
-    let error = optimizer.update("w", &mut [0.0, 0.0], &[1.0]).unwrap_err();
+    let error = optimizer.update("w", None, &mut [0.0, 0.0], &[1.0]).unwrap_err();
     assert_eq!(error.to_string(), "`w`: its gradient has 1 values, the parameter has 2");
     let mut state = BTreeMap::from([("w/momentum".to_owned(), vec![0.0])]);
     let error = optimizer.set_state(1, state.clone()).unwrap_err().to_string();
     assert!(error.contains("`w` has 1 of 2 slots: momentum, velocity"), "{error}");
     state.insert("w/velocity".into(), vec![0.0]);
     optimizer.set_state(1, state.clone()).unwrap();
-    assert!(optimizer.update("w", &mut [0.0, 0.0], &[1.0, 1.0]).is_err());
+    assert!(optimizer.update("w", None, &mut [0.0, 0.0], &[1.0, 1.0]).is_err());
     state.insert("w/other".into(), vec![0.0]);
     assert!(
         optimizer.set_state(1, state).unwrap_err().to_string().contains("`w/other` is unknown")
@@ -178,7 +194,8 @@ fn configurations_are_read_or_refused() {
         (r#","clipnorm":0.0"#, "`clipnorm`: received 0"),
         (r#","clipnorm":"big""#, "big"),
         (r#","gradient_accumulation_steps":1"#, "at least 2"),
-        (r#","gradient_accumulation_steps":2,"global_clipnorm":1.0"#, "hint"),
+        (r#","ema_momentum":1.5"#, "`ema_momentum`: received 1.5, allowed: 0 to 1"),
+        (r#","ema_momentum":0.5,"ema_overwrite_frequency":0"#, "at least 1"),
     ] {
         let error = read(rest).unwrap_err().to_string();
         assert!(error.contains(part), "{rest}: {error}");

@@ -40,7 +40,7 @@ class LearningRateSchedule:
                 check_text(name, value)
             elif name in ("staircase", "cycle"):
                 check_flag(name, value)
-            elif name == "decay_steps":
+            elif name in ("decay_steps", "first_decay_steps", "t_mul"):
                 check_positive_float(name, value)
             elif name == "warmup_steps":
                 check_int(name, value, 0)

@@ -2,6 +2,7 @@
 
 from bart_fast._registry import Registry
 from bart_fast.optimizers.schedules.cosine_decay import CosineDecay
+from bart_fast.optimizers.schedules.cosine_decay_restarts import CosineDecayRestarts
 from bart_fast.optimizers.schedules.exponential_decay import ExponentialDecay
 from bart_fast.optimizers.schedules.inverse_time_decay import InverseTimeDecay
 from bart_fast.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
@@ -14,6 +15,7 @@ _REGISTRY = Registry(
     LearningRateSchedule,
     {
         "CosineDecay": CosineDecay,
+        "CosineDecayRestarts": CosineDecayRestarts,
         "ExponentialDecay": ExponentialDecay,
         "InverseTimeDecay": InverseTimeDecay,
         "PiecewiseConstantDecay": PiecewiseConstantDecay,
