@@ -9,7 +9,7 @@ _ARRAY = "__array__"
 
 
 def to_portable(value: Any, arrays: dict[str, np.ndarray], key: str) -> Any:
-    """`value` for JSON. Arrays go into `arrays` under names that begin with `key`; of a dict, entries
+    """`value` for JSON. Arrays go into `arrays` under names that begin with `key`; entries of dicts
     that cannot be kept are left out."""
     if isinstance(value, np.generic):
         return value.item()

@@ -35,8 +35,8 @@ def draw_seed() -> int:
 
 
 def state() -> list | None:
-    """Where the source stands, for `set_state`; None for the operating system's, which has no state."""
-    if isinstance(_source, random.SystemRandom):
+    """Where the source stands, for `set_state`; None where it is the operating system's."""
+    if _source is None:
         return None
     version, words, following = _source.getstate()
     return [version, list(words), following]
@@ -44,8 +44,10 @@ def state() -> list | None:
 
 def set_state(kept: list | None) -> None:
     """Puts the source where `state` found it."""
+    from random import Random
+
     global _source
     if kept is not None:
         version, words, following = kept
-        _source = random.Random()
+        _source = Random()
         _source.setstate((version, tuple(words), following))

@@ -42,6 +42,8 @@ class BackupAndRestore(Callback):
         draws their order and dropout anew.
     """
 
+    _kept = ()
+
     def __init__(
         self, backup_dir, save_freq="epoch", double_checkpoint=False, delete_checkpoint=True
     ):
@@ -58,8 +60,9 @@ class BackupAndRestore(Callback):
         self._run = None
         self._unsaved = 0
 
-    def get_state(self):
-        return {}
+    @property
+    def _file(self):
+        return self.backup_dir / _FILE
 
     # Called by `fit()`.
 
@@ -88,30 +91,26 @@ class BackupAndRestore(Callback):
             except ValueError as error:
                 failure = failure or error
         if failure is not None:
-            raise ValueError(
-                f"`backup_dir`: {failure}\nhint: delete it to start anew"
-            ) from None
+            raise ValueError(f"`backup_dir`: {failure}\nhint: delete it to start anew") from None
         return None, None
 
-    def _batch_ended(self, place, callbacks):
+    def _batch_ended(self, save):
         self._unsaved += 1
         if self.save_freq != "epoch" and self._unsaved >= self.save_freq:
-            self._save(place, callbacks)
+            self._save(save)
 
-    def _epoch_ended(self, place, callbacks):
+    def _epoch_ended(self, save):
         if self.save_freq == "epoch":
-            self._save(place, callbacks)
+            self._save(save)
 
-    def _save(self, place, callbacks):
-        from bart_fast.training import checkpoint as files
-
-        path = self.backup_dir / _FILE
+    def _save(self, save):
+        path = self._file
         if self.double_checkpoint and path.is_file():
             earlier = self.backup_dir / _EARLIER
             earlier.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # A file system without hard links.
                 os.link(path, earlier)
-        files.save(path, self.model, callbacks, place, self._run)
+        save(path)
         self._unsaved = 0
 
     def on_train_end(self, logs=None):

@@ -72,6 +72,13 @@ class Batches:
             return self._numbered_epoch(epoch, first_step, self._indexed)
         return itertools.islice(self._stream_epoch(), first_step, None)
 
+    def skip(self, count: int) -> None:
+        """Reads batches of earlier epochs, where epochs go on in a stream."""
+        indexed = _is_indexed(self.data) and self._batches_per_pass
+        if self.is_stream and self.steps_given is not None and not indexed:
+            for _ in range(count):
+                self._next()
+
     @property
     def _batches_per_pass(self) -> int | None:
         if not self.is_stream:

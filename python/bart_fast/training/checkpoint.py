@@ -68,8 +68,11 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(path: Path, model: Any, callbacks: list, place: Place, run: Run) -> None:
-    """Writes a checkpoint; the file appears whole or not at all.
+def save(
+    path: Path, model: Any, callbacks: list, place: Place, run: Run, metrics: list | None = None
+) -> None:
+    """Writes a checkpoint; the file appears whole or not at all. `metrics` are the states of the
+    model's, where they count something else at the moment.
 
     Raises:
         OSError: the disk is full or cannot be written to. An earlier file is as it was.
@@ -92,10 +95,11 @@ def save(path: Path, model: Any, callbacks: list, place: Place, run: Run) -> Non
         "source": _random.state(),
         "learning_rate": _constant_rate(model.optimizer),
         "lora": _core.Adapters(core).names()[1],
-        "metrics": [
-            to_portable(vars(metric), arrays, f"metrics/{i}")
-            for i, metric in enumerate(model.metrics)
-        ],
+        "metrics": to_portable(
+            [vars(each) for each in model.metrics] if metrics is None else metrics,
+            arrays,
+            "metrics",
+        ),
         "callbacks": [
             [type(callback).__name__, to_portable(callback.get_state(), arrays, f"callbacks/{i}")]
             for i, callback in enumerate(callbacks)
@@ -114,7 +118,7 @@ def load(path: Path) -> Checkpoint:
         OSError: it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         state = json.loads(arrays.pop(_STATE).tobytes())
         version, place = state["version"], Place(**state["place"])
@@ -176,10 +180,15 @@ def restore(path: Path, checkpoint: Checkpoint, model: Any) -> None:
     for name in sorted(loras):
         adapters.set(name, _below(arrays, f"lora/{name}/"))
     adapters.choose(state["lora"])
-    if state["learning_rate"] is not None:
-        model.optimizer.learning_rate = state["learning_rate"]
+    restore_rate(checkpoint, model.optimizer)
     model._seed = state["seed"]
     _random.set_state(state["source"])
+
+
+def restore_rate(checkpoint: Checkpoint, optimizer: Any) -> None:
+    """Sets the learning rate, if it is none that follows from the number of steps."""
+    if checkpoint.state["learning_rate"] is not None:
+        optimizer.learning_rate = checkpoint.state["learning_rate"]
 
 
 def restore_callbacks(checkpoint: Checkpoint, callbacks: list) -> None:
