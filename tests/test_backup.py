@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import tiny_backbone, tiny_model, tiny_preprocessor
+from tiny_models import VOCABULARY, tiny_backbone, tiny_model, tiny_preprocessor
 
 import bart_fast
-from bart_fast import callbacks, models, optimizers
+from bart_fast import callbacks, models, optimizers, pretraining
 from bart_fast.optimizers import schedules
 
 WORDS = ["whale", "fox", "owl", "jumps", "over", "the", "lazy", "dog", "sees", "a"]
@@ -52,6 +52,15 @@ def classifier():
     return model
 
 
+def denoising(model):
+    """Batches that are others in each epoch."""
+    vocabulary = {**VOCABULARY, "<mask>": VOCABULARY["z"]}
+    del vocabulary["z"]
+    packing = models.BartSeq2SeqLMPreprocessor(models.BartTokenizer(vocabulary, []), 16, 12)
+    denoiser = pretraining.Denoiser(packing.tokenizer, text_infilling=0.4, seed=3)
+    return pretraining.DenoisingDataset(TEXTS, packing, denoiser, batch_size=3)
+
+
 def decaying():
     return optimizers.AdamW(schedules.CosineDecay(0.02, 12), global_clipnorm=1.0)
 
@@ -73,6 +82,7 @@ CASES = {
         {"x": PAIRS, "batch_size": 3},
     ),
     "lora": (adapted, {"x": PAIRS, "batch_size": 3}),
+    "fresh noise": (language_model, {"x": denoising}),
     "classifier": (classifier, {"x": TEXTS, "y": [0, 1] * 5, "batch_size": 3}),
 }
 
@@ -113,18 +123,21 @@ def assert_equal(result, expected):
 def test_a_run_stopped_anywhere_ends_with_the_same_bits(name, tmp_path):
     make, arguments = CASES[name]
     arguments = {**arguments, "epochs": 3, "verbose": 0}
-    model = make()
-    expected = result_of(model, model.fit(**arguments, callbacks=watchers()))
+
+    def run(*callbacks):
+        model = make()
+        x = arguments["x"](model) if callable(arguments["x"]) else arguments["x"]
+        history = model.fit(**{**arguments, "x": x}, callbacks=[*watchers(), *callbacks])
+        return result_of(model, history)
+
+    expected = run()
     for after, save_freq in ((1, 1), (4, 3), (5, "epoch"), (9, 1), (9, "epoch")):
         where = tmp_path / f"{after}-{save_freq}"
         backup = callbacks.BackupAndRestore(where, save_freq=save_freq)
         with pytest.raises(KeyboardInterrupt):
-            make().fit(**arguments, callbacks=[*watchers(), backup, Stop(after)])
+            run(backup, Stop(after))
         assert (where / "checkpoint.npz").is_file()
-        model = make()
-        backup = callbacks.BackupAndRestore(where, save_freq=save_freq)
-        history = model.fit(**arguments, callbacks=[*watchers(), backup])
-        assert_equal(result_of(model, history), expected)
+        assert_equal(run(callbacks.BackupAndRestore(where, save_freq=save_freq)), expected)
         assert not where.exists(), "the run has ended"
 
 

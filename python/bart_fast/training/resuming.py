@@ -55,7 +55,7 @@ class Progress:
             return
         self.place = self._checkpoint.place
         training.seed = self._model._training_seed()
-        training.skip(self.place.drawn - self.place.step)
+        training.skip(self.place.drawn, self.place.step)
         for callback in self._callbacks:
             callback._resume()
 
