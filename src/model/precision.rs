@@ -178,7 +178,7 @@ mod tests {
             (Precision::MixedFloat16, 2e-3, 1e-5),
             (Precision::Bfloat16, 2e-2, 2e-2),
             (Precision::MixedBfloat16, 2e-2, 1e-2),
-            (Precision::Int8, 5e-2, 2e-2),
+            (Precision::Int8, 5e-2, 5e-2),
         ];
         for (precision, from_exact, between_ways) in allowed {
             let model = tiny(precision);
