@@ -286,7 +286,7 @@ def test_wrong_arguments(arguments, message):
         ),
         (lambda m: m.predict({"token_ids": [[99]], "padding_mask": [[1]]}), "ids from 0 to 29"),
         (lambda m: m.predict("a", batch_size=0), "`batch_size`"),
-        (lambda m: m.predict("a", callbacks=[1]), "`callbacks` must be `None`"),
+        (lambda m: m.predict("a", callbacks=[1]), "`callbacks` must be instances of"),
         (lambda m: m.classify("a", top_k=0), "`top_k`"),
         (lambda m: m.classify_zero_shot("a", []), "`candidate_labels` must name one label"),
         (lambda m: m.classify_zero_shot("a", " , "), "`candidate_labels` must name one label"),

@@ -293,6 +293,21 @@ def test_a_classifier_takes_the_same_kinds():
     assert trained(iter([[x, OnDevice(y)] for x, y in parts])) == expected
 
 
+def test_a_classifier_predicts_the_same_kinds(capsys):
+    model, seen = classifier(tiny_backbone()), []
+    expected = model.predict(SOURCES, verbose=0)
+    labels, parts = np.array([0, 2, 1, 1]), [SOURCES[:1], SOURCES[1:]]
+    arrays = model.preprocessor(SOURCES)
+    halves = [{name: value[i : i + 2] for name, value in arrays.items()} for i in (0, 2)]
+    labelled = [(as_bytes(part), NumpyOnly(labels[: len(part)])) for part in parts]
+    for data in (iter(parts), iter(labelled), iter(halves)):
+        np.testing.assert_allclose(model.predict(data, verbose=0), expected, atol=1e-6)
+    assert len(model.predict(iter(parts), steps=1, verbose=0)) == 1
+    count = callbacks.LambdaCallback(on_predict_batch_end=lambda index, _: seen.append(index))
+    model.predict(SOURCES, batch_size=3, callbacks=[count])
+    assert seen == [0, 1] and capsys.readouterr().out.startswith("2/2 ")
+
+
 def test_loaders_of_torch():
     torch = pytest.importorskip("torch")
     sets = [torch.as_tensor(value) for value in (*X.values(), Y, WEIGHT)]

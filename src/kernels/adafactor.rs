@@ -12,6 +12,8 @@ use super::team;
 
 /// Rows that lie side by side at most; those of a panel of weights.
 const MOST_LANES: usize = 32;
+/// Values of a whole panel side by side: loops over them have a constant length, and become vectors.
+type Panel = [f32; MOST_LANES];
 /// Values of one part of a pass, about.
 const PART: usize = 64 * 1024;
 
@@ -138,16 +140,20 @@ pub fn matrices(
         .zip(row.chunks_mut(rows).zip(column.chunks_mut(columns)))
         .map(|(gradient, (row, column))| advance(gradient, row, column, shape, common, step))
         .collect();
-    let averages = || row.chunks(rows).zip(column.chunks(columns)).zip(&means);
+    let updates: Vec<Updates> = row
+        .chunks(rows)
+        .zip(column.chunks(columns))
+        .zip(means)
+        .map(|((row, column), mean)| Updates::new(row, column, mean, shape, common))
+        .collect();
     let mut squares = 0.0;
-    for (gradient, ((row, column), &mean)) in gradient.chunks(each).zip(averages()) {
-        let updates = Updates { row, column, mean, shape, common };
+    for (gradient, updates) in gradient.chunks(each).zip(&updates) {
         squares += updates.squares(gradient);
     }
     let factor = step.factor(value, squares, shape.count * rows * columns, common);
-    let parts = value.chunks_mut(each).zip(gradient.chunks(each)).zip(averages());
-    for ((value, gradient), ((row, column), &mean)) in parts {
-        let updates = Updates { row, column, mean, shape, common };
+    for ((value, gradient), updates) in
+        value.chunks_mut(each).zip(gradient.chunks(each)).zip(&updates)
+    {
         updates.apply(value, gradient, factor);
     }
 }
@@ -168,24 +174,51 @@ impl Kernel for &mut Advance<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Matrices { lanes, columns, .. } = self.shape;
+        let (common, epsilon) = (self.common, self.step.epsilon_1);
         let panels = self.gradient.chunks(columns * lanes).zip(self.row.chunks_mut(lanes));
         for (panel, row) in panels {
             let mut sums = [0.0_f64; MOST_LANES];
             for (values, total) in panel.chunks(lanes).zip(&mut self.columns) {
-                let mut of_column = 0.0;
-                for (&g, sum) in values.iter().zip(&mut sums).take(row.len()) {
-                    let g = self.common.gradient(g);
-                    let square = f64::from(g * g + self.step.epsilon_1);
-                    *sum += square;
-                    of_column += square;
+                let mut squares = [0.0_f64; MOST_LANES];
+                // Whole panels in a loop of constant length, which becomes vectors.
+                match <&Panel>::try_from(values) {
+                    Ok(values) if row.len() == MOST_LANES => {
+                        for (square, &g) in squares.iter_mut().zip(values) {
+                            *square = regulated_square(common, g, epsilon);
+                        }
+                    }
+                    _ => {
+                        for (square, &g) in squares.iter_mut().zip(values).take(row.len()) {
+                            *square = regulated_square(common, g, epsilon);
+                        }
+                    }
                 }
-                *total += of_column;
+                sums.iter_mut().zip(&squares).for_each(|(sum, square)| *sum += square);
+                *total += tree_sum(squares);
             }
             for (average, sum) in row.iter_mut().zip(sums) {
                 self.step.advance(average, sum / columns as f64);
             }
         }
     }
+}
+
+#[inline(always)]
+fn regulated_square(common: Common, g: f32, epsilon: f32) -> f64 {
+    let g = common.gradient(g);
+    f64::from(g * g + epsilon)
+}
+
+/// The sum, half added to half: in one order, and side by side.
+#[inline(always)]
+fn tree_sum(mut values: [f64; MOST_LANES]) -> f64 {
+    let mut half = MOST_LANES / 2;
+    while half > 0 {
+        let (low, high) = values.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        half /= 2;
+    }
+    values[0]
 }
 
 /// Takes a gradient into the averages; the mean of those of the rows.
@@ -223,218 +256,133 @@ fn advance(
     row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64
 }
 
-/// The updates of a matrix before they are clipped: `g / sqrt(row column / mean(row))`.
-#[derive(Clone, Copy)]
-struct Updates<'a> {
-    row: &'a [f32],
-    column: &'a [f32],
-    mean: f64,
+/// The updates of a matrix before they are clipped, `g / sqrt(row column / mean(row))`: the gradient
+/// times a factor of its row and one of its column.
+struct Updates {
+    row: Vec<f32>,
+    column: Vec<f32>,
     shape: Matrices,
     common: Common,
 }
 
-impl Updates<'_> {
-    /// Shares of each row of a panel, one for rows that are not there.
-    #[inline(always)]
-    fn shares(&self, row: &[f32]) -> [f32; MOST_LANES] {
-        let mut shares = [1.0; MOST_LANES];
-        let mean = self.mean as f32;
-        shares.iter_mut().zip(row).for_each(|(share, row)| *share = row / mean);
-        shares
+impl Updates {
+    fn new(row: &[f32], column: &[f32], mean: f64, shape: Matrices, common: Common) -> Self {
+        let root = |x: f64| (1.0 / x.sqrt()) as f32;
+        Updates {
+            row: row.iter().map(|&x| root(f64::from(x) / mean)).collect(),
+            column: column.iter().map(|&x| root(f64::from(x))).collect(),
+            shape,
+            common,
+        }
     }
 
-    /// The rows of a part, and its values, by parts.
-    fn parts<'b, T>(
-        &'b self,
-        values: impl Iterator<Item = T> + 'b,
-    ) -> impl Iterator<Item = (&'b [f32], T)> {
-        self.row.chunks(self.shape.rows_of_part()).zip(values)
+    /// Values of a part.
+    fn of_part(&self) -> usize {
+        self.shape.rows_of_part() * self.shape.columns
     }
 
+    /// The sum of the squares of all updates.
     fn squares(&self, gradient: &[f32]) -> f64 {
-        struct Part<'a> {
-            updates: &'a Updates<'a>,
-            row: &'a [f32],
-            gradient: &'a [f32],
-            sum: f64,
-        }
-        impl Kernel for &mut Part<'_> {
-            type Output = ();
-
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) {
-                let Matrices { lanes, columns, .. } = self.updates.shape;
-                let panels = self.gradient.chunks(columns * lanes).zip(self.row.chunks(lanes));
-                let mut sums = [0.0_f64; MOST_LANES];
-                for (panel, row) in panels {
-                    let shares = self.updates.shares(row);
-                    for (values, &column) in panel.chunks(lanes).zip(self.updates.column) {
-                        let lanes = values.iter().zip(&shares).zip(&mut sums).take(row.len());
-                        for ((&g, &share), sum) in lanes {
-                            let update = self.updates.common.gradient(g) / (share * column).sqrt();
-                            *sum += f64::from(update) * f64::from(update);
-                        }
-                    }
-                }
-                self.sum = sums.iter().sum();
-            }
-        }
-        let of_part = self.shape.rows_of_part() * self.shape.columns;
-        let mut parts: Vec<Part<'_>> = self
-            .parts(gradient.chunks(of_part))
-            .map(|(row, gradient)| Part { updates: self, row, gradient, sum: 0.0 })
+        let rows = self.row.chunks(self.shape.rows_of_part());
+        let mut parts: Vec<Squares<'_>> = gradient
+            .chunks(self.of_part())
+            .zip(rows)
+            .map(|(gradient, row)| Squares { updates: self, row, gradient, sum: 0.0 })
             .collect();
         let isa = isa::current();
         team::run_chunks(&mut parts, 1, &|_, part| with_isa(isa, &mut part[0]));
         parts.iter().fold(0.0, |total, part| total + part.sum)
     }
 
+    /// Changes the weights by `factor` times the updates.
     fn apply(&self, value: &mut [f32], gradient: &[f32], factor: f32) {
-        struct Part<'a> {
-            updates: &'a Updates<'a>,
-            row: &'a [f32],
-            value: &'a mut [f32],
-            gradient: &'a [f32],
-            factor: f32,
-        }
-        impl Kernel for &mut Part<'_> {
-            type Output = ();
-
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) {
-                let (common, factor) = (self.updates.common, self.factor);
-                let Matrices { lanes, columns, .. } = self.updates.shape;
-                let values = self.value.chunks_mut(columns * lanes);
-                let panels = values.zip(self.gradient.chunks(columns * lanes));
-                for ((value, panel), row) in panels.zip(self.row.chunks(lanes)) {
-                    let shares = self.updates.shares(row);
-                    let columns = value.chunks_mut(lanes).zip(panel.chunks(lanes));
-                    for ((value, values), &column) in columns.zip(self.updates.column) {
-                        let lanes = value.iter_mut().zip(values).zip(&shares).take(row.len());
-                        for ((w, &g), &share) in lanes {
-                            let update = common.gradient(g) / (share * column).sqrt();
-                            *w = common.decayed(*w) - factor * update;
-                        }
-                    }
-                }
-            }
-        }
-        let of_part = self.shape.rows_of_part() * self.shape.columns;
-        let mut parts: Vec<Part<'_>> = self
-            .parts(value.chunks_mut(of_part).zip(gradient.chunks(of_part)))
-            .map(|(row, (value, gradient))| Part { updates: self, row, value, gradient, factor })
+        let rows = self.row.chunks(self.shape.rows_of_part());
+        let arrays = value.chunks_mut(self.of_part()).zip(gradient.chunks(self.of_part()));
+        let mut parts: Vec<Change<'_>> = arrays
+            .zip(rows)
+            .map(|((value, gradient), row)| Change { updates: self, row, value, gradient, factor })
             .collect();
         let isa = isa::current();
         team::run_chunks(&mut parts, 1, &|_, part| with_isa(isa, &mut part[0]));
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::isa::available;
-    use crate::kernels::isa::forced::with;
-    use crate::kernels::pack;
-    use crate::kernels::parallel::with_threads;
-    use crate::kernels::testing::{assert_same_bits, noise};
+/// A part of a gradient whose updates are squared.
+struct Squares<'a> {
+    updates: &'a Updates,
+    row: &'a [f32],
+    gradient: &'a [f32],
+    sum: f64,
+}
 
-    const COMMON: Common = Common { learning_rate: 0.1, decay: 0.01, scale: 0.5, limit: 0.75 };
+impl Kernel for &mut Squares<'_> {
+    type Output = ();
 
-    fn step(number: u64) -> AdafactorStep {
-        AdafactorStep::new((-0.8, 0.5), (1e-30, 1e-3), 0.1, number)
-    }
-
-    /// The definition in f64, three steps on one row-major matrix.
-    fn definition(value: &[f32], gradients: &[Vec<f32>], (n, k): (usize, usize)) -> Vec<f64> {
-        let mut w: Vec<f64> = value.iter().map(|&x| f64::from(x)).collect();
-        let (mut r, mut c) = (vec![0.0; n], vec![0.0; k]);
-        for (t, gradient) in (1..).zip(gradients) {
-            let g: Vec<f64> =
-                gradient.iter().map(|&g| (f64::from(g) * 0.5).clamp(-0.75, 0.75)).collect();
-            let keep = 1.0 - f64::from(t).powf(-0.8);
-            for i in 0..n {
-                let mean = (0..k).map(|j| g[i * k + j].powi(2) + 1e-30).sum::<f64>() / k as f64;
-                r[i] = keep * r[i] + (1.0 - keep) * mean;
-            }
-            for j in 0..k {
-                let mean = (0..n).map(|i| g[i * k + j].powi(2) + 1e-30).sum::<f64>() / n as f64;
-                c[j] = keep * c[j] + (1.0 - keep) * mean;
-            }
-            let mean = r.iter().sum::<f64>() / n as f64;
-            let u: Vec<f64> =
-                (0..n * k).map(|i| g[i] / (r[i / k] * c[i % k] / mean).sqrt()).collect();
-            let root = |x: &[f64]| (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();
-            w.iter_mut().for_each(|w| *w *= 0.99);
-            let alpha = root(&w).max(1e-3) * f64::min(0.1, 1.0 / f64::from(t).sqrt());
-            let clip = (root(&u) / 0.5).max(1.0);
-            w.iter_mut().zip(&u).for_each(|(w, u)| *w -= alpha * u / clip);
-        }
-        w
-    }
-
-    #[test]
-    fn panels_and_rows_follow_the_definition_on_every_isa_with_any_team() {
-        for (n, k) in [(1, 1), (5, 3), (32, 7), (70, 40), (333, 401)] {
-            let value: Vec<f32> = noise(n * k, 1);
-            let gradients: Vec<Vec<f32>> = (2..5).map(|seed| noise(n * k, seed)).collect();
-            let expected = definition(&value, &gradients, (n, k));
-            let run = |lanes: usize| {
-                let shape = Matrices { count: 1, rows: n, columns: k, lanes };
-                let stored = |rows: &[f32]| {
-                    let mut packed = vec![0.0; shape.stored()];
-                    match lanes {
-                        1 => packed.copy_from_slice(rows),
-                        _ => pack::from_rows(rows, n, k, &mut packed),
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Updates { column, shape, common, .. } = self.updates;
+        let lanes = shape.lanes;
+        let panels = self.gradient.chunks(shape.columns * lanes).zip(self.row.chunks(lanes));
+        let mut sums = [0.0_f64; MOST_LANES];
+        for (panel, row) in panels {
+            for (values, &column) in panel.chunks(lanes).zip(column) {
+                if let (Ok(values), Ok(row)) = (<&Panel>::try_from(values), <&Panel>::try_from(row))
+                {
+                    for ((sum, &g), &row) in sums.iter_mut().zip(values).zip(row) {
+                        let update = f64::from(common.gradient(g) * row * column);
+                        *sum += update * update;
                     }
-                    packed
-                };
-                let (mut w, mut row, mut column) = (stored(&value), vec![0.0; n], vec![0.0; k]);
-                for (t, gradient) in (1..).zip(&gradients) {
-                    let averages = [&mut row[..], &mut column[..]];
-                    matrices(&mut w, &stored(gradient), averages, shape, COMMON, step(t));
-                }
-                w
-            };
-            for lanes in [1, 32] {
-                let once = with_threads(1, || run(lanes));
-                let mut rows = once.clone();
-                if lanes > 1 {
-                    rows = vec![0.0; n * k];
-                    pack::to_rows(&once, n, k, &mut rows);
-                    let padding: f32 = once.iter().map(|x| x.abs()).sum::<f32>()
-                        - rows.iter().map(|x| x.abs()).sum::<f32>();
-                    assert!(padding.abs() < 1e-2 * n as f32, "padding moved: {padding}");
-                }
-                for (got, expected) in rows.iter().zip(&expected) {
-                    assert!((f64::from(*got) - expected).abs() < 2e-6, "{n} {k} {lanes}");
-                }
-                for isa in available() {
-                    let again = with_threads(3, || with(isa, || run(lanes)));
-                    assert_same_bits(&again, &once, isa.name());
+                } else {
+                    for ((sum, &g), &row) in sums.iter_mut().zip(values).zip(row) {
+                        let update = f64::from(common.gradient(g) * row * column);
+                        *sum += update * update;
+                    }
                 }
             }
         }
-    }
-
-    #[test]
-    fn several_matrices_share_the_size_of_their_updates_only() {
-        let (n, k) = (4, 6);
-        let (value, gradient) = (noise(2 * n * k, 1), noise(2 * n * k, 2));
-        let shape = Matrices { count: 2, rows: n, columns: k, lanes: 1 };
-        let (mut w, mut row, mut column) = (value.clone(), vec![0.0; 2 * n], vec![0.0; 2 * k]);
-        matrices(&mut w, &gradient, [&mut row, &mut column], shape, COMMON, step(1));
-        for half in 0..2 {
-            let of = |x: &[f32]| x[half * n * k..(half + 1) * n * k].to_vec();
-            let (mut alone, shape) = (of(&value), Matrices { count: 1, ..shape });
-            let (mut r, mut c) = (vec![0.0; n], vec![0.0; k]);
-            matrices(&mut alone, &of(&gradient), [&mut r, &mut c], shape, COMMON, step(1));
-            assert_same_bits(&row[half * n..(half + 1) * n], &r, "rows");
-            let moved = |w: &[f32], i: usize| w[i] - 0.99 * of(&value)[i];
-            let factor = moved(&of(&w), 0) / moved(&alone, 0);
-            for i in 0..n * k {
-                assert!((moved(&of(&w), i) / moved(&alone, i) - factor).abs() < 1e-3 * factor);
-            }
-        }
-        matrices(&mut [], &[], [&mut [], &mut []], Matrices { count: 0, ..shape }, COMMON, step(1));
+        self.sum = tree_sum(sums);
     }
 }
+
+/// A part of the weights that is changed.
+struct Change<'a> {
+    updates: &'a Updates,
+    row: &'a [f32],
+    value: &'a mut [f32],
+    gradient: &'a [f32],
+    factor: f32,
+}
+
+impl Kernel for &mut Change<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Updates { column, shape, common, .. } = self.updates;
+        let (lanes, factor) = (shape.lanes, self.factor);
+        let of_panel = shape.columns * lanes;
+        let panels = self.value.chunks_mut(of_panel).zip(self.gradient.chunks(of_panel));
+        for ((value, panel), row) in panels.zip(self.row.chunks(lanes)) {
+            let columns = value.chunks_mut(lanes).zip(panel.chunks(lanes));
+            for ((value, values), &column) in columns.zip(column) {
+                if let (Ok(value), Ok(values), Ok(row)) = (
+                    <&mut Panel>::try_from(&mut *value),
+                    <&Panel>::try_from(values),
+                    <&Panel>::try_from(row),
+                ) {
+                    for ((w, &g), &row) in value.iter_mut().zip(values).zip(row) {
+                        *w = common.decayed(*w) - factor * (common.gradient(g) * row * column);
+                    }
+                } else {
+                    for ((w, &g), &row) in value.iter_mut().zip(values).zip(row) {
+                        *w = common.decayed(*w) - factor * (common.gradient(g) * row * column);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "adafactor_tests.rs"]
+mod tests;

@@ -1,11 +1,12 @@
 """What keras-hub computes with the preset `keras_tiny`, number by number."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bart_fast import optimizers, samplers
+from bart_fast import metrics, optimizers, samplers
 from bart_fast.models import BartSeq2SeqLM
 
 STOPS = ["nostop", "stop0", "stop16", "stop12", "stop9", "stop16_20", "stop32_21"]
@@ -302,3 +303,29 @@ def keras_array(name, value, split):
 def test_sizes_that_the_weights_do_not_have_are_refused(keras_tiny, changed, problem):
     with pytest.raises(ValueError, match=problem):
         BartSeq2SeqLM.from_preset(keras_tiny, **changed)
+
+
+FIT = json.loads((Path(__file__).parent / "keras_hub_fit.json").read_text())
+
+
+@pytest.mark.parametrize("run", FIT["runs"], ids=[run["class_name"] for run in FIT["runs"]])
+def test_a_run_of_fit_equals_keras_hub(keras_tiny, run):
+    """Made by make_keras_hub_fit.py: metrics of both kinds, validation, four optimizers."""
+    model = BartSeq2SeqLM.from_preset(str(keras_tiny), preprocessor=None, dropout=0.0)
+    optimizer = getattr(optimizers, run["class_name"])(**run["config"])
+    if "weight_decay" in run["config"]:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    masked = metrics.Perplexity(from_logits=True, mask_token_id=5)
+    model.compile(
+        optimizer=optimizer,
+        metrics=["accuracy", "perplexity"],
+        weighted_metrics=["accuracy", masked],
+    )
+    x, y = {key: np.array(value) for key, value in FIT["x"].items()}, np.array(FIT["y"])
+    weight = x["decoder_padding_mask"].astype(np.float32)
+    options = {"batch_size": 2, "verbose": 0, "shuffle": False, "epochs": 2}
+    got = model.fit(x, y, sample_weight=weight, validation_data=(x, y, weight), **options).history
+    assert list(got) == list(run["history"])
+    for key, values in run["history"].items():
+        np.testing.assert_allclose(got[key], values, rtol=1e-5, err_msg=key)
+    np.testing.assert_allclose(model.predict(x, verbose=0)[0], run["logits"], atol=5e-5)

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from bart_fast.models.bart_text_classifier_preprocessor import (
 )
 from bart_fast.models.classification_rows import ClassifiedRows, rows_of_arrays
 from bart_fast.models.task import Task
+from bart_fast.training.arguments import check_verbose
+from bart_fast.training.batches import Batches
+from bart_fast.training.data import open_data
 from bart_fast.training.labelled import LabelledTrainingMixin
 
 
@@ -78,7 +81,7 @@ class TextClassifier(LabelledTrainingMixin, Task):
             raise argument_error(
                 "training", "must be False", training, "`fit()` and `train_on_batch()` train"
             )
-        return self.predict(x)
+        return self.predict(x, verbose=0)
 
     def predict(
         self,
@@ -94,11 +97,11 @@ class TextClassifier(LabelledTrainingMixin, Task):
             x: a string or a list of strings; a tuple `(first, second)` of either, or a list of
                 pairs, for pairs of texts; or a dict of token arrays `token_ids` and `padding_mask`
                 [batch, length], which may also be called `encoder_token_ids` and
-                `encoder_padding_mask`.
-            batch_size: int. Rows computed at a time. Defaults to 32.
-            verbose: for Keras' signature; changes nothing.
+                `encoder_padding_mask`; or an iterable of batches of these, with or without labels.
+            batch_size: int. Rows computed at a time. Defaults to 32; `None` for an iterable.
+            verbose: 0 silent, 1 or `"auto"` (default) a progress bar, 2 one line.
             steps: int. Batches to compute. Defaults to all.
-            callbacks: `None`; others are not implemented.
+            callbacks: list of `Callback`.
 
         Returns:
             float32 array [batch, num_classes]: logits, or what `activation` makes of them. One
@@ -111,9 +114,36 @@ class TextClassifier(LabelledTrainingMixin, Task):
         Warns:
             UserWarning: texts are longer than `sequence_length` or the model, and are cut.
         """
-        if callbacks:
-            raise argument_error("callbacks", "must be `None` for a classifier", callbacks)
-        return self._activated(self._logits(x, batch_size, steps))
+        if _is_stream(x):
+            stream = Batches(open_data(x), batch_size, steps=steps)
+            parts = (self._rows(raw[0]) for raw in stream.epoch(0))
+            known = stream.steps
+        else:
+            rows = self._rows(x)
+            size = 32 if batch_size is None else check_positive_int("batch_size", batch_size)
+            starts = range(0, len(rows), size)
+            if steps is not None:
+                starts = starts[: check_positive_int("steps", steps)]
+            parts = (rows.part(start, start + size) for start in starts)
+            known = len(starts)
+        callbacks = self._callback_list(callbacks, check_verbose(verbose), 1, known)
+        try:
+            return self._activated(self._predict(parts, callbacks))
+        finally:
+            callbacks.close()
+
+    def _predict(self, parts: Iterable[ClassifiedRows], callbacks: Any) -> np.ndarray:
+        scores = [np.zeros((0, self.num_classes), np.float32)]
+        self.stop_predicting = False
+        callbacks.on_predict_begin()
+        for step, part in enumerate(parts):
+            callbacks.on_predict_batch_begin(step)
+            scores.append(self._compute(part, max(len(part), 1), None))
+            callbacks.on_predict_batch_end(step)
+            if self.stop_predicting:
+                break
+        callbacks.on_predict_end()
+        return np.concatenate(scores)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Scores of each class, computed as one batch; see `predict()`."""
@@ -327,6 +357,12 @@ class TextClassifier(LabelledTrainingMixin, Task):
         if self.problem_type == "multi_label_classification" or self.num_classes == 1:
             return 1.0 / (1.0 + np.exp(-logits))
         return zero_shot.softmax(logits)
+
+
+def _is_stream(x: Any) -> bool:
+    """Whether `x` yields batches, and is neither texts nor arrays itself."""
+    is_given = isinstance(x, str | bytes | Mapping | list | tuple) or hasattr(x, "__array__")
+    return not is_given and (isinstance(x, Iterable) or hasattr(x, "__getitem__"))
 
 
 def _warn_of_cuts(cut_rows: int, cut_tokens: int, rows: int, width: int) -> None:

@@ -129,6 +129,8 @@ def unpack_batch(batch: Any) -> RawBatch:
     """
     if isinstance(batch, Mapping):
         return as_numpy(batch), None, None
+    if isinstance(batch, list) and batch and isinstance(batch[0], str | bytes):
+        return batch, None, None  # Texts alone, to be classified.
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 3:
         return as_numpy((*batch, None, None)[:3])
     raise argument_error("x", "must yield `x`, `(x, y)` or `(x, y, sample_weight)`", batch)

@@ -196,7 +196,8 @@ class TrainingMixin(SingleBatchesMixin):
             if validation is not None and is_validated(epoch, validation_freq):
                 progress.begin_validation()
                 values = self._evaluate(validation, callbacks, "validation_data")
-                logs.update({f"val_{name}": value for name, value in values.items()})
+                logs |= {f"val_{name}": value for name, value in values.items()}
+                logs = dict(sorted(logs.items()))
             callbacks.on_epoch_end(epoch, logs)
             progress.end_epoch(epoch)
             if self.stop_training:
