@@ -45,3 +45,26 @@ class Lora:
         """Gives a model this set, and puts it in use."""
         _core.Adapters(core).add(adapter, self.matrices, self.rank, self.alpha, self.by_head, 0)
         _core.Adapters(core).set(adapter, self.values)
+
+
+class AdapterInUse:
+    """The parameters of the set of additions that a model uses, none where there is none."""
+
+    def __init__(self, core: _core.Model):
+        self._adapters, self._name = None, None
+        if isinstance(core, _core.Model):  # Others that can train have none.
+            self._adapters = _core.Adapters(core)
+            _, name, is_merged = self._adapters.names()
+            self._name = None if is_merged else name
+
+    def parameters(self) -> list[tuple[str, list[int]]]:
+        """Name and shape of each."""
+        return [] if self._name is None else self._adapters.parameters(self._name)
+
+    def get_parameter(self, name: str) -> np.ndarray:
+        """A copy of one."""
+        return self._adapters.get(self._name, name)
+
+    def set_parameters(self, values: dict[str, np.ndarray]) -> None:
+        """Replaces some."""
+        self._adapters.set(self._name, values)

@@ -32,3 +32,22 @@ def draw_seed() -> int:
     if _source is None:
         return int.from_bytes(os.urandom(8), "little") >> 1
     return _source.getrandbits(63)
+
+
+def state() -> list | None:
+    """Where the source stands, for `set_state`; None where it is the operating system's."""
+    if _source is None:
+        return None
+    version, words, following = _source.getstate()
+    return [version, list(words), following]
+
+
+def set_state(kept: list | None) -> None:
+    """Puts the source where `state` found it."""
+    from random import Random
+
+    global _source
+    if kept is not None:
+        version, words, following = kept
+        _source = Random()
+        _source.setstate((version, tuple(words), following))

@@ -20,8 +20,8 @@ fn on_every_side(mut work: impl FnMut(&Allot) -> Vec<f32>) {
             }
         };
         each(isa.name());
-        if let Some(isa) = isa::without_vnni(isa) {
-            isa::forced::with(isa, || each("without 8-bit instructions"));
+        if let Some((isa, name)) = isa::plain(isa) {
+            isa::forced::with(isa, || each(name));
         }
     });
 }

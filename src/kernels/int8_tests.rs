@@ -13,7 +13,7 @@ const DEPTHS: [usize; 8] = [1, 3, 4, 5, 64, 257, 768, 1030];
 fn on_every_path(mut check: impl FnMut(isa::Isa)) {
     on_every_isa(|isa| {
         check(isa);
-        if let Some(isa) = isa::without_vnni(isa) {
+        if let Some((isa, _)) = isa::plain(isa) {
             isa::forced::with(isa, || check(isa));
         }
     });

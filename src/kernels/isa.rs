@@ -14,7 +14,9 @@
 //! | `neon` | aarch64 (always present) | 4 |
 //! | `scalar` | nothing | 8, as an array |
 //!
-//! The best one present is chosen once. `BART_FAST_ISA` forces a lower one.
+//! The best one present is chosen once. `BART_FAST_ISA` forces a lower one; with `-plain` behind its name
+//! (`avx2-plain`) without what some processors add to it, 8-bit products above all (VNNI, `dotprod`) and
+//! those of bfloat16.
 
 use std::sync::OnceLock;
 
@@ -305,18 +307,17 @@ pub fn pairs_of(isa: Isa) -> Pairs {
     with_isa(isa, Of)
 }
 
-/// Test only: the same instruction set without the instructions for 8-bit products that some
-/// processors add to it; `None` if there are none.
-#[cfg(test)]
-pub fn without_vnni(isa: Isa) -> Option<Isa> {
+/// The same instruction set without what some processors add to it, and its name; `None` if this one
+/// adds nothing.
+pub fn plain(isa: Isa) -> Option<(Isa, &'static str)> {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(s) if s.has_vnni() => Some(Isa::Avx2(s.without_vnni())),
+        Isa::Avx2(s) => s.plain().map(|s| (Isa::Avx2(s), "avx2-plain")),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(s) if s.has_vnni() => Some(Isa::Avx512(s.without_vnni())),
+        Isa::Avx512(s) => s.plain().map(|s| (Isa::Avx512(s), "avx512-plain")),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon(s) if s.has_dot() => Some(Isa::Neon(s.without_dot())),
-        _ => None,
+        Isa::Neon(s) => s.plain().map(|s| (Isa::Neon(s), "neon-plain")),
+        Isa::Scalar(_) => None,
     }
 }
 
@@ -338,15 +339,15 @@ pub fn available() -> Vec<Isa> {
 const VARIABLE: &str = "BART_FAST_ISA";
 
 /// The choice, made once.
-static CHOICE: OnceLock<Isa> = OnceLock::new();
+static CHOICE: OnceLock<(Isa, &'static str)> = OnceLock::new();
 
 /// Makes the choice now and says whether `BART_FAST_ISA` can be honoured.
 ///
 /// # Errors
 /// `Argument` if the variable holds a name this machine does not have.
 pub fn configure() -> Result<()> {
-    choose().map(|isa| {
-        CHOICE.get_or_init(|| isa);
+    choose().map(|choice| {
+        CHOICE.get_or_init(|| choice);
     })
 }
 
@@ -357,28 +358,41 @@ pub fn current() -> Isa {
     if let Some(isa) = forced::get() {
         return isa;
     }
-    // An unusable variable was reported by `configure`; without that call the default is taken.
-    *CHOICE.get_or_init(|| choose().unwrap_or_else(|_| available()[0]))
+    choice().0
 }
 
-/// Its name: `avx512`, `avx2`, `neon` or `scalar`.
+/// Its name: `avx512`, `avx2`, `neon` or `scalar`, or one of these with `-plain`.
 pub fn current_name() -> &'static str {
-    current().name()
+    choice().1
+}
+
+fn choice() -> (Isa, &'static str) {
+    // An unusable variable was reported by `configure`; without that call the default is taken.
+    *CHOICE.get_or_init(|| choose().unwrap_or_else(|_| named()[0]))
 }
 
 /// Best one present, or the one that the environment names.
-fn choose() -> Result<Isa> {
+fn choose() -> Result<(Isa, &'static str)> {
     match std::env::var_os(VARIABLE) {
         Some(name) if !name.is_empty() => by_name(&name.to_string_lossy()),
-        _ => Ok(available()[0]),
+        _ => Ok(named()[0]),
     }
 }
 
+/// All that can be chosen, with their names, best first.
+fn named() -> Vec<(Isa, &'static str)> {
+    available()
+        .into_iter()
+        .flat_map(|isa| [Some((isa, isa.name())), plain(isa)])
+        .flatten()
+        .collect()
+}
+
 /// The instruction set called `name`, if the machine has it.
-fn by_name(name: &str) -> Result<Isa> {
-    let found = available();
-    found.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
-        let names: Vec<String> = found.iter().map(|isa| format!("`{}`", isa.name())).collect();
+fn by_name(name: &str) -> Result<(Isa, &'static str)> {
+    let found = named();
+    found.iter().copied().find(|(_, known)| *known == name).ok_or_else(|| {
+        let names: Vec<String> = found.iter().map(|(_, name)| format!("`{name}`")).collect();
         Error::argument(
             VARIABLE,
             format!(

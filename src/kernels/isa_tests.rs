@@ -317,7 +317,10 @@ fn exp_meets_its_ends() {
 #[test]
 fn every_name_is_found_and_another_is_refused_with_the_way_out() {
     for isa in available() {
-        assert_eq!(by_name(isa.name()).unwrap().name(), isa.name());
+        assert_eq!(by_name(isa.name()).unwrap().1, isa.name());
+        if let Some((_, name)) = plain(isa) {
+            assert_eq!(by_name(name).unwrap().1, format!("{}-plain", isa.name()));
+        }
     }
     let message = by_name("mmx").unwrap_err().to_string();
     assert!(

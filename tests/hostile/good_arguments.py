@@ -301,6 +301,7 @@ def keras_calls(folder):
     finalize.apply({"w": np.ones(2, np.float32)}, {"w": np.ones(2, np.float32)})
     path = "optimizers.AdamW.finalize_variable_values"
     found[path] = (finalize.finalize_variable_values, {"parameters": {}})
+    found["callbacks.BackupAndRestore"] = (callbacks.BackupAndRestore, {"backup_dir": folder})
     found["callbacks.CSVLogger"] = (callbacks.CSVLogger, {"filename": folder})
     found["callbacks.ModelCheckpoint"] = (callbacks.ModelCheckpoint, {"filepath": folder})
     found["callbacks.LearningRateScheduler"] = (callbacks.LearningRateScheduler, {"schedule": len})

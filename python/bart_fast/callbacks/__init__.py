@@ -1,5 +1,6 @@
 """Callbacks with Keras' names and arguments."""
 
+from bart_fast.callbacks.backup_and_restore import BackupAndRestore
 from bart_fast.callbacks.callback import Callback
 from bart_fast.callbacks.callback_list import CallbackList
 from bart_fast.callbacks.csv_logger import CSVLogger
@@ -17,6 +18,7 @@ from bart_fast.callbacks.tensor_board import TensorBoard
 from bart_fast.callbacks.terminate_on_nan import TerminateOnNaN
 
 __all__ = [
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",

@@ -21,6 +21,9 @@ class Callback:
     ```
     """
 
+    # Names of the attributes that a checkpoint keeps; None: all of them.
+    _kept = None
+
     def __init__(self):
         self.params = None
         self.model = None
@@ -32,6 +35,20 @@ class Callback:
     def set_model(self, model):
         """Called before a run with the model."""
         self.model = model
+
+    def get_state(self):
+        """dict. What a checkpoint keeps of the callback: by default all its attributes. Those that
+        are no numbers, strings, arrays, or lists and dicts of such are left out."""
+        if self._kept is not None:
+            return {name: getattr(self, name) for name in self._kept}
+        return {k: v for k, v in vars(self).items() if k not in ("params", "model")}
+
+    def set_state(self, state):
+        """Takes over what `get_state` of an equal callback returned, in a run that goes on."""
+        vars(self).update(state)
+
+    def _resume(self):
+        """Called before `on_train_begin` of a run that goes on."""
 
     def on_train_begin(self, logs=None):
         """Called when training starts."""

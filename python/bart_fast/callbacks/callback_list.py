@@ -30,11 +30,11 @@ class CallbackList(Callback):
                     "`callbacks` must be instances of `bart_fast.callbacks.Callback`; "
                     f"received: {callback!r}"
                 )
-        self.history = self._find(History)
+        self.history = self.find(History)
         if add_history and self.history is None:
             self.history = History()
             self.callbacks.append(self.history)
-        self.progress = self._find(ProgbarLogger)
+        self.progress = self.find(ProgbarLogger)
         if add_progbar and self.progress is None:
             self.progress = ProgbarLogger()
             self.callbacks.append(self.progress)
@@ -59,7 +59,8 @@ class CallbackList(Callback):
         if self.progress is not None:
             self.progress.close()
 
-    def _find(self, kind):
+    def find(self, kind):
+        """The first callback of a class, or None."""
         return next((callback for callback in self.callbacks if isinstance(callback, kind)), None)
 
     def set_params(self, params):

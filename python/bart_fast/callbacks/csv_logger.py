@@ -19,6 +19,8 @@ class CSVLogger(Callback):
         append: bool. Go on in a file that exists. Defaults to False: replace it.
     """
 
+    _kept = ()
+
     def __init__(self, filename, separator=",", append=False):
         super().__init__()
         if not isinstance(separator, str) or len(separator) != 1:
@@ -28,12 +30,17 @@ class CSVLogger(Callback):
         self.append = check_flag("append", append)
         self._file = None
         self._writer = None
+        self._goes_on = False
+
+    def _resume(self):
+        self._goes_on = True
 
     def on_train_begin(self, logs=None):
         self._release()
         path = Path(self.filename)
-        self._has_header = self.append and path.exists() and path.stat().st_size > 0
-        self._file = path.open("a" if self.append else "w", newline="", encoding="utf-8")
+        append, self._goes_on = self.append or self._goes_on, False
+        self._has_header = append and path.exists() and path.stat().st_size > 0
+        self._file = path.open("a" if append else "w", newline="", encoding="utf-8")
         self._writer = None
 
     def on_epoch_end(self, epoch, logs=None):

@@ -18,6 +18,8 @@ class EarlyStopping(MonitorCallback):
         start_from_epoch: int. Epochs that are not looked at. Defaults to 0.
     """
 
+    _kept = ("wait", "stopped_epoch", "best", "best_weights", "best_epoch")
+
     def __init__(
         self,
         monitor="val_loss",

@@ -22,6 +22,8 @@ class ModelCheckpoint(MonitorCallback):
         initial_value_threshold: float. The value to beat first.
     """
 
+    _kept = ("best", "_epoch", "_unsaved_batches")
+
     def __init__(
         self,
         filepath,

@@ -7,6 +7,8 @@ from bart_fast.training.progress import ProgressBar
 class ProgbarLogger(Callback):
     """Shows progress: `fit` and `evaluate` add one unless `verbose=0`."""
 
+    _kept = ()
+
     def __init__(self):
         super().__init__()
         self.verbose = 1

@@ -24,6 +24,8 @@ class ReduceLROnPlateau(MonitorCallback):
         min_lr: float. The rate is not reduced below it. Defaults to 0.0.
     """
 
+    _kept = ("best", "cooldown_counter", "wait")
+
     def __init__(
         self,
         monitor="val_loss",

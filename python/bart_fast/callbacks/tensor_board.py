@@ -32,6 +32,8 @@ class TensorBoard(Callback):
         ImportError: tensorboardX is not installed.
     """
 
+    _kept = ("_batches",)
+
     def __init__(
         self,
         log_dir="logs",

@@ -66,11 +66,32 @@ class Batches:
         A batch of `Examples` or of an indexed set depends on its number only, so that a run can go
         on at any of them; what comes as a stream is read up to there.
         """
-        if not self.is_stream:
-            return self._numbered_epoch(epoch, first_step, self._examples)
-        if _is_indexed(self.data) and self._batches_per_pass:
-            return self._numbered_epoch(epoch, first_step, self._indexed)
+        if self._is_numbered:
+            batch = self._indexed if self.is_stream else self._examples
+            return self._numbered_epoch(epoch, first_step, batch)
         return itertools.islice(self._stream_epoch(), first_step, None)
+
+    def skip(self, drawn: int, step: int) -> None:
+        """Brings the data to where a run left it after `drawn` batches, `step` of them in its last
+        epoch: an indexed set is told of the passes that began and ended, a stream that goes on from
+        epoch to epoch is read again."""
+        if not self.is_stream:
+            return
+        if self._is_numbered:
+            passes, rest = divmod(drawn, self._batches_per_pass)
+            for _ in range(passes):
+                _call(self.data, "on_epoch_begin")
+                _call(self.data, "on_epoch_end")
+            if rest:
+                _call(self.data, "on_epoch_begin")
+        elif self.steps_given is not None:
+            for _ in range(drawn - step):
+                self._next()
+
+    @property
+    def _is_numbered(self) -> bool:
+        """Whether batches are asked for by their number."""
+        return not self.is_stream or bool(_is_indexed(self.data) and self._batches_per_pass)
 
     @property
     def _batches_per_pass(self) -> int | None:

@@ -18,6 +18,7 @@ from bart_fast.training.batches import Batches
 from bart_fast.training.compiled_metrics import CompiledMetrics
 from bart_fast.training.data import Examples
 from bart_fast.training.errors import NonFiniteLossError
+from bart_fast.training.resuming import Progress
 from bart_fast.training.single_batches import SingleBatchesMixin
 
 _AUTO_LEARNING_RATE = 2e-5
@@ -169,57 +170,66 @@ class TrainingMixin(SingleBatchesMixin):
         verbose = check_verbose(verbose)
         self._check_first(batch_size, data, validation and validation.data)
         callbacks = self._callback_list(callbacks, verbose, epochs, training.steps, history=True)
+        progress = Progress(self, callbacks, training, range(initial_epoch, epochs))
         try:
-            self._fit(
-                training,
-                validation,
-                callbacks,
-                range(initial_epoch, epochs),
-                validation_freq,
-                class_weight,
-            )
+            progress.restore()
+            self._fit(training, validation, callbacks, progress, validation_freq, class_weight)
+        except KeyboardInterrupt:
+            progress.interrupted()
+            raise
         finally:
             callbacks.close()
         return callbacks.history or self.history
 
-    def _fit(self, training, validation, callbacks, epochs, validation_freq, class_weight):
+    def _fit(self, training, validation, callbacks, progress, validation_freq, class_weight):
         """The loop over epochs."""
-        make_batch = self._batch_maker()
         self.stop_training = False
         callbacks.on_train_begin()
+        epochs = progress.begin()
         logs: dict[str, float] = {}
         for epoch in epochs:
-            self.reset_metrics()
-            callbacks.on_epoch_begin(epoch)
-            logs = {}
-            for step, raw in enumerate(training.epoch(epoch)):
-                callbacks.on_train_batch_begin(step)
-                batch = make_batch(*raw)
-                if class_weight is not None:
-                    batch = batch.weighted_by_class(class_weight)
-                failure = self._train_batch(batch)
-                logs = self._logs()
-                callbacks.on_train_batch_end(step, logs)
-                if failure is not None and not self.stop_training:
-                    raise NonFiniteLossError(f"epoch {epoch + 1}, step {step + 1}: {failure}")
-                if self.stop_training:
-                    break
+            logs = self._fit_epoch(epoch, training, callbacks, progress, class_weight)
             if not logs:
                 if epoch == epochs.start:
                     raise argument_error("x", "must yield at least one batch", "none")
                 warnings.warn("the data ran out: training stops", stacklevel=3)
                 break
             if validation is not None and is_validated(epoch, validation_freq):
+                progress.begin_validation()
                 values = self._evaluate(validation, callbacks, "validation_data")
                 logs |= {f"val_{name}": value for name, value in values.items()}
                 logs = dict(sorted(logs.items()))
             callbacks.on_epoch_end(epoch, logs)
+            progress.end_epoch(epoch)
             if self.stop_training:
                 break
         callbacks.release()
-        if epochs:
+        if progress.asked:
             self._put_averages()
         callbacks.on_train_end(logs)
+
+    def _fit_epoch(self, epoch, training, callbacks, progress, class_weight):
+        """The loop over the batches of an epoch; returns its logs, none if there was no batch."""
+        make_batch = self._batch_maker()
+        self.reset_metrics()
+        callbacks.on_epoch_begin(epoch)
+        first = progress.begin_epoch(epoch)
+        logs = self._logs() if first else {}
+        for step, raw in enumerate(training.epoch(epoch, first), first):
+            callbacks.on_train_batch_begin(step)
+            batch = make_batch(*raw)
+            if class_weight is not None:
+                batch = batch.weighted_by_class(class_weight)
+            failure = self._train_batch(batch)
+            logs = self._logs()
+            progress.trained(epoch, step)
+            callbacks.on_train_batch_end(step, logs)
+            if failure is not None and not self.stop_training:
+                raise NonFiniteLossError(f"epoch {epoch + 1}, step {step + 1}: {failure}")
+            progress.end_batch()
+            if self.stop_training:
+                break
+        return logs
 
     def evaluate(
         self,

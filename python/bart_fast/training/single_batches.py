@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bart_fast import _core
 from bart_fast._validation import argument_error, check_flag
 from bart_fast.training.arguments import check_class_weight
 from bart_fast.training.data import unpack_batch
@@ -71,7 +72,7 @@ class SingleBatchesMixin(StepsMixin):
 
     def get_weights(self) -> list[np.ndarray]:
         """All weights, copied as float32, in the order of the model's parameters."""
-        return [part.get_parameter(name) for part, name in self._trained()]
+        return [_values(part, name) for part, name in self._trained()]
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:
         """Replaces all weights by what `get_weights` returned, in the precision of the model.
@@ -89,4 +90,18 @@ class SingleBatchesMixin(StepsMixin):
             )
         pairs = list(zip(parameters, weights, strict=True))
         for part in dict.fromkeys(part for part, _ in parameters):
-            part.set_parameters({name: each for (owner, name), each in pairs if owner is part})
+            values = {name: each for (owner, name), each in pairs if owner is part}
+            if isinstance(part, _core.Model) and part.dtype == "int8":
+                # What is equal stays: rounding it anew could move it.
+                values = {
+                    name: each
+                    for name, each in values.items()
+                    if not np.array_equal(each, _values(part, name))
+                }
+            part.set_parameters(values)
+
+
+def _values(part: Any, name: str) -> np.ndarray:
+    """A copy of a parameter, without what LoRA adds to it."""
+    base = (True,) if isinstance(part, _core.Model) else ()
+    return part.get_parameter(name, *base)

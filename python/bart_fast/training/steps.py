@@ -4,6 +4,7 @@ import math
 import warnings
 from typing import Any
 
+from bart_fast._lora import AdapterInUse
 from bart_fast._random import draw_seed
 from bart_fast._validation import DECODER_IDS, ENCODER_IDS, argument_error
 from bart_fast.callbacks import CallbackList
@@ -82,7 +83,8 @@ class StepsMixin:
         optimizer = self.optimizer
         if optimizer.use_ema and optimizer.serves(self._core):
             for part in dict.fromkeys(part for part, _ in self._trained()):
-                part.put_averages(optimizer._core, exchange)
+                if not isinstance(part, AdapterInUse):  # The model puts those of its own.
+                    part.put_averages(optimizer._core, exchange)
 
     def _evaluate_batch(self, batch: Batch) -> None:
         self._record(batch, self._evaluate_step(batch, **self._step_settings(batch)))
@@ -143,8 +145,9 @@ class StepsMixin:
                     make_batch(*data.take(slice(0, batch_size or DEFAULT_BATCH_SIZE)))
 
     def _trained(self) -> list[tuple[Any, str]]:
-        """The object that holds each parameter, and its name."""
-        return [(self._core, name) for name, _ in self._core.parameters()]
+        """The object that holds each parameter, and its name: of the model, and of LoRA in use."""
+        parts = (self._core, AdapterInUse(self._core))
+        return [(part, name) for part in parts for name, _ in part.parameters()]
 
     def _batch_maker(self) -> Any:
         backbone = self.backbone

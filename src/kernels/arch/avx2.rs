@@ -30,14 +30,9 @@ impl Avx2 {
         found.then(|| Avx2 { vnni: is_x86_feature_detected!("avxvnni") })
     }
 
-    /// The same without AVX-VNNI.
-    pub fn without_vnni(self) -> Self {
-        Avx2 { vnni: false }
-    }
-
-    /// Whether 8-bit products use it.
-    pub fn has_vnni(self) -> bool {
-        self.vnni
+    /// The same without AVX-VNNI; `None` if the processor lacks it.
+    pub fn plain(self) -> Option<Self> {
+        self.vnni.then_some(Avx2 { vnni: false })
     }
 
     /// Runs the kernel, compiled for these features.

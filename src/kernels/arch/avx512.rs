@@ -40,14 +40,9 @@ impl Avx512 {
         })
     }
 
-    /// The same without VNNI.
-    pub fn without_vnni(self) -> Self {
-        Avx512 { vnni: false, ..self }
-    }
-
-    /// Whether 8-bit products use it.
-    pub fn has_vnni(self) -> bool {
-        self.vnni
+    /// The same without VNNI and BF16; `None` if the processor lacks both.
+    pub fn plain(self) -> Option<Self> {
+        (self.vnni || self.bf16).then_some(Avx512 { vnni: false, bf16: false })
     }
 
     /// Runs the kernel, compiled for these features.

@@ -22,14 +22,9 @@ impl Neon {
         Neon { dot: std::arch::is_aarch64_feature_detected!("dotprod") }
     }
 
-    /// The same without `dotprod`.
-    pub fn without_dot(self) -> Self {
-        Neon { dot: false }
-    }
-
-    /// Whether 8-bit products use `dotprod`.
-    pub fn has_dot(self) -> bool {
-        self.dot
+    /// The same without `dotprod`; `None` if the processor lacks it.
+    pub fn plain(self) -> Option<Self> {
+        self.dot.then_some(Neon { dot: false })
     }
 }
 
