@@ -11,7 +11,7 @@ import pytest
 from tiny_models import VOCABULARY, tiny_backbone, tiny_model, tiny_preprocessor
 
 import bart_fast
-from bart_fast import callbacks, models, optimizers, pretraining
+from bart_fast import callbacks, metrics, models, optimizers, pretraining
 from bart_fast.optimizers import schedules
 
 WORDS = ["whale", "fox", "owl", "jumps", "over", "the", "lazy", "dog", "sees", "a"]
@@ -69,7 +69,33 @@ def accumulating():
     return optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=3)
 
 
+class Spread(metrics.Metric):
+    """A metric of one's own."""
+
+    def __init__(self):
+        super().__init__("spread")
+        self.total = self.add_variable()
+        self.count = self.add_variable((1,))
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add((y_pred.std(axis=-1) * sample_weight).sum())
+        self.count.assign_add([sample_weight.sum()])
+
+    def result(self):
+        return (self.total / self.count)[0]
+
+
+def averaging():
+    return optimizers.Lion(0.01, use_ema=True)
+
+
 CASES = {
+    "metrics": (
+        lambda: language_model(
+            optimizer=averaging, weighted_metrics=lambda: [Spread(), "perplexity"]
+        ),
+        {"x": PAIRS, "batch_size": 3},
+    ),
     "texts": (language_model, {"x": PAIRS, "batch_size": 3}),
     "not shuffled": (language_model, {"x": PAIRS, "batch_size": 4, "shuffle": False}),
     "list of batches": (language_model, {"x": BATCHES}),

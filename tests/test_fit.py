@@ -356,6 +356,14 @@ def test_bad_data_is_named(arguments, message):
     np.testing.assert_array_equal(model.core.table, before)
 
 
+def test_validation_data_is_looked_at_before_the_first_step():
+    model = text_model()
+    for wrong in ({"encoder_text": ["a"]}, {**TEXTS, "decoder_text": [3, *"abcdef"]}):
+        with pytest.raises((ValueError, KeyError), match="decoder_text"):
+            model.fit(TEXTS, validation_data=wrong, verbose=0)
+    assert not model.core.calls
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

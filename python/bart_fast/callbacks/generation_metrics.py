@@ -28,6 +28,8 @@ class GenerationMetrics(Callback):
     ```
     """
 
+    _kept = ()
+
     def __init__(
         self,
         x,

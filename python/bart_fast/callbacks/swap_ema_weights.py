@@ -15,6 +15,8 @@ class SwapEMAWeights(Callback):
             Defaults to False.
     """
 
+    _kept = ("_swapped",)
+
     def __init__(self, swap_on_epoch=False):
         super().__init__()
         self.swap_on_epoch = check_flag("swap_on_epoch", swap_on_epoch)

@@ -9,7 +9,11 @@ from bart_fast.metrics.rouge_l import RougeL
 from bart_fast.metrics.rouge_n import RougeN
 from bart_fast.metrics.serialization import deserialize, get, serialize
 from bart_fast.metrics.sparse_categorical_accuracy import SparseCategoricalAccuracy
-from bart_fast.metrics.sparse_categorical_crossentropy import SparseCategoricalCrossentropy
+
+# Not in `__all__`: at the top of the package this name is the loss.
+from bart_fast.metrics.sparse_categorical_crossentropy import (
+    SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
+)
 from bart_fast.metrics.sparse_top_k_categorical_accuracy import SparseTopKCategoricalAccuracy
 from bart_fast.metrics.text_metric import TextMetric
 
@@ -22,7 +26,6 @@ __all__ = [
     "RougeL",
     "RougeN",
     "SparseCategoricalAccuracy",
-    "SparseCategoricalCrossentropy",
     "SparseTopKCategoricalAccuracy",
     "TextMetric",
     "deserialize",

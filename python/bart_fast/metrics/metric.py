@@ -113,6 +113,17 @@ class Metric:
         for variable in self._variables:
             variable.assign(0)
 
+    def set_state(self, state):
+        """Takes over the attributes of an equal metric, as a checkpoint keeps them. What
+        `add_variable` made stays, with the values that are kept."""
+        for name, value in state.items():
+            kept = vars(self).get(name)
+            if name == "_variables":
+                for variable, each in zip(self._variables, value, strict=True):
+                    variable.assign(each)
+            elif not isinstance(kept, Variable):
+                setattr(self, name, value)
+
     def get_config(self):
         """dict. The constructor's arguments."""
         return {"name": self.name}

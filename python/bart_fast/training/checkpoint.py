@@ -202,7 +202,7 @@ def restore_callbacks(checkpoint: Checkpoint, callbacks: list) -> None:
 def restore_metrics(checkpoint: Checkpoint, metrics: list) -> None:
     """Gives metrics back what they had gathered of the epoch."""
     for metric, state in zip(metrics, checkpoint.state["metrics"], strict=False):
-        vars(metric).update(from_portable(state, checkpoint.arrays))
+        metric.set_state(from_portable(state, checkpoint.arrays))
 
 
 def _parts(model: Any) -> list:

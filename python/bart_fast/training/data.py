@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bart_fast._texts import as_texts
 from bart_fast._validation import argument_error, check_finite_array
 from bart_fast.training.tensors import as_numpy
 
@@ -54,6 +55,12 @@ class Examples:
         """The examples at `indices` (int array or slice), as `(x, y, sample_weight)`."""
         x = {key: _take(value, indices) for key, value in self.x.items()}
         return x, _take(self.y, indices), _take(self.sample_weight, indices)
+
+    def check_texts(self) -> None:
+        """Refuses columns of texts in which something else is, before anything is trained."""
+        for name, column in self.x.items():
+            if isinstance(column, list | tuple) or column.dtype.kind in "OUST":
+                self.x[name] = as_texts(name, column)[0]
 
     def check_ids(self, name: str, bound: int, weights: Any = None) -> None:
         """Refuses ids that are not below `bound`, before anything is trained. Other kinds of data
@@ -151,7 +158,8 @@ def _column(name: str, value: Any) -> Any:
         raise argument_error(
             name, "must have one entry per example", value, "put a single text into a list"
         )
-    if isinstance(value, list | tuple) and value and isinstance(value[0], str):
+    # Not by numpy, which would make strings of what stands beside strings.
+    if isinstance(value, list | tuple) and any(isinstance(each, str) for each in value):
         return value
     try:
         array = np.asarray(as_numpy(value))

@@ -168,6 +168,7 @@ class TrainingMixin(SingleBatchesMixin):
                 validation, size, steps=validation_steps, steps_name="validation_steps"
             )
         verbose = check_verbose(verbose)
+        self._check_first(batch_size, data, validation and validation.data)
         callbacks = self._callback_list(callbacks, verbose, epochs, training.steps, history=True)
         progress = Progress(self, callbacks, training, range(initial_epoch, epochs))
         try:

@@ -1,6 +1,7 @@
 """One step of training or evaluation, and what it adds to the metrics."""
 
 import math
+import warnings
 from typing import Any
 
 from bart_fast._lora import AdapterInUse
@@ -10,7 +11,7 @@ from bart_fast.callbacks import CallbackList
 from bart_fast.metrics import Mean, Metric
 from bart_fast.training.batch import Batch, BatchMaker
 from bart_fast.training.compiled_metrics import CompiledMetrics
-from bart_fast.training.data import Examples, open_data
+from bart_fast.training.data import DEFAULT_BATCH_SIZE, Examples, open_data
 
 
 class StepsMixin:
@@ -126,10 +127,22 @@ class StepsMixin:
     def _open_data(self, x: Any, y: Any = None, sample_weight: Any = None, name: str = "x") -> Any:
         data = open_data(x, y, sample_weight, name)
         if isinstance(data, Examples):
+            data.check_texts()
             for ids in (ENCODER_IDS, DECODER_IDS):
                 data.check_ids(ids, self.backbone.vocabulary_size)
             data.check_ids("y", self.backbone.vocabulary_size, data.sample_weight)
         return data
+
+    def _check_first(self, batch_size: int | None, *sources: Any) -> None:
+        """Makes the first batch of data in memory, so that what is wrong with all of it is found
+        before anything is trained."""
+        make_batch = self._batch_maker()
+        with warnings.catch_warnings():
+            # It is made again, and then they are shown.
+            warnings.simplefilter("ignore")
+            for data in sources:
+                if isinstance(data, Examples):
+                    make_batch(*data.take(slice(0, batch_size or DEFAULT_BATCH_SIZE)))
 
     def _trained(self) -> list[tuple[Any, str]]:
         """The object that holds each parameter, and its name: of the model, and of LoRA in use."""
