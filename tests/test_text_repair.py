@@ -12,8 +12,11 @@ from conftest import needs_shared, shared_folder
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "text_repair"))
 
+import align as align_module  # noqa: E402
 import corpus  # noqa: E402
 import evaluate  # noqa: E402
+import literals  # noqa: E402
+import measures  # noqa: E402
 import noise as noise_module  # noqa: E402
 import slips  # noqa: E402
 import sources  # noqa: E402
@@ -252,7 +255,7 @@ def test_noise_survives_odd_texts(noise):
     ],
 )
 def test_alignment_is_one_of_the_best(hypothesis, reference, distance, places):
-    found, where = evaluate.align(hypothesis.split(), reference.split())
+    found, where = align_module.align(hypothesis.split(), reference.split())
     assert found == distance
     assert where in places
 
@@ -309,6 +312,76 @@ def test_the_real_corpora_split_without_a_leak():
         for text in references:
             silent = noise_module.remove_marks(text).lower().split()
             given = noise_module.held_out_input(noise, text, corpus.SEED).split()
-            wrong += evaluate.align(given, silent)[0]
+            wrong += align_module.align(given, silent)[0]
             total += len(silent)
         assert wrong / total == pytest.approx(0.1, abs=0.012)
+
+
+# Measures by kind --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "expected"),
+    [
+        # reference: Yes, Mary Ann saw 12 whales. Did you?
+        ("", "Yes, Mary Ann saw 12 whales. Did you?", {
+            "capitals": (4, 4, 4), "final marks": (2, 2, 2), "commas": (1, 1, 1)}),
+        ("", "yes mary ann saw 12 whales did you", {
+            "capitals": (0, 4, 0), "final marks": (0, 2, 0), "commas": (0, 1, 0)}),
+        ("", "Yes Mary, ann Saw 12 whales! did you?", {
+            "capitals": (2, 4, 3), "final marks": (1, 2, 2), "commas": (0, 1, 1)}),
+        ("", "Yes, Mary Ann saw 12 12 whales. Extra. Did you?", {
+            "capitals": (4, 4, 5), "final marks": (2, 2, 3), "commas": (1, 1, 1)}),
+        ("yes mray an saw 12 whlaes", "Yes, Mary an saw 12 Whales.", {"misspelt": (2, 3)}),
+    ],
+)  # fmt: skip
+def test_kinds_are_counted_on_aligned_words(given, answer, expected):
+    reference = "Yes, Mary Ann saw 12 whales. Did you?"
+    if "misspelt" in expected:
+        reference = "Yes, Mary Ann saw 12 whales."
+    counts = measures.count_repair(given, answer, reference)
+    for kind, values in expected.items():
+        if kind == "misspelt":
+            assert (counts["misspelt: right"], counts["misspelt"]) == values
+        else:
+            assert tuple(counts[f"{kind}: {each}"] for each in ("right", "wanted", "set")) == values
+
+
+def test_what_must_stay_is_counted():
+    clean = 'On May 5 Dr. Who wrote to "I am" at a@b.org. Then I met Zoë in the U.S. for 1,5%.'
+    words = clean.split()
+    kinds = [measures.kept_kind(words, at) for at in range(len(words))]
+    found = {kind: [w for w, k in zip(words, kinds, strict=True) if k == kind] for kind in kinds}
+    assert found["numbers"] == ["5", "1,5%."]
+    assert found["addresses"] == ["a@b.org."]
+    assert found["names"] == ["May", "Dr.", "Zoë", "U.S."]
+    counts = measures.count_kept(clean, clean.replace("Zoë", "Zoe").replace("a@b", "ab"))
+    assert (counts["unchanged"], counts["names: kept"], counts["names"]) == (0, 3, 4)
+    assert (counts["addresses: kept"], counts["numbers: kept"]) == (0, 2)
+    assert measures.count_kept(clean, clean)["unchanged"] == 1
+
+
+def test_intervals_hold_the_value_and_narrow():
+    widths = []
+    for count in (20, 2000):
+        gathered = measures.Measures()
+        gathered.extend({"a": i % 4 == 0, "b": 1} for i in range(count))
+        value, low, high = gathered.share("a", "b")
+        assert value == 0.25 and low < value < high
+        widths.append(high - low)
+    assert widths[1] < 0.2 * widths[0]
+
+
+def test_literals_are_of_their_kind_and_new_names_replace_old_ones():
+    random = Random(4)
+    drawn = [literals.sentence_with_literals(random) for _ in range(300)]
+    assert len(set(drawn)) > 250 and all("{" not in text for text in drawn)
+    assert all(text == " ".join(text.split()) for text in drawn)
+    assert sum(any(map(str.isdigit, text)) for text in drawn) > 100
+    assert sum("://" in text or "www." in text for text in drawn) > 40
+    names = literals.Names(["He met Maria and Roberto.", "Then Ludmilla came."], WORDS)
+    text = "They met Maria, and Maria met Tom."
+    renamed = names.rename(text, random)
+    first, second = renamed.split()[2].strip(","), renamed.split()[4]
+    assert first == second and first != "Maria" and first[0].isupper()
+    assert names.rename("He sat on the mat.", random) == "He sat on the mat."

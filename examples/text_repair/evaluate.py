@@ -10,6 +10,8 @@ Words are split at white space and compared as they stand, so that case and mark
   edit distance), the share that is wrong in the output. `letters` counts only those whose letters
   changed, and not those that lost a capital or gained a comma.
 - Exact: the share of sentences that equal the reference.
+
+`measures.py` adds capitals, marks, spelling and what must stay, each with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from align import align
 from corpus import SEED, default_data, load_corpus
+from measures import measure, measure_addresses, with_addresses
 from noise import held_out_input
 from sources import SOURCES
 from split import normalise
@@ -101,19 +104,36 @@ def model_repair(model, batch_size: int = 64) -> Repair:
 
 def evaluate(repair: Repair, split, noise, *, part: str, limit: int, seed: int = SEED) -> dict:
     """All measures for each source in `part`, for fully noised and for clean input."""
-    report: dict = {"part": part, "seed": seed, "noised": {}, "clean": {}, "samples": []}
+    report: dict = {
+        "part": part,
+        "seed": seed,
+        "noised": {},
+        "clean": {},
+        "kinds": {},
+        "samples": [],
+    }
+    seconds, words = 0.0, 0
     for source in SOURCES:
         references = split.held_out(part, source, limit)
         inputs = [held_out_input(noise, text, seed) for text in references]
+        start = time.perf_counter()
         answers = repair(inputs)
+        seconds += time.perf_counter() - start
+        words += sum(len(text.split()) for text in inputs)
         scores = score(lambda _, answers=answers: answers, inputs, references)
         report["noised"][source] = scores.shares() | {"counts": asdict(scores)}
-        clean = score(repair, references, references)
+        clean_answers = repair(references)
+        clean = score(lambda _, answers=clean_answers: answers, references, references)
+        addresses = with_addresses(references)
+        report["kinds"][source] = measure(inputs, answers, references, clean_answers) | {
+            "addresses": measure_addresses(addresses, repair(addresses))
+        }
         report["clean"][source] = clean.shares() | {"counts": asdict(clean)}
         report["samples"] += [
             {"source": source, "input": i, "output": o, "reference": r}
             for i, o, r in list(zip(inputs, answers, references, strict=True))[:10]
         ]
+    report["words_per_second"] = words / max(seconds, 1e-9)
     return report
 
 
@@ -147,6 +167,31 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
+KINDS = {
+    "capitals": "capitals, F1",
+    "final marks": "final marks, F1",
+    "commas": "commas, F1",
+    "misspelt": "misspellings corrected",
+    "unchanged": "clean sentences unchanged",
+    "numbers": "numbers kept",
+    "names": "names kept",
+    "addresses": "addresses kept",
+}
+
+
+def kinds_table(report: dict) -> str:
+    """Capitals, marks, spelling and what must stay, as the second table of the model card."""
+    sources = list(report["kinds"])
+    lines = ["| | " + " | ".join(sources) + " |", "|---" * (len(sources) + 1) + "|"]
+    for kind, title in KINDS.items():
+        cells = []
+        for source in sources:
+            value, low, high = report["kinds"][source][kind]
+            cells.append(f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="bart_tidy_en", help="preset name or directory")
@@ -165,6 +210,8 @@ def main() -> None:
     alone = [sample["input"] for sample in report["samples"]]
     report["median_latency_ms"] = median_latency_ms(repair, alone)
     print(table(report))
+    print("\n" + kinds_table(report))
+    print(f"\n{report['words_per_second']:.0f} words a second in batches")
     print(f"\nOne sentence alone: {report['median_latency_ms']:.1f} ms (median of {len(alone)})")
     for sample in report["samples"]:
         print(f"\n  {sample['input']}\n  {sample['output']}\n  {sample['reference']}")

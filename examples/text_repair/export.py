@@ -14,7 +14,7 @@ from pathlib import Path
 
 from checkpoint import latest_checkpoint
 from corpus import default_data, load_corpus
-from evaluate import evaluate, median_latency_ms, model_repair, table
+from evaluate import evaluate, kinds_table, median_latency_ms, model_repair, table
 
 import bart_fast
 from bart_fast.presets import save_keras_preset
@@ -72,7 +72,14 @@ counts those whose letters changed.
 
 {table}
 
-One sentence alone: {latency:.1f} ms (median, this machine: {machine}).
+Kind by kind, on the same sentences, with 95 % intervals. F1 is over words aligned by edit distance,
+of noised input; misspellings are words whose letters differ; what is kept is counted on clean input
+(addresses were put there).
+
+{kinds}
+
+{words_per_second:.0f} words a second in batches of 64. One sentence alone: {latency:.1f} ms
+(median, this machine: {machine}).
 
 ## Limits
 
@@ -105,6 +112,8 @@ def write_card(output: Path, model, report: dict, pairs: int, *, dtype: str) -> 
         pairs=pairs,
         limit=report["limit"],
         table=table(report),
+        kinds=kinds_table(report),
+        words_per_second=report["words_per_second"],
         latency=report["median_latency_ms"],
         machine=machine(),
     )

@@ -9,6 +9,7 @@ aligned words; a word without a partner counts as one that was missed (or set wh
 - *Commas*: words that end in a comma.
 - *Misspellings corrected*: of the reference's words whose letters differ in the input, the share
   whose letters are right in the answer.
+- *Unchanged*: of the clean sentences, the share that comes back as it is.
 - *Kept*: of the clean input's numbers (words with a digit), names (words with a capital that do not
   begin a sentence) and addresses (URLs and e-mail), the share that stands unchanged in the answer.
 """
@@ -22,6 +23,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from align import align
+
+# Addresses as people write them; none was made by `literals.py`.
+ADDRESSES = """
+https://en.wikipedia.org/wiki/Jane_Austen www.bbc.co.uk/news https://github.com/rust-lang/rust
+https://docs.python.org/3/library/re.html jane.doe@example.com http://localhost:8080/status
+www.gutenberg.org/ebooks/1342 info@openstax.org https://www.nytimes.com/2024/05/01/science/moon.html
+https://arxiv.org/abs/1910.13461 support@mozilla.org https://stackoverflow.com/q/231767
+https://maps.google.com/?q=48.8584,2.2945 example.org/a_b-c https://doi.org/10.1038/nature14539
+sales+uk@shop.co https://www.youtube.com/watch?v=dQw4w9WgXcQ mr_smith99@mail.net www.nasa.gov
+https://pypi.org/project/numpy/2.1.0/ https://api.weather.gov/points/39.7,-97.1 tom@cs.mit.edu
+https://www.amazon.com/dp/B08N5WRWNW http://192.168.0.1/login https://t.co/AbC123xYz
+https://news.ycombinator.com/item?id=1 user@sub.domain.edu https://fr.wikipedia.org/wiki/Caf%C3%A9
+www.who.int/health-topics https://archive.org/details/texts
+"""
 
 _CLOSING = "\"')]}"
 _ADDRESS = re.compile(r"https?://|www\.|\w@\w|\w\.(?:com|org|net|edu|gov|io|co)\b")
@@ -122,8 +137,46 @@ class Measures:
 
     def _interval(self, names, formula) -> tuple[float, float, float]:
         """The value over all sentences, and its bootstrap interval: sentences drawn again."""
+        if not self.sentences:
+            return 0.0, 0.0, 0.0
         table = np.array([[each[name] for name in names] for each in self.sentences], np.float64)
         random = np.random.default_rng(0)
         drawn = random.multinomial(len(table), [1 / len(table)] * len(table), size=_RESAMPLES)
         low, high = np.quantile(formula(*(drawn @ table).T), (0.025, 0.975))
         return float(formula(*table.sum(axis=0))), float(low), float(high)
+
+
+def measure(
+    inputs: Sequence[str],
+    answers: Sequence[str],
+    references: Sequence[str],
+    clean_answers: Sequence[str],
+) -> dict[str, tuple[float, float, float]]:
+    """Every measure but addresses, each with the ends of its 95 % interval.
+
+    Args:
+        inputs, answers, references: careless sentences, what became of them, and the clean ones.
+        clean_answers: what became of the references.
+    """
+    noised, clean = Measures(), Measures()
+    noised.extend(map(count_repair, inputs, answers, references))
+    clean.extend(map(count_kept, references, clean_answers))
+    found = {name: noised.f1(name) for name in MARKS}
+    found["misspelt"] = noised.share("misspelt: right", "misspelt")
+    found["unchanged"] = clean.share("unchanged", "sentences")
+    for kind in ("numbers", "names"):
+        found[kind] = clean.share(f"{kind}: kept", kind)
+    return found
+
+
+def with_addresses(references: Sequence[str]) -> list[str]:
+    """Clean sentences with an address behind each: `ADDRESSES` in turn."""
+    pairs = zip(references, ADDRESSES.split(), strict=False)
+    return [f"{text} See {address} for more." for text, address in pairs]
+
+
+def measure_addresses(texts: Sequence[str], answers: Sequence[str]) -> tuple[float, float, float]:
+    """The share of addresses that are kept, and the ends of its 95 % interval."""
+    kept = Measures()
+    kept.extend(map(count_kept, texts, answers))
+    return kept.share("addresses: kept", "addresses")

@@ -216,7 +216,7 @@ class Keeper(Callback):
         # seconds.
         seen = self._loss_seen + self._fresh[0]
         loss_sum = logs.get("loss", float("nan")) * seen
-        passed = now - self._logged
+        passed = max(now - self._logged, 1e-3)
         record = {
             "step": self.step,
             "pairs": self.pairs,
