@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use bart_fast::kernels::gemm::Panels;
-use bart_fast::kernels::gemm::{self, Epilogue};
+use bart_fast::kernels::gemm::{self, Epilogue, Numbers};
 use bart_fast::kernels::half_float::HalfFormat;
 use bart_fast::kernels::{int8, isa, limits, pack, team};
 use criterion::{Bencher, Criterion, Throughput};
@@ -213,10 +213,10 @@ impl Case {
         let (x, out) = (&self.left, &mut self.out);
         match (&self.right, self.kind) {
             (Right::Floats(right), Kind::BackwardInput) => {
-                gemm::linear_backward_input(x, m, n, right, k, out);
+                gemm::linear_backward_input(Numbers::Float32, x, m, n, right, k, out);
             }
             (Right::Floats(right), Kind::BackwardWeight) => {
-                gemm::linear_backward_weight(x, right, m, k, n, out);
+                gemm::linear_backward_weight(Numbers::Float32, x, right, m, k, n, out);
             }
             (Right::Floats(right), _) => {
                 gemm::linear(x, m, k, Panels::Float(right), n, None, Epilogue::None, out);

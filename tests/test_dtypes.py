@@ -18,7 +18,7 @@ from tiny_models import (
     token_arrays,
 )
 
-from bart_fast import _core
+from bart_fast import _core, optimizers
 from bart_fast._dtypes import PRECISIONS
 from bart_fast.models import BartBackbone, BartSeq2SeqLM, BartTextClassifier
 
@@ -249,16 +249,46 @@ def test_coarse_weights_are_not_trained(dtype):
     assert np.isfinite(loss)
 
 
-def test_mixed_precisions_are_trained_in_float32():
-    models = [tiny_model(), in_precision("mixed_bfloat16")]
-    for model in models:
-        model._seed = 3
-        model.compile(optimizer="adam")
-        model.fit(PAIRS, batch_size=2, epochs=2, verbose=0)
-    plain, mixed = (model.backbone._model for model in models)
-    assert mixed.dtype == "mixed_bfloat16"
-    for name, _ in plain.parameters():
-        np.testing.assert_array_equal(plain.get_parameter(name), mixed.get_parameter(name))
+def one_step(dtype):
+    """The loss of a step, the weights after it, and what each changed by."""
+    backbone = BartBackbone(300, 2, 4, 64, 128, dropout=0.0, max_sequence_length=32, dtype=dtype)
+    core, random = backbone._model, np.random.default_rng(0)
+    start = {
+        name: random.normal(1.0 if "norm.weight" in name else 0.0, 0.1, shape).astype(np.float32)
+        for name, shape in core.parameters()
+    }
+    core.set_parameters(start)
+    model = BartSeq2SeqLM(backbone, None, compile=False)
+    model.compile(optimizer=optimizers.SGD(0.5), weighted_metrics=None)
+    mask = np.arange(20) < random.integers(1, 21, (7, 1))
+    ids = random.integers(3, 300, (5, 7, 20))
+    x = {
+        "encoder_token_ids": ids[0],
+        "encoder_padding_mask": mask,
+        "decoder_token_ids": ids[1],
+        "decoder_padding_mask": mask[::-1],
+    }
+    loss = model.train_on_batch(x, ids[2])
+    after = {name: core.get_parameter(name) for name in start}
+    return loss, after, {name: start[name] - after[name] for name in start}
+
+
+def test_mixed_precisions_keep_float32_weights_and_take_the_steps_of_float32():
+    """Products of training are in bfloat16 where the processor has them, else in float32."""
+    loss, after, steps = one_step("float32")
+    of_float16 = one_step("mixed_float16")
+    assert of_float16[0] == loss
+    rounded_loss, rounded_after, rounded_steps = one_step("mixed_bfloat16")
+    assert abs(rounded_loss - loss) < 2e-3 * loss
+    for name in after:
+        np.testing.assert_array_equal(of_float16[1][name], after[name], err_msg=name)
+        # Floats of 32 bits, which 16 could not hold.
+        assert np.any(rounded_after[name].view(np.uint32) & 0xFFFF), name
+        a, b = steps[name].ravel().astype(float), rounded_steps[name].ravel().astype(float)
+        size = np.linalg.norm(a)
+        if size > 1e-5:  # Biases of keys have no gradient.
+            assert a @ b > 0.999 * size * np.linalg.norm(b), name
+            assert abs(np.linalg.norm(b) - size) < 0.02 * size, name
 
 
 # Files and copies.

@@ -14,9 +14,10 @@
 use super::best::{Ask, Best};
 use super::gemm_blocks::{DEPTH_BLOCK, Layout, Left, Part, Product, Right};
 use super::half_float::HalfFormat;
-use super::isa;
+use super::isa::{self, Pairs};
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, packed_len};
+pub use super::pairs::Numbers;
 use super::parallel::share;
 use super::team::{self, SharedMut};
 
@@ -105,6 +106,18 @@ pub fn linear_each<const N: usize>(
     layers: [Layer<'_, Panels<'_>>; N],
     epilogue: Epilogue,
 ) {
+    linear_each_in(Numbers::Float32, x, m, k, layers, epilogue);
+}
+
+/// [`linear_each`] in other numbers than the weights'.
+pub fn linear_each_in<const N: usize>(
+    numbers: Numbers,
+    x: &[f32],
+    m: usize,
+    k: usize,
+    layers: [Layer<'_, Panels<'_>>; N],
+    epilogue: Epilogue,
+) {
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     run(&layers.map(|Layer { w, n, bias, out }| {
         assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
@@ -120,6 +133,7 @@ pub fn linear_each<const N: usize>(
             layout: Layout::Rows,
             bias,
             epilogue,
+            numbers: available(numbers),
         }
     }));
 }
@@ -155,6 +169,7 @@ pub fn linear_best<'w>(
         layout: Layout::OnePanel,
         bias,
         epilogue: Epilogue::None,
+        numbers: Numbers::Float32,
     };
     let grid = Grid::new(&product(&mut []), team::num_threads());
     let isa = isa::current();
@@ -173,7 +188,15 @@ pub fn linear_best<'w>(
 }
 
 /// The gradient of a linear layer's input: `dx = dy W`; `dy [m, n]`, `w` packed `[n, k]`, `dx [m, k]`.
-pub fn linear_backward_input(dy: &[f32], m: usize, n: usize, w: &[f32], k: usize, dx: &mut [f32]) {
+pub fn linear_backward_input(
+    numbers: Numbers,
+    dy: &[f32],
+    m: usize,
+    n: usize,
+    w: &[f32],
+    k: usize,
+    dx: &mut [f32],
+) {
     assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
     assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
     assert_eq!(dx.len(), m * k, "`dx` is not [m, k]");
@@ -187,12 +210,21 @@ pub fn linear_backward_input(dy: &[f32], m: usize, n: usize, w: &[f32], k: usize
         layout: Layout::Rows,
         bias: None,
         epilogue: Epilogue::None,
+        numbers: available(numbers),
     }]);
 }
 
 /// The gradient of a linear layer's weight: `dW = dy^T x`, overwritten; `x [m, k]`, `dy [m, n]`, `dw`
 /// packed `[n, k]`, its filling columns zero.
-pub fn linear_backward_weight(x: &[f32], dy: &[f32], m: usize, k: usize, n: usize, dw: &mut [f32]) {
+pub fn linear_backward_weight(
+    numbers: Numbers,
+    x: &[f32],
+    dy: &[f32],
+    m: usize,
+    k: usize,
+    n: usize,
+    dw: &mut [f32],
+) {
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
     assert_eq!(dw.len(), packed_len(n, k), "`dw` is not packed [n, k]");
@@ -206,7 +238,18 @@ pub fn linear_backward_weight(x: &[f32], dy: &[f32], m: usize, k: usize, n: usiz
         layout: Layout::Panels,
         bias: None,
         epilogue: Epilogue::None,
+        numbers: available(numbers),
     }]);
+}
+
+/// `numbers`, or floats where the instruction set in use lacks such products.
+fn available(numbers: Numbers) -> Numbers {
+    match isa::pairs_of(isa::current()) {
+        Pairs::Fast => numbers,
+        // What defines them is slow.
+        Pairs::Plain if cfg!(test) => numbers,
+        _ => Numbers::Float32,
+    }
 }
 
 /// The gradient of a bias: `db[j] = sum over i of dy[i][j]`, `i` ascending; `dy [m, n]`, `db [n]`.
@@ -276,7 +319,8 @@ impl Grid {
         if product.rows == 0 || panels == 0 {
             return Grid { panels, row_parts: 0, panel_parts: 0, depth_block: DEPTH_BLOCK };
         }
-        let packed = matches!(product.right, Right::Panels(Panels::Float(_) | Panels::Half(..)));
+        let packed = product.numbers == Numbers::Float32
+            && matches!(product.right, Right::Panels(Panels::Float(_) | Panels::Half(..)));
         let most_rows = if packed { ROWS_OF_A_PART } else { ROWS_WHERE_PACKING };
         let row_parts = product.rows.div_ceil(most_rows);
         let work = product.rows * panels * PANEL * product.depth;

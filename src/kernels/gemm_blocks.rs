@@ -17,6 +17,7 @@ use super::half_float::HalfFormat;
 use super::isa::{Kernel, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, transpose_block};
+use super::pairs::{self, Numbers, Pair};
 use super::parallel::share;
 use super::team::SharedMut;
 
@@ -69,6 +70,7 @@ pub(super) struct Product<'a> {
     pub layout: Layout,
     pub bias: Option<&'a [f32]>,
     pub epilogue: Epilogue,
+    pub numbers: Numbers,
 }
 
 /// One part. Parts of a product that run at the same time differ in rows or panels.
@@ -95,6 +97,9 @@ impl Kernel for Part<'_> {
         loop {
             let range = first..(first + block).min(total);
             let a = self.left_block(s, range.clone(), &mut left);
+            if self.in_pairs() {
+                self.join_left(s, range.len(), &mut left);
+            }
             for panel in self.panels.clone() {
                 let at = (panel, range.clone());
                 let start = (panel * total + range.start) * PANEL;
@@ -104,6 +109,10 @@ impl Kernel for Part<'_> {
                     }
                     Right::Panels(Panels::Half(HalfFormat::Bfloat16, w)) if as_stored => {
                         self.multiply(s, at, a, w[start..].as_ptr().cast::<Bfloat16>());
+                    }
+                    _ if self.in_pairs() => {
+                        let b = self.right_pairs(s, panel, range.clone(), &mut right);
+                        self.multiply(s, at, a, b);
                     }
                     _ => {
                         let b = self.right_block(s, panel, range.clone(), &mut right);
@@ -139,9 +148,47 @@ impl Part<'_> {
         self.rows.len().div_ceil(S::TILE_ROWS)
     }
 
+    fn in_pairs(&self) -> bool {
+        self.product.numbers == Numbers::Bfloat16Pairs
+    }
+
+    /// Joins neighbours of a chain in the tiles of the left operand, each where it is.
+    #[inline(always)]
+    fn join_left<S: Simd>(&self, s: S, depth: usize, left: &mut [f32]) {
+        let count = self.tiles(s);
+        for index in 0..count {
+            let (row, height) = tile(self.rows.len(), count, index);
+            pairs::join_block(s, height, &mut left[row * depth..][..height * depth]);
+        }
+    }
+
+    /// A panel of the right operand for the given depths in pairs, `[depth / 2][PANEL]`.
+    #[inline(always)]
+    fn right_pairs<S: Simd>(
+        &self,
+        s: S,
+        panel: usize,
+        depths: Range<usize>,
+        right: &mut [f32],
+    ) -> *const Pair {
+        let block = depths.len() * PANEL;
+        if let Right::Panels(Panels::Float(w) | Panels::Rounded(_, w)) = self.product.right {
+            let stored = &w[(panel * self.product.depth + depths.start) * PANEL..][..block];
+            for (rows, to) in stored.chunks(2 * PANEL).zip(right.chunks_exact_mut(PANEL)) {
+                let (first, second) = rows.split_at(PANEL);
+                pairs::join_rows(s, first, (!second.is_empty()).then_some(second), to);
+            }
+        } else {
+            self.right_block(s, panel, depths, right);
+            pairs::join_block(s, PANEL, &mut right[..block]);
+        }
+        right.as_ptr().cast()
+    }
+
     /// Whether panels are read where they are stored, and not from a block that was made of them.
     fn reads_as_stored<S: Simd>(&self, s: S) -> bool {
         match self.product.right {
+            _ if self.in_pairs() => false,
             Right::Panels(Panels::Float(_)) => true,
             // To widen elements twice in registers costs less than to write and read them.
             Right::Panels(Panels::Half(..)) => self.tiles(s) <= 2,
@@ -156,7 +203,7 @@ impl Part<'_> {
         let to = left.as_mut_ptr();
         match self.product.left {
             // One row is its own tile.
-            Left::Rows(x) if self.rows.len() == 1 => {
+            Left::Rows(x) if self.rows.len() == 1 && !self.in_pairs() => {
                 return x[self.rows.start * self.product.depth + depths.start..].as_ptr();
             }
             Left::Rows(x) => {
@@ -287,7 +334,8 @@ impl Part<'_> {
                 if !whole && !start {
                     copy_block(s, to, result_stride, width, height, c, stride);
                 }
-                multiply(s, height, Tile { a, b, c, stride, depth, ahead, start });
+                let steps = depth.div_ceil(E::STEPS);
+                multiply(s, height, Tile { a, b, c, stride, depth: steps, ahead, start });
                 if !whole {
                     copy_block(s, c, stride, width, height, to, result_stride);
                 }

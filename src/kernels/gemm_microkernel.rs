@@ -130,7 +130,7 @@ unsafe fn pass<S: Simd, E: Element, const R: usize, const V: usize>(s: S, tile: 
                 for r in 0..R {
                     let x = s.splat(*a.add(d * R + r));
                     for v in 0..V {
-                        sums[r][v] = s.fma(x, weights[v], sums[r][v]);
+                        sums[r][v] = E::multiply_add(s, x, weights[v], sums[r][v]);
                     }
                 }
             }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::kernels::isa::{Isa, Kernel, Simd, with_isa};
-use crate::kernels::testing::{Failures, assert_same_bits, noise, on_every_isa};
+use crate::kernels::testing::{Failures, assert_same_bits, noise, on_every_isa, with_pairs};
 use crate::kernels::{gelu, pack};
 
 /// Rows around every tile height and every limit of the plan.
@@ -96,13 +96,29 @@ impl Case {
 
     fn backward_input(&self) -> Vec<f32> {
         let mut dx = vec![f32::NAN; self.m * self.k];
-        linear_backward_input(&self.dy, self.m, self.n, &self.packed, self.k, &mut dx);
+        linear_backward_input(
+            Numbers::Float32,
+            &self.dy,
+            self.m,
+            self.n,
+            &self.packed,
+            self.k,
+            &mut dx,
+        );
         dx
     }
 
     fn backward_weight(&self) -> Vec<f32> {
         let mut dw = vec![f32::NAN; self.packed.len()];
-        linear_backward_weight(&self.x, &self.dy, self.m, self.k, self.n, &mut dw);
+        linear_backward_weight(
+            Numbers::Float32,
+            &self.x,
+            &self.dy,
+            self.m,
+            self.k,
+            self.n,
+            &mut dw,
+        );
         dw
     }
 
@@ -219,7 +235,7 @@ fn empty_products() {
     linear(&[], 2, 0, &[], 3, Some(&[1.0, 2.0, 3.0]), Epilogue::None, &mut out);
     assert_eq!(out, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
     let mut dw = [f32::NAN; 64];
-    linear_backward_weight(&[], &[], 0, 2, 5, &mut dw);
+    linear_backward_weight(Numbers::Float32, &[], &[], 0, 2, 5, &mut dw);
     assert_eq!(dw, [0.0; 64]);
 }
 
@@ -264,6 +280,52 @@ fn weights_of_sixteen_bits_give_what_their_floats_give() {
                 let masters = Panels::Rounded(format, &case.packed);
                 assert_same_bits(&product(masters), &expected, &what);
             }
+        }
+    });
+}
+
+/// A chain in pairs of bfloat16 numbers, the second of each added first; what is nearer to 0 than 2^-126
+/// counts as 0, which these numbers are not.
+fn chain_in_pairs(depth: usize, left: impl Fn(usize) -> f32, right: impl Fn(usize) -> f32) -> f32 {
+    let term = |d: usize, sum: f32| {
+        let rounded = |x: f32| half::bf16::from_f32(x).to_f32();
+        if d < depth { rounded(left(d)).mul_add(rounded(right(d)), sum) } else { sum }
+    };
+    (0..depth).step_by(2).fold(0.0, |sum, d| term(d, term(d + 1, sum)))
+}
+
+#[test]
+fn products_in_pairs_are_their_definition() {
+    let sizes = [1, 2, 11, 12, 13, 31, 47].map(|m| (m, 33, 65));
+    let more = [(5, 1, 1), (7, 32, 2), (3, 70, 769), (769, 34, 3), (3, 769, 5), (530, 40, 6)];
+    with_pairs(|isa| {
+        for (m, n, k) in sizes.into_iter().chain(more) {
+            let case = Case::new(m, n, k);
+            let numbers = Numbers::Bfloat16Pairs;
+            let (x, dy, w) = (&case.x, &case.dy, &case.w);
+            let what = |name: &str| format!("{} {name} {m} {n} {k}", isa.name());
+            let each = |rows: usize, columns: usize, value: &dyn Fn(usize, usize) -> f32| {
+                let cells = (0..rows * columns).map(|at| value(at / columns, at % columns));
+                cells.collect::<Vec<f32>>()
+            };
+
+            let mut y = vec![f32::NAN; m * n];
+            let layer = Layer { w: Panels::Float(&case.packed), n, bias: None, out: &mut y };
+            linear_each_in(numbers, x, m, k, [layer], Epilogue::None);
+            let of = |i, j| chain_in_pairs(k, |d| x[i * k + d], |d| w[j * k + d]);
+            assert_same_bits(&y, &each(m, n, &of), &what("linear"));
+
+            let mut dx = vec![f32::NAN; m * k];
+            linear_backward_input(numbers, dy, m, n, &case.packed, k, &mut dx);
+            let of = |i, d| chain_in_pairs(n, |j| dy[i * n + j], |j| w[j * k + d]);
+            assert_same_bits(&dx, &each(m, k, &of), &what("gradient of the input"));
+
+            let mut dw = vec![f32::NAN; case.packed.len()];
+            linear_backward_weight(numbers, x, dy, m, k, n, &mut dw);
+            let mut rows = vec![0.0; n * k];
+            pack::to_rows(&dw, n, k, &mut rows);
+            let of = |j, d| chain_in_pairs(m, |i| x[i * k + d], |i| dy[i * n + j]);
+            assert_same_bits(&rows, &each(n, k, &of), &what("gradient of the weight"));
         }
     });
 }

@@ -2,7 +2,7 @@
 //! reads or writes outside of a slice ends the test run. Results are those over ordinary slices.
 
 use super::attention::{self, NoKey, Ragged};
-use super::gemm::{self, Epilogue, Panels};
+use super::gemm::{self, Epilogue, Numbers, Panels};
 use super::half_float::HalfFormat;
 use super::int8;
 use super::isa;
@@ -77,10 +77,16 @@ fn products_of_floats_stay_inside() {
                 format.round(&rows[..k], &mut wide);
             }
             let dy = allot.noise(m * n, 4);
-            let (mut dx, mut dw) = (allot.room(m * k), allot.room(packed.len()));
-            gemm::linear_backward_input(&dy, m, n, &packed, k, &mut dx);
-            gemm::linear_backward_weight(&x, &dy, m, k, n, &mut dw);
-            results.extend(dx.iter().chain(dw.iter()));
+            for numbers in [Numbers::Float32, Numbers::Bfloat16Pairs] {
+                let (mut dx, mut dw) = (allot.room(m * k), allot.room(packed.len()));
+                let mut y = allot.room(m * n);
+                let w = Panels::Float(&packed);
+                let layer = gemm::Layer { w, n, bias: None, out: &mut y };
+                gemm::linear_each_in(numbers, &x, m, k, [layer], Epilogue::None);
+                gemm::linear_backward_input(numbers, &dy, m, n, &packed, k, &mut dx);
+                gemm::linear_backward_weight(numbers, &x, &dy, m, k, n, &mut dw);
+                results.extend(dx.iter().chain(dw.iter()).chain(y.iter()));
+            }
         }
         results
     });

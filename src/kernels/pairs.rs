@@ -12,6 +12,17 @@ use super::element::Element;
 use super::isa::{Pairs, Simd};
 use super::lanes::{self, MOST};
 
+/// In which numbers a product multiplies; it always adds in floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numbers {
+    /// Floats.
+    #[default]
+    Float32,
+    /// Both operands rounded to bfloat16, two steps of a chain at the cost of one. Only where the
+    /// instruction set has [`Simd::pairs`].
+    Bfloat16Pairs,
+}
+
 /// Two bfloat16 numbers in the bits of a float.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
@@ -83,6 +94,28 @@ pub(super) fn join_rows<S: Simd>(s: S, first: &[f32], second: Option<&[f32]>, to
         };
         // SAFETY: checked above.
         lanes::store(s, to, unsafe { s.join_pairs(lanes::load(s, &first[part]), other) });
+    }
+}
+
+/// Joins each two rows of `block [rows, width]` into one of pairs, at its beginning; the last one of an
+/// odd number has zeros beside it.
+#[inline(always)]
+pub(super) fn join_block<S: Simd>(s: S, width: usize, block: &mut [f32]) {
+    check(s);
+    let rows = block.len() / width.max(1);
+    for pair in 0..rows.div_ceil(2) {
+        for column in (0..width).step_by(S::LANES) {
+            let count = S::LANES.min(width - column);
+            let at = |row: usize| row * width + column..row * width + column + count;
+            let first = lanes::load(s, &block[at(2 * pair)]);
+            let second = if 2 * pair + 1 < rows {
+                lanes::load(s, &block[at(2 * pair + 1)])
+            } else {
+                s.zero()
+            };
+            // SAFETY: checked above.
+            lanes::store(s, &mut block[at(pair)], unsafe { s.join_pairs(first, second) });
+        }
     }
 }
 

@@ -16,7 +16,7 @@
 //! Weights, inputs and biases that are too large to rule out an overflow are not screened.
 
 use super::best::{self, Ask, Best};
-use super::gemm::{Epilogue, Panels};
+use super::gemm::{Epilogue, Numbers, Panels};
 use super::gemm_blocks::{Layout, Left, Part, Product, Right};
 use super::int8::{self, EPSILON, LARGEST, MOST_INPUTS};
 use super::int8_product::screen as coarse_product;
@@ -188,6 +188,7 @@ impl Screen {
                 layout: Layout::OnePanel,
                 bias,
                 epilogue: Epilogue::None,
+                numbers: Numbers::Float32,
             };
             let (rows, panels) = (row..row + 1, panel..panel + 1);
             isa::with_isa(

@@ -12,7 +12,7 @@ use crate::kernels::adafactor::Matrices;
 use crate::kernels::{int8, memory, pack, team};
 use crate::ops::gradient::GradientBuffer;
 use crate::ops::screen::LazyScreen;
-use crate::ops::weight::{self, HalfFormat, Weight};
+use crate::ops::weight::{self, HalfFormat, Numbers, Weight};
 use crate::ops::with_floats;
 use crate::random;
 
@@ -132,7 +132,8 @@ impl Parameter {
         if self.is_trained_in(pass) { self.var.as_tensor() } else { &self.frozen }
     }
 
-    /// The same as a matrix. Training computes with the float32 weights as they are.
+    /// The same as a matrix. Training multiplies the float32 weights as they are, or as bfloat16 where the
+    /// model rounds them to it and the processor has such products.
     pub fn weight(&self, pass: &Pass) -> Weight {
         let (rows, columns) = (self.shape[0], self.shape[1]);
         if let StoredLayout::Int8(scales) = &self.layout {
@@ -140,6 +141,9 @@ impl Parameter {
         }
         let weight = Weight::new(self.tensor(pass).clone(), rows, columns);
         match self.rounded {
+            Some(HalfFormat::Bfloat16) if self.is_trained_in(pass) => {
+                weight.gathering_in(self.gradient.clone()).multiplied_in(Numbers::Bfloat16Pairs)
+            }
             _ if self.is_trained_in(pass) => weight.gathering_in(self.gradient.clone()),
             _ if pass.is_training() => weight,
             Some(format) => weight.rounded_to(format).screened_by(self.screen.clone()),

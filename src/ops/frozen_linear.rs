@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use super::linear::products;
 use super::weight::Weight;
 use super::{floats, tensor, with_floats};
-use crate::kernels::gemm::{self, Epilogue};
+use crate::kernels::gemm::{self, Epilogue, Numbers};
 
 /// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`.
 ///
@@ -47,7 +47,15 @@ impl CustomOp1 for FrozenLinear {
             with_floats([&dy], |[dy]| {
                 let mut dx = vec![0.0; rows * inputs];
                 let outputs = self.weight.rows();
-                gemm::linear_backward_input(dy, rows, outputs, weight, inputs, &mut dx);
+                gemm::linear_backward_input(
+                    Numbers::Float32,
+                    dy,
+                    rows,
+                    outputs,
+                    weight,
+                    inputs,
+                    &mut dx,
+                );
                 dx
             })
         })??;

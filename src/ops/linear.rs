@@ -8,7 +8,7 @@ use super::weight::{HalfFormat, Weight, panels};
 use super::{
     floats, frozen_linear, gelu, int8, on_cpu, round, slice, tensor, use_kernels, with_floats,
 };
-use crate::kernels::gemm::{self, Epilogue, Layer, Panels};
+use crate::kernels::gemm::{self, Epilogue, Layer, Numbers, Panels};
 use crate::kernels::int8 as int8_kernel;
 use crate::kernels::pool::{self, Buffer};
 
@@ -168,6 +168,7 @@ fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resul
 struct Linear {
     out_features: usize,
     rounded: Option<HalfFormat>,
+    numbers: Numbers,
     gradient: Option<GradientBuffer>,
 }
 
@@ -176,6 +177,7 @@ impl Linear {
         Linear {
             out_features: weight.rows(),
             rounded: weight.rounded(),
+            numbers: weight.numbers(),
             gradient: weight.gradient().cloned(),
         }
     }
@@ -189,16 +191,10 @@ impl Linear {
         let (rows, inputs) = x_layout.shape().dims2()?;
         let bias = bias.map(|(bias, layout)| floats(bias, layout)).transpose()?;
         let mut out = vec![0.0; rows * self.out_features];
-        gemm::linear(
-            floats(x, x_layout)?,
-            rows,
-            inputs,
-            panels(weight, weight_layout, self.rounded)?,
-            self.out_features,
-            bias,
-            Epilogue::None,
-            &mut out,
-        );
+        let w = panels(weight, weight_layout, self.rounded)?;
+        let layer = Layer { w, n: self.out_features, bias, out: &mut out };
+        let x = floats(x, x_layout)?;
+        gemm::linear_each_in(self.numbers, x, rows, inputs, [layer], Epilogue::None);
         Ok((CpuStorage::F32(out), Shape::from((rows, self.out_features))))
     }
 
@@ -214,7 +210,15 @@ impl Linear {
         let dx = if x.track_op() {
             let dx = with_floats([dy, weight], |[dy, weight]| {
                 let mut dx = vec![0.0; rows * inputs];
-                gemm::linear_backward_input(dy, rows, outputs, weight, inputs, &mut dx);
+                gemm::linear_backward_input(
+                    self.numbers,
+                    dy,
+                    rows,
+                    outputs,
+                    weight,
+                    inputs,
+                    &mut dx,
+                );
                 dx
             })?;
             Some(tensor(dx, (rows, inputs))?)
@@ -231,7 +235,7 @@ impl Linear {
         let count = weight.elem_count();
         with_floats([x, dy], |[x, dy]| {
             let write = |dweight: &mut [f32]| {
-                gemm::linear_backward_weight(x, dy, rows, inputs, outputs, dweight);
+                gemm::linear_backward_weight(self.numbers, x, dy, rows, inputs, outputs, dweight);
             };
             if let Some(buffer) = &self.gradient {
                 buffer.add_dense(count, write);

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use super::gradient::GradientBuffer;
 use super::screen::LazyScreen;
 use super::{floats, on_cpu, slice};
+pub use crate::kernels::gemm::Numbers;
 use crate::kernels::gemm::Panels;
 use crate::kernels::int8;
 use crate::kernels::pack::{self, PANEL};
@@ -29,6 +30,7 @@ pub struct Weight {
     columns: usize,
     scales: Option<Tensor>,
     rounded: Option<HalfFormat>,
+    numbers: Numbers,
     gradient: Option<GradientBuffer>,
     screen: Option<Arc<LazyScreen>>,
 }
@@ -45,7 +47,8 @@ impl Weight {
 
     fn of(stored: Tensor, rows: usize, columns: usize) -> Self {
         let (scales, rounded, gradient, screen) = (None, None, None, None);
-        Weight { stored, rows, columns, scales, rounded, gradient, screen }
+        let numbers = Numbers::Float32;
+        Weight { stored, rows, columns, scales, rounded, numbers, gradient, screen }
     }
 
     /// Wraps the bytes of int8 weights, of the shape [`int8::packed_shape`], and their scales `[rows]`.
@@ -58,6 +61,17 @@ impl Weight {
     /// The same weight, whose gradient gathers in `buffer` where our kernels compute it.
     pub fn gathering_in(self, buffer: GradientBuffer) -> Self {
         Weight { gradient: Some(buffer), ..self }
+    }
+
+    /// The same weight of float32, which products of a training pass, forward and backward, multiply in
+    /// `numbers` where our kernels compute them.
+    pub fn multiplied_in(self, numbers: Numbers) -> Self {
+        Weight { numbers, ..self }
+    }
+
+    /// In which numbers a training pass multiplies it.
+    pub(super) fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     /// The same weight of float32, which products round to 16 bits.
