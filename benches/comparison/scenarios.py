@@ -116,15 +116,18 @@ def _start(precision: str, model: str, **targets: dict[str, float]) -> Scenario:
     return Scenario(f"start-{precision}", model, precision, "start", (64,), 8, figures)
 
 
-def _training(dropout: bool, model: str) -> Scenario:
+def _training(dropout: bool, model: str, precision: str = "float32") -> Scenario:
     suffix = ", dropout 0.1" if dropout else ""
-    title = f"training step, 4 x (64 + 64), Adam, float32{suffix}"
+    title = f"training step, 4 x (64 + 64), Adam, {precision}{suffix}"
+    # The limit is that of products in float32, three passes at their peak, for every precision.
     figures = (Figure(title, "step", "ms", "training"),)
-    name = "training-dropout" if dropout else "training"
+    name = "training" + ("-dropout" if dropout else "")
+    if precision != "float32":
+        name += f"-{precision}"
     return Scenario(
         name,
         model,
-        "float32",
+        precision,
         "training",
         (64,) * 4,
         64,
@@ -181,6 +184,7 @@ def scenarios(model: str = "bart-base") -> list[Scenario]:
         _start("float32", model),
         _training(False, model),
         _training(True, model),
+        _training(False, model, "mixed_bfloat16"),
     ]
     if model == "bart-base":
         found.append(_one_row(LARGE, "int8", f"bart-large, {greedy}, int8", most=1.35, faster=1.7))

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 # gradient of its input and once for that of its weight.
 TRAINING_PASSES = 3
 # Bytes of a weight of a matrix, and of one that is in none: norms, biases, tables of positions.
-MATRIX_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-OTHER_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}
+MATRIX_BYTES = {"float32": 4, "mixed_bfloat16": 4, "bfloat16": 2, "int8": 1}
+OTHER_BYTES = {"float32": 4, "mixed_bfloat16": 4, "bfloat16": 2, "int8": 4}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class Engine(BaseEngine):
     title = "bart-fast"
     packages = ("bart_fast",)
     distributions = ("bart-fast",)
-    precisions = ("float32", "bfloat16", "int8")
+    precisions = ("float32", "bfloat16", "mixed_bfloat16", "int8")
     passes = ("encode", "greedy", "scored", "beams", "train")
 
     @classmethod
