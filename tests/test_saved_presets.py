@@ -20,6 +20,7 @@ from preset_helpers import (
     task,
     tokenizer,
 )
+from tiny_models import tiny_model
 
 import bart_fast
 from bart_fast import presets
@@ -120,6 +121,30 @@ def test_sequence_lengths_and_sampler_come_back(tmp_path):
     presets.save_keras_preset(tmp_path, task=task(ArrayModel(CONFIG)), sampler="greedy")
     assert json.loads((tmp_path / "task.json").read_text())["sampler"] == "greedy"
     assert presets.load_preset(tmp_path).sampler == "greedy"
+
+
+def test_a_preset_in_int8_may_be_loaded_in_float32_where_nobody_says(tmp_path):
+    model = tiny_model()
+    model.quantize("int8")
+    presets.save_keras_preset(tmp_path, task=model, loads_in="float32")
+    usual = bart_fast.BartSeq2SeqLM.from_preset(tmp_path)
+    assert usual.backbone.dtype == "float32"
+    usual.train_on_batch(*usual.preprocessor({"encoder_text": ["ab"], "decoder_text": ["cd"]}))
+    quantized = bart_fast.BartSeq2SeqLM.from_preset(tmp_path, dtype="int8")
+    usual = bart_fast.BartSeq2SeqLM.from_preset(tmp_path)
+    for name, _ in usual.backbone._model.parameters():
+        of_int8 = quantized.backbone._model.get_int8(name)
+        values = usual.backbone._model.get_parameter(name)
+        if of_int8 is not None:
+            assert np.array_equal(values, of_int8[0].astype(np.float32) / of_int8[1][:, None])
+    for wrong in ("int4", 8):
+        with pytest.raises(ValueError, match="`loads_in` must be one of float32, "):
+            presets.save_keras_preset(tmp_path, task=model, loads_in=wrong)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["bart_fast"]["loads_in"] = "int4"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"`loads_in` must be one of float32, .* Received: 'int4'"):
+        bart_fast.BartSeq2SeqLM.from_preset(tmp_path)
 
 
 def test_tokenizer_options_come_back(tmp_path):

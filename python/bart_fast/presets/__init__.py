@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 
-from bart_fast._dtypes import stored_dtype
+from bart_fast._dtypes import PRECISIONS, stored_dtype
+from bart_fast._validation import argument_error
 
 from .preset import Preset, missing_file
 from .resolve import built_in_presets, resolve
@@ -113,6 +114,7 @@ def save_keras_preset(
     sampler: str | dict | None = None,
     max_shard_size: float | None = 10,
     dtype: str | None = None,
+    loads_in: str | None = None,
 ) -> None:
     """Write a Keras preset, or a part of one, that keras-hub and this package can load.
 
@@ -136,6 +138,8 @@ def save_keras_preset(
         max_shard_size: int or float. Weights larger than this many GB are split. None: never.
         dtype: str. "float32", "float16" or "bfloat16": how the weights are stored. Defaults to
             `None`: as the model keeps them, int8 too.
+        loads_in: str. The precision that `from_preset` takes where it is given none, such as
+            "float32" for weights in int8 that are to be trained. Defaults to `None`: the usual.
 
     Raises:
         ValueError: Keras cannot describe the model (encoder and decoder of different depth, heads
@@ -145,6 +149,8 @@ def save_keras_preset(
     from . import keras_format
 
     _check_dtype(dtype)
+    if loads_in not in (None, *PRECISIONS):
+        raise argument_error("loads_in", f"must be one of {', '.join(PRECISIONS)}", loads_in)
     if max_shard_size is not None and (
         isinstance(max_shard_size, bool)
         or not isinstance(max_shard_size, (int, float))
@@ -179,6 +185,7 @@ def save_keras_preset(
         generation=_foreign_settings(backbone),
         max_shard_size=max_shard_size,
         dtype=dtype,
+        loads_in=loads_in,
     )
 
 

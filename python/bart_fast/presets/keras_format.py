@@ -26,6 +26,7 @@ KERAS_VERSION, KERAS_HUB_VERSION = "3.15.1", "0.32.0"
 ASSETS = "assets/tokenizer"
 _OWN_ENTRY = "bart_fast"
 _GENERATION = "generation_config"
+_LOADS_IN = "loads_in"
 _SIZES = {
     "vocabulary_size": "vocab_size",
     "num_layers": "encoder_layers",
@@ -60,10 +61,10 @@ def read(directory: Path) -> Preset:
         FileNotFoundError: a file that the others call for is missing.
         ValueError: a file is damaged, or describes something else than a BART.
     """
-    config, dtype, generation = None, "float32", {}
+    config, dtype, loads_in, generation = None, "float32", None, {}
     path = directory / "config.json"
     if path.is_file():
-        config, dtype, generation = _read_backbone(path)
+        config, dtype, loads_in, generation = _read_backbone(path)
     task = _read_optional(directory / "task.json", "BartSeq2SeqLM", classifier.CLASS_NAME)
     preprocessor = _read_optional(
         directory / "preprocessor.json",
@@ -81,6 +82,7 @@ def read(directory: Path) -> Preset:
         path=directory,
         format="keras",
         dtype=dtype,
+        loads_in=loads_in,
         preprocessor_config=lengths,
         classifier=_classifier(task, directory / "task.json"),
         packing=_packing(preprocessor if packs else None, lengths, directory),
@@ -97,7 +99,8 @@ def read(directory: Path) -> Preset:
 
 def load_weights(preset: Preset, core_model, core_head=None) -> bool:
     """Set the parameters of `core_model` from the preset. See `presets.load_weights`."""
-    quantized = preset.precision == "int8"
+    preset.check_quantization()
+    quantized = preset.dtype == "int8"
     files = preset.weight_files()
     if not files:
         raise missing_file(preset.path, keras_weights.WEIGHTS_FILE, "keras")
@@ -152,6 +155,7 @@ def save(
     generation: dict | None = None,
     max_shard_size: float | None = 10,
     dtype: str | None = None,
+    loads_in: str | None = None,
 ) -> None:
     """Write a preset from plain values; `presets.save_keras_preset` takes them from objects.
 
@@ -166,6 +170,7 @@ def save(
         generation: settings and special ids, as in `Preset.generation_config`, where they are not
             those of any Keras model.
         dtype: how floats are stored; `None`: all as the model keeps it.
+        loads_in: the precision in which the preset is loaded where nobody says; `None`: the usual.
     """
     from . import atomic  # Its imports are for saving.
 
@@ -180,7 +185,8 @@ def save(
         precision = dtype or core_model.dtype
         table = groups(sizes, quantized=precision == "int8")
         policy = dtype_policy(precision, config)
-        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], policy, generation)
+        own = {_GENERATION: generation, _LOADS_IN: loads_in}
+        parts["config.json"] = _backbone_json(config, sizes, names["backbone"], policy, own)
         stale = (keras_weights.WEIGHTS_FILE, keras_weights.SHARDS_FILE, keras_weights.SHARD_PATTERN)
     if tokenizer is not None and "tokenizer_json" in tokenizer:
         raise ValueError(
@@ -229,8 +235,9 @@ def _save_head(folder: Path, core_head, name: str) -> None:
 # Reading.
 
 
-def _read_backbone(path: Path) -> tuple[dict, str, dict]:
-    """The core configuration, the stored dtype and generation settings in a `config.json`."""
+def _read_backbone(path: Path) -> tuple[dict, str, str | None, dict]:
+    """What a `config.json` says: the core configuration, the stored dtype, the one to load in if
+    it is another than usual, and generation settings."""
     saved = _read_optional(path, "BartBackbone")
     fields = dict(saved["config"])
     dtype = _dtype(fields.pop("dtype", None), path)
@@ -256,7 +263,7 @@ def _read_backbone(path: Path) -> tuple[dict, str, dict]:
         )
     rates = {"dropout": fields["dropout"]} | _implied_rates(fields["dropout"])
     own = _own_entry(saved, path)
-    generation = own.pop(_GENERATION, {})
+    generation, loads_in = own.pop(_GENERATION, {}), own.pop(_LOADS_IN, None)
     rates |= own
     for name, rate in rates.items():
         if type(rate) not in (int, float) or not 0 <= rate < 1:
@@ -267,7 +274,7 @@ def _read_backbone(path: Path) -> tuple[dict, str, dict]:
     config |= {name: float(rate) for name, rate in rates.items()}
     config |= dict.fromkeys(_SWITCHES, False) | {"model_type": "bart", "init_std": 0.02}
     config |= {"tie_word_embeddings": True, "activation_function": "gelu"}
-    return config, dtype, generation
+    return config, dtype, loads_in, generation
 
 
 def _implied_rates(dropout: float) -> dict[str, float]:
@@ -275,8 +282,8 @@ def _implied_rates(dropout: float) -> dict[str, float]:
 
 
 def _own_entry(saved: dict, path: Path) -> dict:
-    """The rates of dropout and the generation settings that `_backbone_json` added, if it did."""
-    own, known = saved.get(_OWN_ENTRY, {}), (*_RATES, _GENERATION)
+    """The rates of dropout and the settings that `_backbone_json` added, if it did."""
+    own, known = saved.get(_OWN_ENTRY, {}), (*_RATES, _GENERATION, _LOADS_IN)
     if not isinstance(own, dict) or not own.keys() <= set(known):
         raise ValueError(
             f"`{path}`: `{_OWN_ENTRY}` may hold `{'`, `'.join(known)}`. Received: {own!r}."
@@ -284,6 +291,11 @@ def _own_entry(saved: dict, path: Path) -> dict:
     if not isinstance(own.get(_GENERATION, {}), dict):
         raise ValueError(
             f"`{path}`: `{_GENERATION}` must be an object. Received: {own[_GENERATION]!r}."
+        )
+    if own.get(_LOADS_IN) not in (None, *_dtypes.PRECISIONS):
+        allowed = ", ".join(_dtypes.PRECISIONS)
+        raise ValueError(
+            f"`{path}`: `{_LOADS_IN}` must be one of {allowed}. Received: {own[_LOADS_IN]!r}."
         )
     return dict(own)
 
@@ -412,9 +424,7 @@ def _serialised(
     }
 
 
-def _backbone_json(
-    config: dict, sizes: Dimensions, name: str, dtype: dict, generation: dict | None
-) -> dict:
+def _backbone_json(config: dict, sizes: Dimensions, name: str, dtype: dict, settings: dict) -> dict:
     fields = {
         "vocabulary_size": sizes.vocabulary_size,
         "num_layers": sizes.num_layers,
@@ -427,7 +437,7 @@ def _backbone_json(
     saved = _serialised("bart_backbone", "BartBackbone", name, fields, dtype)
     implied = _implied_rates(config["dropout"])
     rates = {key: config[key] for key, rate in implied.items() if config.get(key, rate) != rate}
-    own = {**rates, **({_GENERATION: generation} if generation else {})}
+    own = {**rates, **{key: value for key, value in settings.items() if value}}
     return {**saved, _OWN_ENTRY: own} if own else saved
 
 

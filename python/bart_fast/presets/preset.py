@@ -63,6 +63,7 @@ class Preset:
         generation_config: dict. Hugging Face's generation settings (`num_beams`, ...), empty
             for Keras presets.
         dtype: str. The dtype the weights were saved in, such as "float32" or "int8".
+        loads_in: str or None. The precision of a model that is loaded from it where nobody says.
         vocabulary_file: pathlib.Path or None. Where the vocabulary is, if there is one.
         merges_file: pathlib.Path or None. Where the merges are, if there are any.
         tokenizer_file: pathlib.Path or None. Hugging Face's `tokenizer.json`, where it stands for
@@ -80,6 +81,7 @@ class Preset:
     sampler: str | dict | None = None
     generation_config: dict = field(default_factory=dict)
     dtype: str = "float32"
+    loads_in: str | None = None
     vocabulary_file: Path | None = None
     merges_file: Path | None = None
     tokenizer_file: Path | None = None
@@ -153,20 +155,29 @@ class Preset:
             config = {**config, "separate_embeddings": separate}
         return config
 
-    @property
-    def precision(self) -> str:
-        """What a model is loaded in where nobody says: float32, as in keras-hub, but a quantised
-        preset stays so. ValueError for a quantisation that we do not have."""
-        if self.format == "transformers":
-            # Its floats may have any width; quantised checkpoints are refused with their config.
-            return "float32"
+    def check_quantization(self) -> None:
+        """Refuses weights that are quantised in a way that we do not have.
+
+        Raises:
+            ValueError: the message names the way out.
+        """
         if self.dtype not in (*_dtypes.PRECISIONS, "float64"):
             raise ValueError(
                 f"`{self.path}` holds weights quantised to {self.dtype}, which cannot be read yet; "
                 f"allowed: {', '.join(_dtypes.PRECISIONS)}.\n"
                 'hint: save it from keras-hub before `quantize()`, or after `quantize("int8")`.'
             )
-        return "int8" if self.dtype == "int8" else "float32"
+
+    @property
+    def precision(self) -> str:
+        """What a model is loaded in where nobody says: float32, as in keras-hub, but a quantised
+        preset stays so, if it does not say otherwise itself. ValueError for a quantisation that
+        we do not have."""
+        if self.format == "transformers":
+            # Its floats may have any width; quantised checkpoints are refused with their config.
+            return "float32"
+        self.check_quantization()
+        return self.loads_in or ("int8" if self.dtype == "int8" else "float32")
 
     def weight_files(self) -> list[Path]:
         """The files with the weights; empty where there are none."""
