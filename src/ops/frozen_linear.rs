@@ -3,10 +3,10 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::linear::products;
+use super::floats;
+use super::linear::{input_gradient, products};
 use super::weight::Weight;
-use super::{floats, tensor, with_floats};
-use crate::kernels::gemm::{self, Epilogue, Numbers};
+use crate::kernels::gemm::{Epilogue, Numbers};
 
 /// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`.
 ///
@@ -41,32 +41,17 @@ impl CustomOp1 for FrozenLinear {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (rows, inputs) = x.dims2()?;
+        let inputs = x.dims2()?.1;
         let dy = dy.contiguous()?;
-        let dx = self.weight.with_float_panels(|weight| {
-            with_floats([&dy], |[dy]| {
-                let mut dx = vec![0.0; rows * inputs];
-                let outputs = self.weight.rows();
-                gemm::linear_backward_input(
-                    Numbers::Float32,
-                    dy,
-                    rows,
-                    outputs,
-                    weight,
-                    inputs,
-                    &mut dx,
-                );
-                dx
-            })
-        })??;
-        tensor(dx, (rows, inputs)).map(Some)
+        let gradient = |weight: &[f32]| input_gradient(Numbers::Float32, &dy, weight, inputs);
+        self.weight.with_float_panels(gradient)?.map(Some)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::int8;
     use super::super::weight::{HalfFormat, half_floats};
+    use super::super::{int8, tensor};
     use super::*;
     use crate::kernels::int8 as kernel;
     use crate::kernels::pack;

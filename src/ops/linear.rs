@@ -205,23 +205,10 @@ impl Linear {
         weight: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (rows, inputs) = x.dims2()?;
-        let outputs = self.out_features;
+        let inputs = x.dims2()?.1;
         let dx = if x.track_op() {
-            let dx = with_floats([dy, weight], |[dy, weight]| {
-                let mut dx = vec![0.0; rows * inputs];
-                gemm::linear_backward_input(
-                    self.numbers,
-                    dy,
-                    rows,
-                    outputs,
-                    weight,
-                    inputs,
-                    &mut dx,
-                );
-                dx
-            })?;
-            Some(tensor(dx, (rows, inputs))?)
+            let gradient = |[weight]: [&[f32]; 1]| input_gradient(self.numbers, dy, weight, inputs);
+            Some(with_floats([weight], gradient)??)
         } else {
             None
         };
@@ -246,6 +233,21 @@ impl Linear {
             tensor(dweight, weight.shape().clone()).map(Some)
         })?
     }
+}
+
+/// The gradient `[rows, inputs]` of a product's input, for `dy [rows, outputs]` and the panels of its weight.
+pub(super) fn input_gradient(
+    numbers: Numbers,
+    dy: &Tensor,
+    weight: &[f32],
+    inputs: usize,
+) -> Result<Tensor> {
+    let (rows, outputs) = dy.dims2()?;
+    let mut dx = vec![0.0; rows * inputs];
+    with_floats([dy], |[dy]| {
+        gemm::linear_backward_input(numbers, dy, rows, outputs, weight, inputs, &mut dx);
+    })?;
+    tensor(dx, (rows, inputs))
 }
 
 impl CustomOp2 for Linear {

@@ -117,16 +117,14 @@ def load(path: Path) -> Checkpoint:
         ValueError: the file is damaged, or of another version.
         OSError: it cannot be read.
     """
+    from zipfile import BadZipFile  # What numpy's files are; imported by it as well.
+
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         state = json.loads(arrays.pop(_STATE).tobytes())
         version, place = state["version"], Place(**state["place"])
-    except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint, or a damaged one: {error}") from None
-    except Exception as error:
-        if type(error).__name__ != "BadZipFile":
-            raise
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is no checkpoint, or a damaged one: {error}") from None
     if version != _VERSION:
         raise ValueError(f"{path} is a checkpoint of version {version}, expected {_VERSION}")
