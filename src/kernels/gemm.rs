@@ -11,14 +11,19 @@
 //! de Geijn, *Anatomy of High-Performance Matrix Multiplication* (2008), with the roles of the two
 //! operands exchanged: the weight is the one that is stored in panels.
 
+use std::ops::Range;
+
 use super::best::{Ask, Best};
-use super::gemm_blocks::{DEPTH_BLOCK, Layout, Left, Part, Product, Right};
+use super::disjoint::Disjoint;
+use super::gemm_blocks::{DEPTH_BLOCK, Layout, PackLeft, Part, Product};
+use super::gemm_operands::{Left, LeftValues, Right};
 use super::half_float::HalfFormat;
 use super::isa::{self, Pairs};
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, packed_len};
 pub use super::pairs::Numbers;
 use super::parallel::share;
+use super::pool::{self, Buffer};
 use super::team::{self, SharedMut};
 
 /// What follows the bias of a linear layer.
@@ -119,23 +124,17 @@ pub fn linear_each_in<const N: usize>(
     epilogue: Epilogue,
 ) {
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
-    run(&layers.map(|Layer { w, n, bias, out }| {
-        assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
-        assert_eq!(out.len(), m * n, "`out` is not [m, n]");
-        assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
-        Product {
-            rows: m,
-            columns: n,
-            depth: k,
-            left: Left::Rows(x),
-            right: Right::Panels(w),
-            out: SharedMut(out.as_mut_ptr()),
-            layout: Layout::Rows,
-            bias,
-            epilogue,
-            numbers: available(numbers),
-        }
-    }));
+    let left = Left { values: LeftValues::Rows(x), rows: m, depth: k, numbers: available(numbers) };
+    run(
+        left,
+        &layers.map(|Layer { w, n, bias, out }| {
+            assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
+            assert_eq!(out.len(), m * n, "`out` is not [m, n]");
+            assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
+            let (right, out) = (Right::Panels(w), SharedMut(out.as_mut_ptr()));
+            Product { columns: n, left, right, out, layout: Layout::Rows, bias, epilogue }
+        }),
+    );
 }
 
 /// What `ask` asks of each row of the linear layer `x W^T + bias` with the first `n` outputs of `w`; the
@@ -159,17 +158,15 @@ pub fn linear_best<'w>(
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     assert!(w.len() >= packed_len(n, k), "`w` is not packed [n, k]");
     assert!(bias.is_none_or(|bias| bias.len() >= n), "`bias` is not [n]");
+    let left = Left { values: LeftValues::Rows(x), rows: m, depth: k, numbers: Numbers::Float32 };
     let product = |out: &mut [f32]| Product {
-        rows: m,
         columns: n,
-        depth: k,
-        left: Left::Rows(x),
+        left,
         right: Right::Panels(w),
         out: SharedMut(out.as_mut_ptr()),
         layout: Layout::OnePanel,
         bias,
         epilogue: Epilogue::None,
-        numbers: Numbers::Float32,
     };
     let grid = Grid::new(&product(&mut []), team::num_threads());
     let isa = isa::current();
@@ -182,7 +179,10 @@ pub fn linear_best<'w>(
         let product = product(&mut out);
         // SAFETY: parts of one number differ in their rows, others in their panels.
         let gatherer = Some(unsafe { gathering.part(panel_part) });
-        isa::with_isa(isa, Part { product: &product, rows, panels, depth_block: k, gatherer });
+        let packed = None;
+        let (depths, depth_block) = (0..k, k);
+        let part = Part { product: &product, rows, panels, depths, depth_block, packed, gatherer };
+        isa::with_isa(isa, part);
     });
     best.finish(n)
 }
@@ -200,18 +200,18 @@ pub fn linear_backward_input(
     assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
     assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
     assert_eq!(dx.len(), m * k, "`dx` is not [m, k]");
-    run(&[Product {
-        rows: m,
+    let left =
+        Left { values: LeftValues::Rows(dy), rows: m, depth: n, numbers: available(numbers) };
+    let product = Product {
         columns: k,
-        depth: n,
-        left: Left::Rows(dy),
+        left,
         right: Right::Transposed(w),
         out: SharedMut(dx.as_mut_ptr()),
         layout: Layout::Rows,
         bias: None,
         epilogue: Epilogue::None,
-        numbers: available(numbers),
-    }]);
+    };
+    run(left, &[product]);
 }
 
 /// The gradient of a linear layer's weight: `dW = dy^T x`, overwritten; `x [m, k]`, `dy [m, n]`, `dw`
@@ -228,18 +228,18 @@ pub fn linear_backward_weight(
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     assert_eq!(dy.len(), m * n, "`dy` is not [m, n]");
     assert_eq!(dw.len(), packed_len(n, k), "`dw` is not packed [n, k]");
-    run(&[Product {
-        rows: k,
+    let (values, numbers) = (LeftValues::Columns(x), available(numbers));
+    let left = Left { values, rows: k, depth: m, numbers };
+    let product = Product {
         columns: n,
-        depth: m,
-        left: Left::Columns(x),
+        left,
         right: Right::Rows(dy),
         out: SharedMut(dw.as_mut_ptr()),
         layout: Layout::Panels,
         bias: None,
         epilogue: Epilogue::None,
-        numbers: available(numbers),
-    }]);
+    };
+    run(left, &[product]);
 }
 
 /// `numbers`, or floats where the instruction set in use lacks such products.
@@ -280,29 +280,73 @@ const ROWS_WHERE_PACKING: usize = 512;
 const FEW_ROWS: usize = 24;
 /// Depth of that block at most: a panel of 512 KiB, which a second pass over it still finds near.
 const DEPTH_OF_FEW_ROWS: usize = 4096;
+/// Words of tiles that are packed before parts multiply them: 6 MiB, which the last cache still has then.
+const WORDS_PACKED_AT_ONCE: usize = if cfg!(test) { 1 << 15 } else { 3 << 19 };
 /// Parts for each thread, so that one that comes late leaves its share to the others.
 const PARTS_PER_THREAD: usize = 4;
 
-/// Computes products on the team, side by side. What they write does not overlap.
-fn run<const N: usize>(products: &[Product<'_>; N]) {
-    let isa = isa::current();
+/// Computes products of one left operand on the team, side by side. What they write does not overlap.
+fn run<const N: usize>(left: Left<'_>, products: &[Product<'_>; N]) {
     let threads = team::num_threads();
     let grids: [Grid; N] = std::array::from_fn(|i| Grid::new(&products[i], threads));
+    if packs_once(left, &grids) {
+        let slice = (WORDS_PACKED_AT_ONCE / (left.rows * DEPTH_BLOCK)).max(1) * DEPTH_BLOCK;
+        for first in (0..left.depth).step_by(slice) {
+            let depths = first..(first + slice).min(left.depth);
+            let tiles = packed(left, &grids[0], depths.clone());
+            run_parts(products, &grids, &depths, Some(&tiles));
+        }
+    } else {
+        run_parts(products, &grids, &(0..left.depth), None);
+    }
+}
+
+/// Computes all parts of products for some depths.
+fn run_parts(
+    products: &[Product<'_>],
+    grids: &[Grid],
+    depths: &Range<usize>,
+    packed: Option<&[f32]>,
+) {
+    let isa = isa::current();
     team::run(grids.iter().map(Grid::parts).sum(), &|mut part| {
-        for (product, grid) in products.iter().zip(&grids) {
+        for (product, grid) in products.iter().zip(grids) {
             if part < grid.parts() {
                 // Neighbouring parts share panels.
-                let rows = share(product.rows, grid.row_parts, part % grid.row_parts);
+                let rows = share(product.left.rows, grid.row_parts, part % grid.row_parts);
                 let panels = share(grid.panels, grid.panel_parts, part / grid.row_parts);
-                let depth_block = grid.depth_block;
-                return isa::with_isa(
-                    isa,
-                    Part { product, rows, panels, depth_block, gatherer: None },
-                );
+                let (depths, depth_block) = (depths.clone(), grid.depth_block);
+                let part =
+                    Part { product, rows, panels, depths, depth_block, packed, gatherer: None };
+                return isa::with_isa(isa, part);
             }
             part -= grid.parts();
         }
     });
+}
+
+/// Whether the left operand is packed before the parts start, and not by each of them: where several read
+/// the same rows. Few rows are packed faster than they are waited for.
+fn packs_once(left: Left<'_>, grids: &[Grid]) -> bool {
+    let parts = |grid: &Grid| (grid.row_parts, grid.depth_block);
+    let alike = grids.windows(2).all(|two| parts(&two[0]) == parts(&two[1]));
+    let readers: usize = grids.iter().map(|grid| grid.panel_parts).sum();
+    left.rows > FEW_ROWS && left.depth > 0 && readers > 1 && alike
+}
+
+/// The left operand in tiles, for some depths.
+fn packed(left: Left<'_>, grid: &Grid, depths: Range<usize>) -> Buffer {
+    let isa = isa::current();
+    let mut tiles = pool::buffer(left.rows * left.steps(depths.len()));
+    let to = Disjoint::new(&mut tiles);
+    let shares = (PARTS_PER_THREAD * team::num_threads()).div_ceil(grid.row_parts);
+    team::run(grid.row_parts * shares, &|part| {
+        let rows = share(left.rows, grid.row_parts, part / shares);
+        let share = (part % shares, shares);
+        let (depths, depth_block) = (depths.clone(), grid.depth_block);
+        isa::with_isa(isa, PackLeft { left, rows, share, depths, depth_block, to: &to });
+    });
+    tiles
 }
 
 /// How a product is split.
@@ -316,18 +360,19 @@ struct Grid {
 impl Grid {
     fn new(product: &Product<'_>, threads: usize) -> Self {
         let panels = product.columns.div_ceil(PANEL);
-        if product.rows == 0 || panels == 0 {
+        let Left { rows, depth, numbers, .. } = product.left;
+        if rows == 0 || panels == 0 {
             return Grid { panels, row_parts: 0, panel_parts: 0, depth_block: DEPTH_BLOCK };
         }
-        let packed = product.numbers == Numbers::Float32
+        let packed = numbers == Numbers::Float32
             && matches!(product.right, Right::Panels(Panels::Float(_) | Panels::Half(..)));
         let most_rows = if packed { ROWS_OF_A_PART } else { ROWS_WHERE_PACKING };
-        let row_parts = product.rows.div_ceil(most_rows);
-        let work = product.rows * panels * PANEL * product.depth;
+        let row_parts = rows.div_ceil(most_rows);
+        let work = rows * panels * PANEL * depth;
         let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
         let worthwhile = wanted.min(work / WORK_OF_A_PART);
         let panel_parts = worthwhile.div_ceil(row_parts).clamp(1, panels);
-        let few = packed && product.rows <= FEW_ROWS;
+        let few = packed && rows <= FEW_ROWS;
         let depth_block = if few { DEPTH_OF_FEW_ROWS } else { DEPTH_BLOCK };
         Grid { panels, row_parts, panel_parts, depth_block }
     }

@@ -179,7 +179,7 @@ fn a_long_depth_is_one_chain_too() {
 #[test]
 fn threads_and_batches_change_no_bit() {
     on_every_isa(|isa| {
-        let case = Case::new(45, 300, 520);
+        let case = Case::new(45, 300, 1600);
         let one = team::with_threads(1, || {
             (case.linear(), case.backward_input(), case.backward_weight())
         });
@@ -297,7 +297,15 @@ fn chain_in_pairs(depth: usize, left: impl Fn(usize) -> f32, right: impl Fn(usiz
 #[test]
 fn products_in_pairs_are_their_definition() {
     let sizes = [1, 2, 11, 12, 13, 31, 47].map(|m| (m, 33, 65));
-    let more = [(5, 1, 1), (7, 32, 2), (3, 70, 769), (769, 34, 3), (3, 769, 5), (530, 40, 6)];
+    let more = [
+        (47, 1600, 1700),
+        (5, 1, 1),
+        (7, 32, 2),
+        (3, 70, 769),
+        (769, 34, 3),
+        (3, 769, 5),
+        (530, 40, 6),
+    ];
     with_pairs(|isa| {
         for (m, n, k) in sizes.into_iter().chain(more) {
             let case = Case::new(m, n, k);

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::best::{Ask, Best, Gathering};
 use super::gemm::{Epilogue, Layer};
-use super::gemm_blocks::pack_rows;
+use super::gemm_operands::pack_rows;
 use super::int8::{self, MOST_INPUTS, Quantized, Weight};
 use super::int8_tile::{GROUP, Int8Tile, MOST_ROWS};
 use super::isa::{self, Kernel, Simd};

@@ -7,7 +7,7 @@
 //!   among them and the elementary functions built on them.
 //! - [`team`] is the one set of worker threads; [`memory`] lends each thread scratch space,
 //!   [`pool`] keeps the buffers of results.
-//! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it;
+//! - [`pack`] is the one layout in which weights are stored, [`gemm`] the products over it (`gemm_operands` packs what they multiply);
 //!   [`half_float`] stores them in 16 bits (`element` widens these in registers, `pairs` multiplies them two by two), [`int8`] in 8, with its own products.
 //! - `lanes` and `parallel` split rows into vectors and work into parts; on them stand
 //!   [`layer_norm`], [`gelu`], [`softmax`], [`cross_entropy`], [`dropout`], [`elementwise`],
@@ -32,6 +32,7 @@ pub mod gelu;
 pub mod gemm;
 mod gemm_blocks;
 mod gemm_microkernel;
+mod gemm_operands;
 #[cfg(test)]
 mod guard_tests;
 pub mod half_float;

@@ -17,7 +17,8 @@
 
 use super::best::{self, Ask, Best};
 use super::gemm::{Epilogue, Numbers, Panels};
-use super::gemm_blocks::{Layout, Left, Part, Product, Right};
+use super::gemm_blocks::{Layout, Part, Product};
+use super::gemm_operands::{Left, LeftValues, Right};
 use super::int8::{self, EPSILON, LARGEST, MOST_INPUTS};
 use super::int8_product::screen as coarse_product;
 use super::int8_tile::GROUP;
@@ -177,24 +178,23 @@ impl Screen {
         let results = SharedMut(results.as_mut_ptr());
         team::run(left.len(), &|i| {
             let (row, panel) = (left[i].0 as usize, left[i].1 as usize);
+            let (rows, numbers) = (x.len() / k, Numbers::Float32);
             let product = Product {
-                rows: x.len() / k,
                 columns: limit,
-                depth: k,
-                left: Left::Rows(x),
+                left: Left { values: LeftValues::Rows(x), rows, depth: k, numbers },
                 right: Right::Panels(w),
                 // SAFETY: there is a panel for every `i`, which comes once.
                 out: SharedMut(unsafe { results.get().add(i * PANEL) }),
                 layout: Layout::OnePanel,
                 bias,
                 epilogue: Epilogue::None,
-                numbers: Numbers::Float32,
             };
             let (rows, panels) = (row..row + 1, panel..panel + 1);
-            isa::with_isa(
-                isa,
-                Part { product: &product, rows, panels, depth_block: k, gatherer: None },
-            );
+            let (packed, gatherer) = (None, None);
+            let (depths, depth_block) = (0..k, k);
+            let part =
+                Part { product: &product, rows, panels, depths, depth_block, packed, gatherer };
+            isa::with_isa(isa, part);
         });
     }
 }

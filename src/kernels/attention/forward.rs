@@ -4,7 +4,7 @@
 use super::super::disjoint::Disjoint;
 use super::super::dropout::{DRAWN, Dropout};
 use super::super::element::{Element, narrow};
-use super::super::gemm_blocks::pack_rows;
+use super::super::gemm_operands::pack_rows;
 use super::super::isa::{Isa, Kernel, Simd, with_isa};
 use super::super::lanes::{self, row_sum};
 use super::super::memory::{Slot, scratch};
