@@ -8,6 +8,7 @@ use super::gradients::Gradients;
 use super::loss::{LossSettings, StepResult, weighted_loss};
 use super::optimizer::Optimizer;
 use crate::error::{Error, Result};
+use crate::kernels::lasting::keep_for_the_next_step;
 use crate::model::batch::Rows;
 use crate::model::{BartModel, Batch, Parameter, Pass};
 
@@ -181,6 +182,7 @@ pub(super) fn update(
     if !result.loss.is_finite() {
         return Ok(result);
     }
+    keep_for_the_next_step();
     let gradients = Gradients::of(parameters, loss)?;
     let norm = gradients.norm()?;
     result.gradient_norm = Some(norm);
