@@ -29,6 +29,9 @@ class BigramCore:
     def set_parameters(self, values):
         self.table = np.array(values[TABLE], np.float32)
 
+    def trainable(self):
+        return [name for name, _ in self.parameters()]
+
     def check_trainable(self):
         pass
 

@@ -77,6 +77,15 @@ def test_copies_and_summaries_say_what_is_frozen():
     assert backbone.trainable_parameters == [] and not backbone.get_config()["trainable"]
 
 
+def test_training_nothing_is_said():
+    model = tiny_model()
+    model.backbone.trainable = False
+    with pytest.warns(UserWarning, match="nothing is trained"):
+        assert changed(model) == set()
+    with pytest.warns(UserWarning, match="nothing is trained"):
+        model.fit({"encoder_text": TEXTS, "decoder_text": TEXTS}, verbose=0)
+
+
 def test_a_frozen_backbone_has_its_classifier_trained_alone():
     model = bart_fast.BartTextClassifier(tiny_backbone(), num_classes=2, preprocessor=None)
     model.backbone.trainable = False

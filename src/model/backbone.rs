@@ -1,5 +1,6 @@
 //! The whole model: two stacks over their token tables, and the language-model head.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
@@ -29,6 +30,7 @@ pub struct BartModel {
     final_logits_bias: Option<Arc<Parameter>>,
     parameters: Vec<Arc<Parameter>>,
     adapters: Adapters,
+    recomputes: AtomicBool,
     training: Mutex<()>,
 }
 
@@ -78,6 +80,7 @@ impl BartModel {
                 parameter.set_trainable(mine.is_trainable());
             }
         }
+        other.set_recomputes(self.recomputes());
         let adapters = self.adapters.carried_to(&other.parameters);
         BartModel { adapters, ..other }
     }
@@ -101,6 +104,7 @@ impl BartModel {
             final_logits_bias,
             parameters,
             adapters: Adapters::default(),
+            recomputes: AtomicBool::new(false),
             training: Mutex::new(()),
         })
     }
@@ -161,6 +165,21 @@ impl BartModel {
     pub fn check_trainable(&self) -> Result<()> {
         let coarse = |p: &Arc<Parameter>| p.is_trainable() && !p.keeps_float32();
         if self.learned().any(coarse) { self.precision.check_trainable() } else { Ok(()) }
+    }
+
+    /// Whether training keeps a layer's input alone and computes the rest again in the backward pass.
+    pub fn recomputes(&self) -> bool {
+        self.recomputes.load(Ordering::Relaxed)
+    }
+
+    /// Says so, from the next step on.
+    pub fn set_recomputes(&self, recomputes: bool) {
+        self.recomputes.store(recomputes, Ordering::Relaxed);
+    }
+
+    /// A pass of training as this model does it.
+    pub fn training_pass(&self, seed: u64) -> Pass<'static> {
+        Pass::training(seed).recomputing(self.recomputes())
     }
 
     /// Held during a training step: gradients gather in buffers of the model, one step at a time.

@@ -11,6 +11,7 @@ use super::encoder::{FeedForward, answer_without_keys};
 use super::layers::{FinalNorm, Residual};
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
+use super::recomputed::Recomputed;
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::{NoKey, Spans};
@@ -74,7 +75,7 @@ impl DecoderLayer {
 #[derive(Debug)]
 pub struct Decoder {
     embedding: Embedding,
-    layers: Vec<DecoderLayer>,
+    layers: Vec<Recomputed<DecoderLayer>>,
     layer_norm: FinalNorm,
     layerdrop: f64,
     no_key: NoKey,
@@ -90,7 +91,10 @@ impl Decoder {
         Ok(Decoder {
             embedding: Embedding::new(parameters, "decoder", config, tokens)?,
             layers: (0..config.decoder_layers)
-                .map(|i| DecoderLayer::new(parameters, &format!("decoder.layers.{i}"), config))
+                .map(|i| {
+                    let name = format!("decoder.layers.{i}");
+                    Recomputed::new(parameters, |all| DecoderLayer::new(all, &name, config))
+                })
                 .collect::<Result<_>>()?,
             layer_norm: FinalNorm::new(parameters, "decoder", config)?,
             layerdrop: config.decoder_layerdrop,
@@ -106,12 +110,15 @@ impl Decoder {
         source: &Batch,
         pass: &Pass,
     ) -> Result<Hidden> {
-        let mut attend = WholeSequences::new(target, memory, source, self.no_key, pass);
+        let spans = Sees::new(target, source, self.no_key);
         let mut x = self.embedding.forward(target, pass)?;
         for layer in &self.layers {
             pass.check_stop()?;
             if !pass.skips_layer(self.layerdrop) {
-                x = layer.forward(&x, &mut attend, pass)?;
+                let spans = spans.clone();
+                x = layer.forward([&x, memory], pass, move |layer, [x, memory], pass| {
+                    layer.forward(x, &mut WholeSequences { memory, spans: &spans, pass }, pass)
+                })?;
             }
         }
         self.layer_norm.forward(x, pass)
@@ -128,14 +135,15 @@ impl Decoder {
         pass: &Pass,
         take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let whole = WholeSequences::new(target, memory, source, self.no_key, pass);
+        let spans = Sees::new(target, source, self.no_key);
+        let whole = WholeSequences { memory, spans: &spans, pass };
         let mut attend = Observed { whole, wanted: false, weights: None };
         let mut x = self.embedding.forward(target, pass)?;
         let last = layers.iter().max().map_or(0, |&layer| layer + 1);
         for (number, layer) in self.layers.iter().enumerate().take(last) {
             pass.check_stop()?;
             attend.wanted = layers.contains(&number);
-            x = layer.forward(&x, &mut attend, pass)?;
+            x = DecoderLayer::forward(layer, &x, &mut attend, pass)?;
             if let Some(weights) = attend.weights.take() {
                 take(number, &weights)?;
             }
@@ -154,7 +162,7 @@ impl Decoder {
         let mut x = self.embedding.forward(rows, &pass)?;
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
             let mut attend = Cached { slots, cache, pass: &pass };
-            x = layer.forward(&x, &mut attend, &pass)?;
+            x = DecoderLayer::forward(layer, &x, &mut attend, &pass)?;
         }
         cache.advance(slots);
         self.layer_norm.forward(x, &pass)
@@ -176,34 +184,35 @@ impl Decoder {
     }
 }
 
-struct WholeSequences<'a> {
-    memory: &'a Hidden,
-    to_target: Spans,
-    to_source: Spans,
-    pass: &'a Pass<'a>,
+/// Which rows of the target and of the source a row of the target sees.
+#[derive(Clone)]
+struct Sees {
+    target: Spans,
+    source: Spans,
 }
 
-impl<'a> WholeSequences<'a> {
-    fn new(
-        target: &Batch,
-        memory: &'a Hidden,
-        source: &Batch,
-        no_key: NoKey,
-        pass: &'a Pass<'a>,
-    ) -> Self {
-        let to_target = target.attending_to(target, true, no_key);
-        let to_source = target.attending_to(source, false, no_key);
-        WholeSequences { memory, to_target, to_source, pass }
+impl Sees {
+    fn new(target: &Batch, source: &Batch, no_key: NoKey) -> Self {
+        Sees {
+            target: target.attending_to(target, true, no_key),
+            source: target.attending_to(source, false, no_key),
+        }
     }
+}
+
+struct WholeSequences<'a> {
+    memory: &'a Hidden,
+    spans: &'a Sees,
+    pass: &'a Pass<'a>,
 }
 
 impl Attend for WholeSequences<'_> {
     fn self_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
-        block.self_attention(x, &self.to_target, self.pass)
+        block.self_attention(x, &self.spans.target, self.pass)
     }
 
     fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
-        block.cross_attention(x, self.memory, &self.to_source, self.pass)
+        block.cross_attention(x, self.memory, &self.spans.source, self.pass)
     }
 }
 
@@ -221,8 +230,8 @@ impl Attend for Observed<'_> {
 
     fn cross_attention(&mut self, block: &MultiHeadAttention, x: &Hidden) -> Result<Hidden> {
         if self.wanted {
-            let WholeSequences { memory, to_source, pass, .. } = &self.whole;
-            self.weights = Some(block.weights(x, memory, to_source, pass)?);
+            let WholeSequences { memory, spans, pass } = &self.whole;
+            self.weights = Some(block.weights(x, memory, &spans.source, pass)?);
         }
         self.whole.cross_attention(block, x)
     }

@@ -8,6 +8,7 @@ use super::embedding::Embedding;
 use super::layers::{FinalNorm, Linear, Residual};
 use super::parameter::{Parameter, Parameters};
 use super::pass::Pass;
+use super::recomputed::Recomputed;
 use crate::config::{Activation, BartConfig};
 use crate::error::Result;
 use crate::ops::attention::{NoKey, Spans};
@@ -97,7 +98,7 @@ impl EncoderLayer {
 #[derive(Debug)]
 pub struct Encoder {
     embedding: Embedding,
-    layers: Vec<EncoderLayer>,
+    layers: Vec<Recomputed<EncoderLayer>>,
     layer_norm: FinalNorm,
     layerdrop: f64,
     no_key: NoKey,
@@ -113,7 +114,10 @@ impl Encoder {
         Ok(Encoder {
             embedding: Embedding::new(parameters, "encoder", config, tokens)?,
             layers: (0..config.encoder_layers)
-                .map(|i| EncoderLayer::new(parameters, &format!("encoder.layers.{i}"), config))
+                .map(|i| {
+                    let name = format!("encoder.layers.{i}");
+                    Recomputed::new(parameters, |all| EncoderLayer::new(all, &name, config))
+                })
                 .collect::<Result<_>>()?,
             layer_norm: FinalNorm::new(parameters, "encoder", config)?,
             layerdrop: config.encoder_layerdrop,
@@ -128,7 +132,9 @@ impl Encoder {
         for layer in &self.layers {
             pass.check_stop()?;
             if !pass.skips_layer(self.layerdrop) {
-                x = layer.forward(&x, &spans, pass)?;
+                let spans = spans.clone();
+                x = layer
+                    .forward([&x], pass, move |layer, [x], pass| layer.forward(x, &spans, pass))?;
             }
         }
         self.layer_norm.forward(x, pass)

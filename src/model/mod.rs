@@ -19,6 +19,7 @@ pub mod low_rank;
 pub mod parameter;
 pub mod pass;
 pub mod precision;
+pub mod recomputed;
 
 pub use backbone::BartModel;
 pub use batch::Batch;

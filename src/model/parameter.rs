@@ -257,6 +257,11 @@ impl Parameters {
         self.precision
     }
 
+    /// Those made so far.
+    pub fn list(&self) -> &[Arc<Parameter>] {
+        &self.list
+    }
+
     /// The list.
     pub fn into_list(self) -> Vec<Arc<Parameter>> {
         self.list

@@ -16,18 +16,54 @@ pub type StopCheck<'a> = dyn Fn() -> Result<()> + 'a;
 pub struct Pass<'a> {
     seed: Option<u64>,
     next_stream: Cell<u64>,
+    recomputes: bool,
     stop: Option<&'a StopCheck<'a>>,
+}
+
+/// Where the random draws of a pass stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Draws {
+    seed: Option<u64>,
+    /// Number of the next draw.
+    pub next: u64,
+}
+
+impl Draws {
+    /// A pass that goes on from here.
+    pub fn pass(self) -> Pass<'static> {
+        Pass { seed: self.seed, next_stream: Cell::new(self.next), ..Pass::inference() }
+    }
 }
 
 impl<'a> Pass<'a> {
     /// No gradients, no dropout.
     pub fn inference() -> Self {
-        Pass { seed: None, next_stream: Cell::new(0), stop: None }
+        Pass { seed: None, next_stream: Cell::new(0), recomputes: false, stop: None }
     }
 
     /// Gradients, and dropout drawn from `seed` (a new seed for every step).
     pub fn training(seed: u64) -> Self {
         Pass { seed: Some(seed), ..Pass::inference() }
+    }
+
+    /// The same pass; if `recomputes`, the inner values of layers are computed again in the backward pass.
+    pub fn recomputing(self, recomputes: bool) -> Self {
+        Pass { recomputes: recomputes && self.is_training(), ..self }
+    }
+
+    /// Whether the inner values of layers are computed again in the backward pass.
+    pub fn recomputes(&self) -> bool {
+        self.recomputes
+    }
+
+    /// Where its random draws stand.
+    pub fn draws(&self) -> Draws {
+        Draws { seed: self.seed, next: self.next_stream.get() }
+    }
+
+    /// Goes on with draw `next`, after another pass made those before.
+    pub fn go_on_from(&self, next: u64) {
+        self.next_stream.set(next);
     }
 
     /// The same pass, which `stop` can end between two layers.

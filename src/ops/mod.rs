@@ -18,6 +18,7 @@ pub mod hidden;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
+pub mod recompute;
 pub mod round;
 pub mod scale;
 pub mod screen;

@@ -152,6 +152,16 @@ impl PyModel {
         Ok(())
     }
 
+    /// Whether training computes the inner values of layers again in the backward pass.
+    fn recomputes(&self) -> bool {
+        self.model.recomputes()
+    }
+
+    /// Says so, from the next step on.
+    fn set_recomputes(&self, recomputes: bool) {
+        self.model.set_recomputes(recomputes);
+    }
+
     /// Refuses a precision that cannot be trained, before any work is done.
     fn check_trainable(&self) -> PyResult<()> {
         Ok(self.model.check_trainable()?)

@@ -75,7 +75,7 @@ pub fn train(
 ) -> Result<StepResult> {
     model.check_trainable()?;
     let _alone = model.lock_for_training();
-    let (loss, result) = texts.loss(model, head, &Pass::training(seed))?;
+    let (loss, result) = texts.loss(model, head, &model.training_pass(seed))?;
     // A language-model head of its own takes no part.
     let trainable = model.trainable();
     let of_model = trainable.iter().filter(|parameter| parameter.name() != "lm_head.weight");

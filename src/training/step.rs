@@ -165,7 +165,7 @@ pub fn train(
 ) -> Result<StepResult> {
     model.check_trainable()?;
     let _alone = model.lock_for_training();
-    let (loss, result) = examples.loss(model, &Pass::training(seed))?;
+    let (loss, result) = examples.loss(model, &model.training_pass(seed))?;
     let trainable = model.trainable();
     let parameters: Vec<&Parameter> = trainable.iter().map(Arc::as_ref).collect();
     update(&parameters, optimizer, loss.as_ref(), result, learning_rate)

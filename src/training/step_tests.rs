@@ -95,17 +95,50 @@ fn smoothed(model: &BartModel, label_smoothing: f64) -> Examples {
 }
 
 fn loss_of(model: &BartModel, examples: &Examples) -> f64 {
-    examples.loss(model, &Pass::training(77)).unwrap().1.loss
+    examples.loss(model, &model.training_pass(77)).unwrap().1.loss
 }
 
 /// The gradient of every trainable parameter, row-major.
 fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
-    let (loss, _) = examples.loss(model, &Pass::training(77)).unwrap();
+    let (loss, _) = examples.loss(model, &model.training_pass(77)).unwrap();
     let trainable = model.trainable();
     let parameters: Vec<&Parameter> = trainable.iter().map(Arc::as_ref).collect();
     let gradients = Gradients::of(&parameters, loss.as_ref()).unwrap();
     let rows = |p: &Arc<Parameter>| gradients.with(p, |gradient| p.rows_of(gradient)).unwrap();
     trainable.iter().map(rows).collect()
+}
+
+#[test]
+fn what_is_computed_again_has_the_same_gradients() {
+    let frozen_below = tiny(0.3);
+    let below = |name: &str| !name.starts_with("decoder.layers");
+    let parameters = frozen_below.parameters().iter();
+    parameters.filter(|p| below(p.name())).for_each(|p| p.set_trainable(false));
+    let models = [
+        ("all", tiny(0.3)),
+        ("mbart", tiny_mbart(0.2)),
+        ("float32 with low rank", adapted(Precision::Float32, true)),
+        ("int8 with low rank", adapted(Precision::Int8, false)),
+        ("layers over frozen ones", frozen_below),
+    ];
+    for (what, model) in models {
+        let examples = examples(&model);
+        let both = in_way(|| {
+            let once = (loss_of(&model, &examples), gradients_of(&model, &examples));
+            model.set_recomputes(true);
+            let again = (loss_of(&model, &examples), gradients_of(&model, &examples));
+            model.set_recomputes(false);
+            (once, again)
+        });
+        for ((loss, gradients), (loss_again, again)) in [both.kernel, both.portable] {
+            assert_eq!(loss, loss_again, "{what}");
+            for (parameter, (a, b)) in model.trainable().iter().zip(gradients.iter().zip(&again)) {
+                let size = a.iter().fold(1e-3_f32, |size, x| size.max(x.abs()));
+                let apart = a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 2e-6 * size);
+                assert!(apart && a.len() == b.len(), "{what} {}", parameter.name());
+            }
+        }
+    }
 }
 
 #[test]

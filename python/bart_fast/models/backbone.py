@@ -30,6 +30,21 @@ class Backbone(FreezingMixin, LoraMixin):
         """The number of weights, shared ones counted once."""
         return self._model.count_parameters()
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """bool. Whether a training step keeps the input of each layer alone, and computes the rest
+        of it again for the gradients: memory for the values of one layer instead of all, against
+        a third more time. Defaults to `False`. The result is the same, but for roundings.
+
+        Reference:
+            Chen et al. 2016, arXiv:1604.06174; `gradient_checkpointing_enable` of transformers.
+        """
+        return self._model.recomputes()
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self._model.set_recomputes(check_flag("gradient_checkpointing", value))
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Backbone":
         """A backbone, with random weights, from what `get_config()` returned."""
@@ -184,6 +199,7 @@ class Backbone(FreezingMixin, LoraMixin):
             "_dtype": core.dtype,
             "_weights": weights,
             "_frozen": [name for name in names if name not in trainable],
+            "_recomputes": core.recomputes(),
             # What is merged is among the weights.
             "_loras": {} if merged else {name: Lora.of(core, name) for name in adapters},
             "_lora_in_use": None if merged else active,
@@ -199,6 +215,7 @@ class Backbone(FreezingMixin, LoraMixin):
             else:
                 core.set_parameters({name: values})
         core.set_trainable(state.pop("_frozen", []), False)
+        core.set_recomputes(state.pop("_recomputes", False))
         for name, lora in state.pop("_loras", {}).items():
             lora.add_to(core, name)
         _core.Adapters(core).choose(state.pop("_lora_in_use", None))

@@ -47,6 +47,10 @@ class TextClassifier(LabelledTrainingMixin, Task):
     def _core_head(self) -> Any:
         return self._head.core
 
+    @property
+    def _trains_something(self) -> bool:
+        return True
+
     @classmethod
     def from_preset(
         cls,

@@ -144,7 +144,7 @@ class TrainingMixin(SingleBatchesMixin):
         ```
         """
         self._check_compiled("fit")
-        self._core.check_trainable()
+        self._check_trainable()
         class_weight = check_class_weight(class_weight, sample_weight)
         check_int("epochs", epochs, 0)
         check_int("initial_epoch", initial_epoch, 0)

@@ -37,7 +37,7 @@ class SingleBatchesMixin(StepsMixin):
             NonFiniteLossError: the loss or its gradient is NaN or infinite; nothing was changed.
         """
         self._check_compiled("train_on_batch")
-        self._core.check_trainable()
+        self._check_trainable()
         check_flag("return_dict", return_dict)
         class_weight = check_class_weight(class_weight, sample_weight)
         self.reset_metrics()

@@ -6,7 +6,7 @@ from typing import Any
 
 from bart_fast._lora import AdapterInUse
 from bart_fast._random import draw_seed
-from bart_fast._validation import DECODER_IDS, ENCODER_IDS, argument_error
+from bart_fast._validation import DECODER_IDS, ENCODER_IDS, argument_error, caller_level
 from bart_fast.callbacks import CallbackList
 from bart_fast.metrics import Mean, Metric
 from bart_fast.training.batch import Batch, BatchMaker
@@ -168,6 +168,20 @@ class StepsMixin:
         if self._seed is None:
             self._seed = draw_seed()
         return self._seed
+
+    @property
+    def _trains_something(self) -> bool:
+        return bool(self._core.trainable())
+
+    def _check_trainable(self) -> None:
+        """Refuses weights that are too coarse to be trained, and warns where all are frozen."""
+        self._core.check_trainable()
+        if not self._trains_something:
+            warnings.warn(
+                "nothing is trained: all weights are frozen\n"
+                "hint: set `model.backbone.trainable`, or call `enable_lora()`",
+                stacklevel=caller_level(),
+            )
 
     def _check_compiled(self, method: str) -> None:
         if not self.compiled:

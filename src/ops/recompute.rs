@@ -1,0 +1,117 @@
+//! A block of the model whose inner values are not kept for the backward pass but computed again there
+//! (Chen et al. 2016, arXiv:1604.06174): memory for one block at a time, for a second forward pass.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
+
+use super::gradient::GradientBuffer;
+use super::with_floats;
+
+/// What a block makes of its inputs, with the same bits each time.
+pub type Block = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
+
+/// A trained tensor of a block, and where its gradient gathers.
+pub type Gathered = (Tensor, GradientBuffer);
+
+/// `block` of one or two tensors; `trained` is what it trains. Their gradients gather in the buffers, and
+/// not in candle's store: the backward pass within the backward pass has one of its own.
+///
+/// The gradients are those of the block itself, up to the order in which some are added.
+pub fn recompute(inputs: &[Tensor], block: Block, trained: Vec<Gathered>) -> Result<Tensor> {
+    let detached: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
+    let y = block(&detached)?.detach();
+    if trained.is_empty() && !inputs.iter().any(Tensor::track_op) {
+        return Ok(y);
+    }
+    let op = Recompute { y, block, trained };
+    // The backward pass comes only through what is tracked.
+    let first = match inputs.iter().any(Tensor::track_op) {
+        true => inputs[0].clone(),
+        false => Var::from_tensor(&inputs[0])?.into_inner(),
+    };
+    match inputs {
+        [_] => first.apply_op1(op),
+        [_, second] => first.apply_op2(second, op),
+        _ => candle_core::bail!("a block has one or two inputs, not {}", inputs.len()),
+    }
+}
+
+struct Recompute {
+    /// The result, without what led to it.
+    y: Tensor,
+    block: Block,
+    trained: Vec<Gathered>,
+}
+
+impl Recompute {
+    fn forward(&self) -> Result<(CpuStorage, Shape)> {
+        let y = self.y.contiguous()?;
+        let (storage, layout) = y.storage_and_layout();
+        match storage.try_clone(layout)? {
+            Storage::Cpu(storage) => Ok((storage, layout.shape().clone())),
+            _ => candle_core::bail!("a result on another device than its inputs"),
+        }
+    }
+
+    /// Gradients of the inputs, for that of the result.
+    fn backward(&self, inputs: &[&Tensor], dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let fresh: Vec<Tensor> = inputs
+            .iter()
+            .map(|input| Ok(Var::from_tensor(&input.detach())?.into_inner()))
+            .collect::<Result<_>>()?;
+        let y = (self.block)(&fresh)?;
+        // A scalar whose gradient with respect to `y` is `dy`.
+        let gradients = (y * dy)?.sum_all()?.backward()?;
+        for (tensor, buffer) in &self.trained {
+            let Some(gradient) = gradients.get(tensor) else { continue };
+            with_floats([&gradient.contiguous()?], |[values]| {
+                buffer.add_dense(values.len(), |to| to.copy_from_slice(values));
+            })?;
+        }
+        let wanted = |(input, fresh): (&&Tensor, &Tensor)| {
+            gradients.get(fresh).filter(|_| input.track_op()).cloned()
+        };
+        Ok(inputs.iter().zip(&fresh).map(wanted).collect())
+    }
+}
+
+impl CustomOp1 for Recompute {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward()
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.backward(&[x], dy)?.pop().flatten())
+    }
+}
+
+impl CustomOp2 for Recompute {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward()
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut gradients = self.backward(&[a, b], dy)?;
+        let second = gradients.pop().flatten();
+        Ok((gradients.pop().flatten(), second))
+    }
+}
