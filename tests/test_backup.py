@@ -13,6 +13,7 @@ from tiny_models import VOCABULARY, tiny_backbone, tiny_model, tiny_preprocessor
 import bart_fast
 from bart_fast import callbacks, metrics, models, optimizers, pretraining
 from bart_fast.optimizers import schedules
+from bart_fast.training.errors import NonFiniteLossError
 
 WORDS = ["whale", "fox", "owl", "jumps", "over", "the", "lazy", "dog", "sees", "a"]
 TEXTS = [f"{WORDS[i]} {WORDS[(3 * i + 1) % 10]}" for i in range(10)]
@@ -297,6 +298,54 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     model.fit(**arguments, callbacks=[callbacks.BackupAndRestore(tmp_path / "backup")])
     for ours, theirs in zip(model.get_weights(), straight.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_directory_that_cannot_be_written_is_found_before_the_first_step(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("taken")
+    model = language_model()
+    before = model.get_weights()
+
+    def refused(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    for where, error in ((tmp_path / "file", FileExistsError), (tmp_path, PermissionError)):
+        if error is PermissionError:  # Tests may run as root, whom no mode keeps out.
+            monkeypatch.setattr("tempfile.TemporaryFile", refused)
+        backup = callbacks.BackupAndRestore(where)
+        with pytest.raises(error, match="`backup_dir` cannot be written"):
+            model.fit(PAIRS, batch_size=3, verbose=0, callbacks=[backup])
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("failure", [MemoryError("no room"), "a NaN"])
+def test_a_step_that_fails_leaves_the_last_checkpoint(failure, tmp_path, monkeypatch):
+    arguments = {"x": PAIRS, "batch_size": 3, "epochs": 2, "verbose": 0}
+    model, make_step = language_model(), type(language_model())._train_batch
+
+    def failing(self, batch):
+        failing.left -= 1
+        if failing.left:
+            return make_step(self, batch)
+        if failure == "a NaN":
+            return "the loss is nan"
+        raise failure
+
+    failing.left = 4
+    monkeypatch.setattr(type(model), "_train_batch", failing)
+    expected = NonFiniteLossError if failure == "a NaN" else MemoryError
+    with pytest.raises(expected):
+        model.fit(**arguments, callbacks=[callbacks.BackupAndRestore(tmp_path, save_freq=1)])
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint.npz").is_file()
+    assert model.generate("a fox") is not None
+    straight = language_model()
+    straight.fit(**arguments)
+    for again in (model, language_model()):
+        backup = callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        again.fit(**arguments, callbacks=[backup])
+        for ours, theirs in zip(again.get_weights(), straight.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from bart_fast._validation import argument_error, check_flag, check_path
@@ -29,6 +30,8 @@ class BackupAndRestore(Callback):
 
     Raises:
         ValueError: when `fit()` begins, if the checkpoint is of another model or other data.
+        OSError: when `fit()` begins, if the directory cannot be written; later, if the disk is
+            full. The last checkpoint stays.
 
     Example:
 
@@ -71,12 +74,23 @@ class BackupAndRestore(Callback):
         from bart_fast.training import checkpoint as files
 
         self._run, self._unsaved = run, 0
+        self._check_writable()
         path, found = self._newest()
         if found is None:
             return None
         files.check_run(path, found, run)
         files.restore(path, found, self.model)
         return found
+
+    def _check_writable(self):
+        """Not after an hour, when the first checkpoint is due."""
+        try:
+            self.backup_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.backup_dir):
+                pass
+        except OSError as error:
+            message = f"`backup_dir` cannot be written: {error.strerror}"
+            raise type(error)(error.errno, message, str(self.backup_dir)) from None
 
     def _newest(self):
         from bart_fast.training import checkpoint as files
