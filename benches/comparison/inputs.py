@@ -17,10 +17,12 @@ class Pairs:
     Attributes:
         batch: the arrays [rows, length], by keras-hub's names.
         labels: [rows, target], what the decoder should say.
+        weights: [rows, target], 0 where a target is padding; `None` where none is.
     """
 
     batch: dict[str, np.ndarray]
     labels: np.ndarray
+    weights: np.ndarray | None = None
 
 
 def make_rows(vocabulary: int, lengths: tuple[int, ...]) -> Rows:
@@ -36,6 +38,14 @@ def make_pairs(vocabulary: int, rows: int, source: int, target: int) -> Pairs:
     targets = rng.integers(FIRST_ID, vocabulary, (rows, target + 1))
     batch = {**masked("encoder", sources), **masked("decoder", targets[:, :-1])}
     return Pairs(batch, targets[:, 1:])
+
+
+def make_ragged_pairs(vocabulary: int, lengths: tuple[int, ...]) -> Pairs:
+    """Pairs with so many real tokens in source and in target, padded to the longest."""
+    pairs = make_pairs(vocabulary, len(lengths), max(lengths), max(lengths))
+    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    masks = {f"{stack}_padding_mask": real for stack in ("encoder", "decoder")}
+    return Pairs({**pairs.batch, **masks}, pairs.labels, real.astype(np.float32))
 
 
 def masked(stack: str, ids: np.ndarray) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from comparison import engines
 from comparison.limits import BANDWIDTH, INT8_PEAK, PEAK, RATES, limit
 from comparison.scenarios import MIB, Figure, Scenario, scenarios
 
-_SCALES = {"ms": 1e3, "us": 1e6, "s": 1.0, "MiB": 1 / MIB}
+_SCALES = {"ms": 1e3, "us": 1e6, "s": 1.0, "MiB": 1 / MIB, "x": 1.0}
 
 
 def summary(samples: Iterable[Any]) -> float | None:

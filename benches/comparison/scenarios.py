@@ -17,7 +17,7 @@ class Figure:
     Attributes:
         title: what was measured.
         key: where its samples (seconds or bytes) lie in the result of the scenario.
-        unit: "ms", "us", "s", "tokens/s" or "MiB".
+        unit: "ms", "us", "s", "tokens/s", "MiB" or "x".
         limit: the bound that `limits.py` computes, by its name; `None`: there is none.
         most: how many times the limit it may take.
         beyond: how many bytes it may take beyond the limit.
@@ -70,7 +70,7 @@ class Scenario:
     @property
     def bart_pass(self) -> str:
         """The method that an engine needs."""
-        methods = {"encoder": "encode", "start": "greedy", "training": "train"}
+        methods = {"encoder": "encode", "start": "greedy", "training": "train", "ragged": "train"}
         return methods.get(self.task, self.task)
 
 
@@ -120,7 +120,11 @@ def _training(dropout: bool, model: str, precision: str = "float32") -> Scenario
     suffix = ", dropout 0.1" if dropout else ""
     title = f"training step, 4 x (64 + 64), Adam, {precision}{suffix}"
     # The limit is that of products in float32, three passes at their peak, for every precision.
-    figures = (Figure(title, "step", "ms", "training"),)
+    most = 1.6 if precision == "float32" and not dropout else None
+    figures = (
+        Figure(title, "step", "ms", "training", most, faster=most and 1.25),
+        Figure(f"{title}, most resident", "peak", "MiB", faster=most and 1, against=("torch",)),
+    )
     name = "training" + ("-dropout" if dropout else "")
     if precision != "float32":
         name += f"-{precision}"
@@ -134,6 +138,18 @@ def _training(dropout: bool, model: str, precision: str = "float32") -> Scenario
         figures,
         dropout=dropout,
         quick=not dropout,
+    )
+
+
+def _ragged_training(model: str) -> Scenario:
+    title = "training step, 8 x (8 to 128), Adam, float32"
+    figures = (
+        Figure(title, "step", "ms"),
+        Figure(f"{title}, of its real tokens' share", "share", "x", at_most=1.15),
+    )
+    lengths = tuple(np.linspace(8, 128, 8).astype(int).tolist())
+    return Scenario(
+        "training-ragged", model, "float32", "ragged", lengths, 128, figures, quick=False
     )
 
 
@@ -185,6 +201,7 @@ def scenarios(model: str = "bart-base") -> list[Scenario]:
         _training(False, model),
         _training(True, model),
         _training(False, model, "mixed_bfloat16"),
+        _ragged_training(model),
     ]
     if model == "bart-base":
         found.append(_one_row(LARGE, "int8", f"bart-large, {greedy}, int8", most=1.35, faster=1.7))

@@ -118,6 +118,30 @@ def training(spec: dict[str, Any]) -> dict[str, Any]:
     return {"rates": rates, "step": seconds, "peak": _memory("VmHWM")}
 
 
+def ragged(spec: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of training steps over rows of many lengths and over rows of the longest, in turn.
+
+    `share`: how many times the share of its real tokens the former takes of the latter.
+    """
+    from comparison.inputs import make_pairs, make_ragged_pairs
+
+    lengths, longest = tuple(spec["lengths"]), max(spec["lengths"])
+    uneven = make_ragged_pairs(spec["vocabulary"], lengths)
+    full = make_pairs(spec["vocabulary"], len(lengths), longest, longest)
+    real = sum(lengths) / (len(lengths) * longest)
+    engine = _load(spec)
+
+    def both() -> tuple[float, float]:
+        return _seconds(lambda: engine.train(uneven)), _seconds(lambda: engine.train(full))
+
+    pairs, rates = _repeated(both, spec)
+    return {
+        "rates": rates,
+        "step": [step for step, _ in pairs],
+        "share": [step / (whole * real) for step, whole in pairs],
+    }
+
+
 def start(spec: dict[str, Any]) -> dict[str, Any]:
     """Seconds from the start of the process to some tokens; resident memory on the way."""
     engine = _load(spec)
@@ -198,6 +222,7 @@ TASKS = {
         beams,
         encoder,
         training,
+        ragged,
         start,
         limits,
     )

@@ -11,9 +11,8 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
-use std::sync::Once;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use mimalloc::MiMalloc;
 
@@ -24,6 +23,11 @@ const RANGE: usize = 1 << 38;
 /// Blocks begin on pages of the system: memory goes back in whole ones.
 const PAGE: usize = 1 << 12;
 
+/// Blocks of training that huge pages suit.
+const LARGE: usize = 1 << 20;
+
+/// Whether this process trains.
+static TRAINS: AtomicBool = AtomicBool::new(false);
 /// Where the range begins; 0 until the first block, 1 where the system has none to give.
 static START: AtomicUsize = AtomicUsize::new(0);
 
@@ -53,22 +57,33 @@ pub fn prefer_huge_pages(block: *mut u8, size: usize) {
     }
 }
 
-/// Makes mimalloc keep what is given back for ten seconds, and not for one, before the system gets it: longer
-/// than a step of training, whose next one asks for the same again. Fresh pages would cost a twentieth of it. Leaves
-/// alone what `MIMALLOC_PURGE_DELAY` has set.
-pub fn keep_for_the_next_step() {
+/// Suits the allocator to training, from now on: large blocks come and go in every step.
+///
+/// They lie in huge pages, and mimalloc keeps what is given back for ten seconds, and not for one, before the
+/// system gets it: longer than a step, whose next one asks for the same again. Fresh small pages would cost a
+/// twentieth of a small step and half of a large one. A delay set by `MIMALLOC_PURGE_DELAY` stays.
+pub fn suit_training() {
     /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds, and its default.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     const DEFAULT: core::ffi::c_long = 1000;
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: the option is known to mimalloc, which reads and writes it as an atomic number.
-        unsafe {
-            if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT {
-                libmimalloc_sys::mi_option_set(PURGE_DELAY, 10 * DEFAULT);
-            }
+    if TRAINS.swap(true, Relaxed) {
+        return;
+    }
+    // SAFETY: the option is known to mimalloc, which reads and writes it as an atomic number.
+    unsafe {
+        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT {
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, 10 * DEFAULT);
         }
-    });
+    }
+}
+
+/// A block of mimalloc, in huge pages if it is large and this process trains.
+#[inline]
+fn for_training(block: *mut u8, size: usize) -> *mut u8 {
+    if size >= LARGE && TRAINS.load(Relaxed) && !block.is_null() {
+        system::prefer_huge_pages(block, size);
+    }
+    block
 }
 
 /// What the whole crate allocates with.
@@ -85,7 +100,7 @@ unsafe impl GlobalAlloc for Allocator {
             return block;
         }
         // SAFETY: the caller's promises are mimalloc's conditions (in all functions here).
-        unsafe { MiMalloc.alloc(layout) }
+        for_training(unsafe { MiMalloc.alloc(layout) }, layout.size())
     }
 
     #[inline]
@@ -97,7 +112,7 @@ unsafe impl GlobalAlloc for Allocator {
             return block;
         }
         // SAFETY: as above.
-        unsafe { MiMalloc.alloc_zeroed(layout) }
+        for_training(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
     }
 
     #[inline]
@@ -240,7 +255,7 @@ mod tests {
     #[test]
     fn the_option_is_the_one_that_is_meant() {
         let unset = std::env::var_os("MIMALLOC_PURGE_DELAY").is_none();
-        keep_for_the_next_step();
+        suit_training();
         // SAFETY: as above.
         let delay = unsafe { libmimalloc_sys::mi_option_get(15) };
         assert_eq!(delay == 10_000, unset, "{delay}");

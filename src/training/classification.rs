@@ -8,6 +8,7 @@ use super::loss::{LossSettings, StepResult, weighted_loss};
 use super::optimizer::Optimizer;
 use super::step::update;
 use crate::error::{Error, Result};
+use crate::kernels::lasting::suit_training;
 use crate::model::classification_head::ClassificationHead;
 use crate::model::{BartModel, Batch, Parameter, Pass};
 
@@ -74,6 +75,7 @@ pub fn train(
     seed: u64,
 ) -> Result<StepResult> {
     model.check_trainable()?;
+    suit_training();
     let _alone = model.lock_for_training();
     let (loss, result) = texts.loss(model, head, &model.training_pass(seed))?;
     // A language-model head of its own takes no part.

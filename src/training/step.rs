@@ -8,7 +8,7 @@ use super::gradients::Gradients;
 use super::loss::{LossSettings, StepResult, weighted_loss};
 use super::optimizer::Optimizer;
 use crate::error::{Error, Result};
-use crate::kernels::lasting::keep_for_the_next_step;
+use crate::kernels::lasting::suit_training;
 use crate::model::batch::Rows;
 use crate::model::{BartModel, Batch, Parameter, Pass};
 
@@ -164,6 +164,7 @@ pub fn train(
     seed: u64,
 ) -> Result<StepResult> {
     model.check_trainable()?;
+    suit_training();
     let _alone = model.lock_for_training();
     let (loss, result) = examples.loss(model, &model.training_pass(seed))?;
     let trainable = model.trainable();
@@ -182,7 +183,6 @@ pub(super) fn update(
     if !result.loss.is_finite() {
         return Ok(result);
     }
-    keep_for_the_next_step();
     let gradients = Gradients::of(parameters, loss)?;
     let norm = gradients.norm()?;
     result.gradient_norm = Some(norm);

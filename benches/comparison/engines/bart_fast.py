@@ -74,7 +74,7 @@ class Engine(BaseEngine):
         return ids[:, 1:].tolist()
 
     def train(self, pairs: Pairs) -> float:
-        return self.model.train_on_batch(pairs.batch, pairs.labels)[0]
+        return self.model.train_on_batch(pairs.batch, pairs.labels, pairs.weights)[0]
 
     def evaluate(self, pairs: Pairs) -> float:
         """The loss of the batch."""

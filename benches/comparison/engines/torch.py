@@ -87,12 +87,15 @@ class Engine(BaseEngine):
             self.model.train()
         self._optimizer.zero_grad()
         batch = {name: self.torch.from_numpy(each) for name, each in pairs.batch.items()}
+        labels = pairs.labels.copy()
+        if pairs.weights is not None:
+            labels[pairs.weights == 0] = -100
         loss = self.model(
             input_ids=batch["encoder_token_ids"],
             attention_mask=batch["encoder_padding_mask"].long(),
             decoder_input_ids=batch["decoder_token_ids"],
             decoder_attention_mask=batch["decoder_padding_mask"].long(),
-            labels=self.torch.from_numpy(pairs.labels.copy()),
+            labels=self.torch.from_numpy(labels),
         ).loss
         loss.backward()
         self._optimizer.step()
