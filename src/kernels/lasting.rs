@@ -59,8 +59,8 @@ pub fn prefer_huge_pages(block: *mut u8, size: usize) {
 
 /// Suits the allocator to training, from now on: large blocks come and go in every step.
 ///
-/// They lie in huge pages, and mimalloc keeps what is given back for ten seconds, and not for one, before the
-/// system gets it: longer than a step, whose next one asks for the same again. Fresh small pages would cost a
+/// They lie in huge pages, and mimalloc keeps what is given back for a minute, and not for a second, before
+/// the system gets it: far longer than a step, whose next one asks for the same again. Fresh small pages would cost a
 /// twentieth of a small step and half of a large one. A delay set by `MIMALLOC_PURGE_DELAY` stays.
 pub fn suit_training() {
     /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds, and its default.
@@ -72,7 +72,7 @@ pub fn suit_training() {
     // SAFETY: the option is known to mimalloc, which reads and writes it as an atomic number.
     unsafe {
         if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT {
-            libmimalloc_sys::mi_option_set(PURGE_DELAY, 10 * DEFAULT);
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, 60 * DEFAULT);
         }
     }
 }
@@ -258,7 +258,7 @@ mod tests {
         suit_training();
         // SAFETY: as above.
         let delay = unsafe { libmimalloc_sys::mi_option_get(15) };
-        assert_eq!(delay == 10_000, unset, "{delay}");
+        assert_eq!(delay == 60_000, unset, "{delay}");
     }
 
     #[test]
