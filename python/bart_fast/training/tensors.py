@@ -18,9 +18,9 @@ def as_numpy(value: Any) -> Any:
         return tuple(as_numpy(each) for each in value)
     if isinstance(value, str | bytes | list | np.ndarray) or value is None:
         return value
-    for method in ("detach", "cpu"):
-        if callable(getattr(value, method, None)):
-            value = getattr(value, method)()
+    # PyTorch's. TensorFlow's have a `cpu` as well, which warns that it is deprecated.
+    if callable(getattr(value, "detach", None)):
+        value = value.detach().cpu()
     if callable(getattr(value, "numpy", None)):
         try:
             return np.asarray(value.numpy())
