@@ -40,32 +40,25 @@ pub fn forward(
     });
 }
 
-/// `dlogits` [t, v] = (softmax(logits) - onehot(target)) * row_scale; rows of scale 0 become
-/// zeros whatever their logits. `lse` is [`forward`]'s.
-pub fn backward(
-    logits: &[f32],
-    lse: &[f32],
-    targets: &[u32],
-    row_scale: &[f32],
-    dlogits: &mut [f32],
-) {
+/// Turns `logits` [t, v] into their slopes, (softmax(logits) - onehot(target)) * row_scale; rows of scale 0
+/// become zeros whatever their logits. `lse` is [`forward`]'s.
+pub fn backward(logits: &mut [f32], lse: &[f32], targets: &[u32], row_scale: &[f32]) {
     let (t, v) = shape(logits, targets);
     assert_eq!((lse.len(), row_scale.len()), (t, t), "cross_entropy: lse, row_scale");
-    assert_eq!(dlogits.len(), logits.len(), "cross_entropy: dlogits");
-    let dlogits = Disjoint::new(dlogits);
+    let all = Disjoint::new(logits);
     parallel::ranges(t, GRAIN.div_ceil(v.max(1)), 1, |isa, rows| {
         for row in rows {
             // SAFETY: `ranges` gives no row twice.
-            let out = unsafe { dlogits.slice(row * v, v) };
+            let slopes = unsafe { all.slice(row * v, v) };
             let (scale, target) = (row_scale[row], targets[row] as usize);
             if scale == 0.0 {
-                out.fill(0.0);
+                slopes.fill(0.0);
                 continue;
             }
-            let logits = &logits[row * v..(row + 1) * v];
-            with_isa(isa, ScaledSoftmax { logits, lse: lse[row], scale, out });
+            let logit = slopes[target];
+            with_isa(isa, ScaledSoftmax { row: slopes, lse: lse[row], scale });
             // The probability again, since (p * scale) - scale would cancel where p is near 1.
-            out[target] = ((logits[target] - lse[row]).exp_m1()) * scale;
+            slopes[target] = (logit - lse[row]).exp_m1() * scale;
         }
     });
 }
@@ -91,12 +84,11 @@ impl Kernel for RowStatistics<'_> {
     }
 }
 
-/// out = exp(logits - lse) * scale
+/// row = exp(row - lse) * scale
 struct ScaledSoftmax<'a> {
-    logits: &'a [f32],
+    row: &'a mut [f32],
     lse: f32,
     scale: f32,
-    out: &'a mut [f32],
 }
 
 impl Kernel for ScaledSoftmax<'_> {
@@ -105,9 +97,9 @@ impl Kernel for ScaledSoftmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (lse, scale) = (s.splat(self.lse), s.splat(self.scale));
-        for (x, out) in self.logits.chunks(S::LANES).zip(self.out.chunks_mut(S::LANES)) {
-            let p = s.exp(s.sub(lanes::load(s, x), lse));
-            lanes::store(s, out, s.mul(p, scale));
+        for part in self.row.chunks_mut(S::LANES) {
+            let p = s.exp(s.sub(lanes::load(s, part), lse));
+            lanes::store(s, part, s.mul(p, scale));
         }
     }
 }
@@ -124,9 +116,9 @@ mod tests {
     fn run(logits: &[f32], targets: &[u32], scale: &[f32]) -> Results {
         let t = targets.len();
         let (mut nll, mut lse, mut correct) = (vec![7.0; t], vec![7.0; t], vec![7; t]);
-        let mut dlogits = vec![7.0; logits.len()];
         forward(logits, targets, &mut nll, &mut lse, &mut correct);
-        backward(logits, &lse, targets, scale, &mut dlogits);
+        let mut dlogits = logits.to_vec();
+        backward(&mut dlogits, &lse, targets, scale);
         (nll, lse, correct, dlogits)
     }
 

@@ -17,6 +17,7 @@ use super::precision::Precision;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::ops::cross_entropy::RowLosses;
 use crate::ops::hidden::{self, Hidden};
 
 /// BART with its language-model head.
@@ -260,6 +261,23 @@ impl BartModel {
         let untrained = Pass::inference();
         let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&untrained));
         Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias)?)
+    }
+
+    /// The cross entropy of `targets` under [`Self::logits`], which then stand in memory once: the loss and what
+    /// each row's was, for ids, scales of the rows and label smoothing. `None` where it gains nothing.
+    pub fn head_loss(
+        &self,
+        hidden: &Hidden,
+        targets: (&[u32], &[f32], f32),
+        pass: &Pass,
+    ) -> Result<Option<(Tensor, Arc<RowLosses>)>> {
+        Error::check_room(
+            "the logits of this batch",
+            product(&[hidden.rows(), self.config.vocab_size]),
+        )?;
+        let untrained = Pass::inference();
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&untrained));
+        Ok(ops::head_loss::head_loss(hidden, &self.tokens.head.weight(pass), bias, targets)?)
     }
 
     /// The same into memory that is kept; for inference.

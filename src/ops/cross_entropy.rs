@@ -30,17 +30,12 @@ pub fn cross_entropy(
     smoothing: f32,
 ) -> Result<(Tensor, Arc<RowLosses>)> {
     if use_kernels(logits) {
-        let op = CrossEntropy {
-            targets: targets.to_vec(),
-            row_scale: row_scale.to_vec(),
-            smoothing,
-            log_sum_exp: OnceLock::new(),
-            rows: Arc::new(OnceLock::new()),
-        };
-        let rows = op.rows.clone();
+        let targets = Targets::new(targets, row_scale, smoothing);
+        let found = Arc::new(OnceLock::new());
+        let op = CrossEntropy { targets, found: found.clone() };
         let loss = logits.contiguous()?.apply_op1(op)?;
-        let losses = rows.get().cloned().unwrap_or_default();
-        return Ok((loss, losses));
+        let rows = found.get().map(|found: &Found| found.rows.clone()).unwrap_or_default();
+        return Ok((loss, rows));
     }
     portable(logits, targets, row_scale, smoothing)
 }
@@ -70,25 +65,30 @@ fn portable(
     Ok((loss, Arc::new(RowLosses { nll: nll.to_vec1()?, correct, spread })))
 }
 
-struct CrossEntropy {
-    targets: Vec<u32>,
+/// What rows of logits should have said, and how much each counts.
+pub(super) struct Targets {
+    ids: Vec<u32>,
     row_scale: Vec<f32>,
     smoothing: f32,
-    log_sum_exp: OnceLock<Vec<f32>>,
-    rows: Arc<OnceLock<Arc<RowLosses>>>,
 }
 
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross_entropy"
+/// What the forward pass found of rows of logits.
+pub(super) struct Found {
+    pub loss: f32,
+    pub rows: Arc<RowLosses>,
+    log_sum_exp: Vec<f32>,
+}
+
+impl Targets {
+    pub(super) fn new(ids: &[u32], row_scale: &[f32], smoothing: f32) -> Self {
+        Targets { ids: ids.to_vec(), row_scale: row_scale.to_vec(), smoothing }
     }
 
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let logits = floats(logits, layout)?;
-        let rows = self.targets.len();
+    pub(super) fn forward(&self, logits: &[f32]) -> Found {
+        let rows = self.ids.len();
         let (mut nll, mut log_sum_exp) = (vec![0.0; rows], vec![0.0; rows]);
         let mut correct = vec![0u8; rows];
-        kernel::forward(logits, &self.targets, &mut nll, &mut log_sum_exp, &mut correct);
+        kernel::forward(logits, &self.ids, &mut nll, &mut log_sum_exp, &mut correct);
         let spread = match self.smoothing {
             0.0 => Vec::new(),
             _ => spreads(logits, &log_sum_exp),
@@ -101,40 +101,56 @@ impl CustomOp1 for CrossEntropy {
         let scales = self.row_scale.iter().enumerate();
         let loss: f64 = scales.map(|(i, &w)| f64::from(loss_of(i)) * f64::from(w)).sum();
         let correct = correct.into_iter().map(|flag| flag != 0).collect();
-        let _ = self.log_sum_exp.set(log_sum_exp);
-        let _ = self.rows.set(Arc::new(RowLosses { nll, correct, spread }));
-        Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(())))
+        let rows = Arc::new(RowLosses { nll, correct, spread });
+        Found { loss: loss as f32, rows, log_sum_exp }
     }
 
-    fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
-        let Some(log_sum_exp) = self.log_sum_exp.get() else {
-            candle_core::bail!("the backward of cross_entropy ran before its forward");
-        };
-        let dloss = dloss.to_scalar::<f32>()?;
+    /// Turns logits into the slopes of the loss, times `dloss`.
+    pub(super) fn backward(&self, found: &Found, dloss: f32, logits: &mut [f32]) {
         let scale: Vec<f32> = self.row_scale.iter().map(|w| w * dloss).collect();
-        let dlogits = with_floats([logits], |[logits]| {
-            let mut dlogits = vec![0.0; logits.len()];
-            kernel::backward(logits, log_sum_exp, &self.targets, &scale, &mut dlogits);
-            if self.smoothing > 0.0 {
-                self.smooth(&scale, &mut dlogits);
-            }
-            dlogits
-        })?;
-        tensor(dlogits, logits.shape().clone()).map(Some)
+        kernel::backward(logits, &found.log_sum_exp, &self.ids, &scale);
+        if self.smoothing > 0.0 {
+            self.smooth(&scale, logits);
+        }
     }
-}
 
-impl CrossEntropy {
     /// Turns the slope of nll into that of the smoothed loss, `softmax - (1 - smoothing) onehot -
     /// smoothing / classes`, times the scale of the row.
-    fn smooth(&self, scale: &[f32], dlogits: &mut [f32]) {
-        let classes = dlogits.len() / scale.len().max(1);
-        let rows = dlogits.chunks_mut(classes.max(1)).zip(scale).zip(&self.targets);
+    fn smooth(&self, scale: &[f32], slopes: &mut [f32]) {
+        let classes = slopes.len() / scale.len().max(1);
+        let rows = slopes.chunks_mut(classes.max(1)).zip(scale).zip(&self.ids);
         for ((row, &scale), &target) in rows {
             let share = self.smoothing * scale / classes as f32;
             row.iter_mut().for_each(|slope| *slope -= share);
             row[target as usize] += self.smoothing * scale;
         }
+    }
+}
+
+struct CrossEntropy {
+    targets: Targets,
+    found: Arc<OnceLock<Found>>,
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let found = self.targets.forward(floats(logits, layout)?);
+        let loss = found.loss;
+        let _ = self.found.set(found);
+        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
+    }
+
+    fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
+        let Some(found) = self.found.get() else {
+            candle_core::bail!("the backward of cross_entropy ran before its forward");
+        };
+        let mut slopes = with_floats([logits], |[logits]| logits.to_vec())?;
+        self.targets.backward(found, dloss.to_scalar()?, &mut slopes);
+        tensor(slopes, logits.shape().clone()).map(Some)
     }
 }
 

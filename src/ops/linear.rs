@@ -152,7 +152,7 @@ fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resul
     };
     if use_kernels(x) && weight.is_packed() {
         let x = x.contiguous()?;
-        let op = Linear::new(weight);
+        let op = TrainedLinear::new(weight);
         return match bias {
             Some(bias) => x.apply_op3(weight.stored(), bias, op),
             None => x.apply_op2(weight.stored(), op),
@@ -165,16 +165,17 @@ fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resul
     }
 }
 
-struct Linear {
+/// A product with a weight that is trained.
+pub(super) struct TrainedLinear {
     out_features: usize,
     rounded: Option<HalfFormat>,
     numbers: Numbers,
     gradient: Option<GradientBuffer>,
 }
 
-impl Linear {
-    fn new(weight: &Weight) -> Self {
-        Linear {
+impl TrainedLinear {
+    pub(super) fn new(weight: &Weight) -> Self {
+        TrainedLinear {
             out_features: weight.rows(),
             rounded: weight.rounded(),
             numbers: weight.numbers(),
@@ -182,12 +183,13 @@ impl Linear {
         }
     }
 
-    fn forward(
+    /// The results, [rows, outputs], and their shape.
+    pub(super) fn forward(
         &self,
         (x, x_layout): (&CpuStorage, &Layout),
         (weight, weight_layout): (&CpuStorage, &Layout),
         bias: Option<(&CpuStorage, &Layout)>,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<(Vec<f32>, Shape)> {
         let (rows, inputs) = x_layout.shape().dims2()?;
         let bias = bias.map(|(bias, layout)| floats(bias, layout)).transpose()?;
         let mut out = vec![0.0; rows * self.out_features];
@@ -195,11 +197,11 @@ impl Linear {
         let layer = Layer { w, n: self.out_features, bias, out: &mut out };
         let x = floats(x, x_layout)?;
         gemm::linear_each_in(self.numbers, x, rows, inputs, [layer], Epilogue::None);
-        Ok((CpuStorage::F32(out), Shape::from((rows, self.out_features))))
+        Ok((out, Shape::from((rows, self.out_features))))
     }
 
     /// Gradients of the input and of the packed weight.
-    fn backward(
+    pub(super) fn backward(
         &self,
         x: &Tensor,
         weight: &Tensor,
@@ -250,7 +252,7 @@ pub(super) fn input_gradient(
     tensor(dx, (rows, inputs))
 }
 
-impl CustomOp2 for Linear {
+impl CustomOp2 for TrainedLinear {
     fn name(&self) -> &'static str {
         "linear"
     }
@@ -262,7 +264,8 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
+        let (out, shape) = self.forward((x, x_layout), (weight, weight_layout), None)?;
+        Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(
@@ -276,7 +279,7 @@ impl CustomOp2 for Linear {
     }
 }
 
-impl CustomOp3 for Linear {
+impl CustomOp3 for TrainedLinear {
     fn name(&self) -> &'static str {
         "linear_bias"
     }
@@ -290,7 +293,9 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
+        let bias = Some((bias, bias_layout));
+        let (out, shape) = self.forward((x, x_layout), (weight, weight_layout), bias)?;
+        Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(

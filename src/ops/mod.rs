@@ -14,6 +14,7 @@ mod frozen_linear;
 pub mod gelu;
 pub mod gradient;
 pub mod head;
+pub mod head_loss;
 pub mod hidden;
 pub mod int8;
 pub mod kv_store;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::cross_entropy::{RowLosses, cross_entropy};
 use crate::ops::with_floats;
 
 /// What a loss is made of beside logits, labels and weights, and what is told of it.
@@ -95,6 +95,12 @@ impl StepResult {
     }
 }
 
+/// The scales of rows in a loss: their weights, divided.
+pub(super) fn row_scales(weights: &[f32], settings: &LossSettings) -> Vec<f32> {
+    let normalizer = settings.normalizer.unwrap_or(weights.len() as f64);
+    weights.iter().map(|&w| (f64::from(w) / normalizer) as f32).collect()
+}
+
 /// The cross entropy of `labels` under `logits [rows, classes]`, weighted and divided: a tensor for
 /// the backward pass, and what is reported.
 pub(super) fn weighted_loss(
@@ -103,11 +109,20 @@ pub(super) fn weighted_loss(
     weights: &[f32],
     settings: &LossSettings,
 ) -> Result<(Tensor, StepResult)> {
+    let (scale, smoothing) = (row_scales(weights, settings), settings.label_smoothing as f32);
+    let (loss, rows) = cross_entropy(logits, labels, &scale, smoothing)?;
+    let mut result = summed(&rows, weights, settings);
+    if settings.detail == Detail::Logits {
+        result.logits = Some(with_floats([&logits.contiguous()?], |[values]| values.to_vec())?);
+    }
+    Ok((loss, result))
+}
+
+/// What is reported of rows, but for their logits.
+pub(super) fn summed(rows: &RowLosses, weights: &[f32], settings: &LossSettings) -> StepResult {
     let LossSettings { normalizer, label_smoothing, detail, .. } = *settings;
-    let normalizer = normalizer.unwrap_or(labels.len() as f64);
+    let normalizer = normalizer.unwrap_or(weights.len() as f64);
     let mut result = StepResult::of_weights(weights, detail);
-    let scale: Vec<f32> = weights.iter().map(|&w| (f64::from(w) / normalizer) as f32).collect();
-    let (loss, rows) = cross_entropy(logits, labels, &scale, label_smoothing as f32)?;
     let mut smoothing_sum = 0.0;
     for (i, &weight) in weights.iter().enumerate() {
         let (weight, nll) = (f64::from(weight), f64::from(rows.nll[i]));
@@ -123,8 +138,5 @@ pub(super) fn weighted_loss(
     if detail != Detail::Sums {
         result.nll_of_rows = Some(rows.nll.clone());
     }
-    if detail == Detail::Logits {
-        result.logits = Some(with_floats([&logits.contiguous()?], |[values]| values.to_vec())?);
-    }
-    Ok((loss, result))
+    result
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::gradients::Gradients;
-use super::loss::{LossSettings, StepResult, weighted_loss};
+use super::loss::{Detail, LossSettings, StepResult, row_scales, summed, weighted_loss};
 use super::optimizer::Optimizer;
 use crate::error::{Error, Result};
 use crate::kernels::lasting::suit_training;
@@ -119,9 +119,16 @@ impl Examples {
         if self.loss_rows.len() < self.target.rows() {
             hidden = hidden.select(&self.loss_rows)?;
         }
-        let logits = model.logits(&hidden, pass)?;
-        let (loss, result) =
-            weighted_loss(&logits.tensor()?, &self.labels, &self.weights, &self.settings)?;
+        let settings = &self.settings;
+        if settings.detail != Detail::Logits {
+            let scale = row_scales(&self.weights, settings);
+            let targets = (&self.labels[..], &scale[..], settings.label_smoothing as f32);
+            if let Some((loss, rows)) = model.head_loss(&hidden, targets, pass)? {
+                return Ok((Some(loss), summed(&rows, &self.weights, settings)));
+            }
+        }
+        let logits = model.logits(&hidden, pass)?.tensor()?;
+        let (loss, result) = weighted_loss(&logits, &self.labels, &self.weights, settings)?;
         Ok((Some(loss), result))
     }
 }

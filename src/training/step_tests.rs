@@ -109,6 +109,22 @@ fn gradients_of(model: &BartModel, examples: &Examples) -> Vec<Vec<f32>> {
 }
 
 #[test]
+fn head_and_loss_in_one_are_the_two_of_them() {
+    let bfloat16 = tiny(0.1).to_precision(Precision::MixedBfloat16).unwrap();
+    for (model, smoothing) in [(tiny(0.1), 0.0), (tiny_mbart(0.1), 0.3), (bfloat16, 0.0)] {
+        let of = |detail| {
+            let mut examples = smoothed(&model, smoothing);
+            examples.settings.detail = detail;
+            let result = examples.loss(&model, &model.training_pass(77)).unwrap().1;
+            (result.loss, result.nll_of_rows, gradients_of(&model, &examples))
+        };
+        let ((loss, rows, one), (same, same_rows, two)) = (of(Detail::Rows), of(Detail::Logits));
+        assert_eq!((loss, rows), (same, same_rows));
+        assert_eq!(one, two);
+    }
+}
+
+#[test]
 fn what_is_computed_again_has_the_same_gradients() {
     let frozen_below = tiny(0.3);
     let below = |name: &str| !name.starts_with("decoder.layers");
