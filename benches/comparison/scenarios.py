@@ -122,8 +122,10 @@ def _training(dropout: bool, model: str, precision: str = "float32") -> Scenario
     # The limit is that of products in float32, three passes at their peak, for every precision.
     most = 1.6 if precision == "float32" and not dropout else None
     figures = (
-        Figure(title, "step", "ms", "training", most, faster=most and 1.25),
-        Figure(f"{title}, most resident", "peak", "MiB", faster=most and 1, against=("torch",)),
+        Figure(title, "step", "ms", "training", most, faster=1.25 if most else None),
+        Figure(
+            f"{title}, most resident", "peak", "MiB", faster=1 if most else None, against=("torch",)
+        ),
     )
     name = "training" + ("-dropout" if dropout else "")
     if precision != "float32":

@@ -176,13 +176,11 @@ def with_other_numbers(text: str, rng: random.Random) -> str:
         found = match[0]
         if match["time"]:
             return f"{rng.randint(1, 12)}:{rng.randrange(0, 60, 5):02d}"
-        if match["ordinal"] or match["decade"] or re.fullmatch(r"1\d{3}|20\d\d", found):
-            return _other_year(found, rng) if len(found) == 4 else found
+        if match["ordinal"] or match["decade"]:
+            return found
+        if re.fullmatch(r"1\d{3}|20\d\d", found):
+            return str(rng.randint(1700, 2035))
         # Zeros stay: round numbers are round.
         return re.sub(r"[1-9]", lambda _: str(rng.randint(1, 9)), found)
 
     return _NUMBER.sub(other, text)
-
-
-def _other_year(found: str, rng: random.Random) -> str:
-    return str(rng.randint(1700, 2035)) if found.isdigit() else found

@@ -125,16 +125,13 @@ pub fn linear_each_in<const N: usize>(
 ) {
     assert_eq!(x.len(), m * k, "`x` is not [m, k]");
     let left = Left { values: LeftValues::Rows(x), rows: m, depth: k, numbers: available(numbers) };
-    run(
-        left,
-        &layers.map(|Layer { w, n, bias, out }| {
-            assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
-            assert_eq!(out.len(), m * n, "`out` is not [m, n]");
-            assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
-            let (right, out) = (Right::Panels(w), SharedMut(out.as_mut_ptr()));
-            Product { columns: n, left, right, out, layout: Layout::Rows, bias, epilogue }
-        }),
-    );
+    run(&layers.map(|Layer { w, n, bias, out }| {
+        assert_eq!(w.len(), packed_len(n, k), "`w` is not packed [n, k]");
+        assert_eq!(out.len(), m * n, "`out` is not [m, n]");
+        assert!(bias.is_none_or(|bias| bias.len() == n), "`bias` is not [n]");
+        let (right, out) = (Right::Panels(w), SharedMut(out.as_mut_ptr()));
+        Product { columns: n, left, right, out, layout: Layout::Rows, bias, epilogue }
+    }));
 }
 
 /// What `ask` asks of each row of the linear layer `x W^T + bias` with the first `n` outputs of `w`; the
@@ -211,7 +208,7 @@ pub fn linear_backward_input(
         bias: None,
         epilogue: Epilogue::None,
     };
-    run(left, &[product]);
+    run(&[product]);
 }
 
 /// The gradient of a linear layer's weight: `dW = dy^T x`, overwritten; `x [m, k]`, `dy [m, n]`, `dw`
@@ -239,7 +236,7 @@ pub fn linear_backward_weight(
         bias: None,
         epilogue: Epilogue::None,
     };
-    run(left, &[product]);
+    run(&[product]);
 }
 
 /// `numbers`, or floats where the instruction set in use lacks such products.
@@ -286,7 +283,8 @@ const WORDS_PACKED_AT_ONCE: usize = if cfg!(test) { 1 << 15 } else { 3 << 19 };
 const PARTS_PER_THREAD: usize = 4;
 
 /// Computes products of one left operand on the team, side by side. What they write does not overlap.
-fn run<const N: usize>(left: Left<'_>, products: &[Product<'_>; N]) {
+fn run<const N: usize>(products: &[Product<'_>; N]) {
+    let Some(left) = products.first().map(|product| product.left) else { return };
     let threads = team::num_threads();
     let grids: [Grid; N] = std::array::from_fn(|i| Grid::new(&products[i], threads));
     if packs_once(left, &grids) {

@@ -322,6 +322,13 @@ fn products_in_pairs_are_their_definition() {
             linear_each_in(numbers, x, m, k, [layer], Epilogue::None);
             let of = |i, j| chain_in_pairs(k, |d| x[i * k + d], |d| w[j * k + d]);
             assert_same_bits(&y, &each(m, n, &of), &what("linear"));
+            let mut narrow = vec![0; case.packed.len()];
+            HalfFormat::Bfloat16.narrow(&case.packed, &mut narrow);
+            let mut half = vec![f32::NAN; m * n];
+            let panels = Panels::Half(HalfFormat::Bfloat16, &narrow);
+            let layer = Layer { w: panels, n, bias: None, out: &mut half };
+            linear_each_in(numbers, x, m, k, [layer], Epilogue::None);
+            assert_same_bits(&half, &y, &what("linear of a weight in 16 bits"));
 
             let mut dx = vec![f32::NAN; m * k];
             linear_backward_input(numbers, dy, m, n, &case.packed, k, &mut dx);

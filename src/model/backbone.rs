@@ -254,13 +254,9 @@ impl BartModel {
 
     /// Scores of every token `[rows, vocabulary]` after hidden states `[rows, width]`.
     pub fn logits(&self, hidden: &Hidden, pass: &Pass) -> Result<Hidden> {
-        Error::check_room(
-            "the logits of this batch",
-            product(&[hidden.rows(), self.config.vocab_size]),
-        )?;
-        let untrained = Pass::inference();
-        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&untrained));
-        Ok(ops::linear::linear(hidden, &self.tokens.head.weight(pass), bias)?)
+        self.check_room_for_logits(hidden)?;
+        let (weight, bias) = self.head(pass);
+        Ok(ops::linear::linear(hidden, &weight, bias)?)
     }
 
     /// The cross entropy of `targets` under [`Self::logits`], which then stand in memory once: the loss and what
@@ -271,22 +267,15 @@ impl BartModel {
         targets: (&[u32], &[f32], f32),
         pass: &Pass,
     ) -> Result<Option<(Tensor, Arc<RowLosses>)>> {
-        Error::check_room(
-            "the logits of this batch",
-            product(&[hidden.rows(), self.config.vocab_size]),
-        )?;
-        let untrained = Pass::inference();
-        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&untrained));
-        Ok(ops::head_loss::head_loss(hidden, &self.tokens.head.weight(pass), bias, targets)?)
+        self.check_room_for_logits(hidden)?;
+        let (weight, bias) = self.head(pass);
+        Ok(ops::head_loss::head_loss(hidden, &weight, bias, targets)?)
     }
 
     /// The same into memory that is kept; for inference.
     pub fn scores(&self, hidden: &Hidden, out: &mut Vec<f32>) -> Result<()> {
-        Error::check_room(
-            "the logits of this batch",
-            product(&[hidden.rows(), self.config.vocab_size]),
-        )?;
-        let (weight, bias) = self.head();
+        self.check_room_for_logits(hidden)?;
+        let (weight, bias) = self.head(&Pass::inference());
         Ok(ops::head::scores(hidden, &weight, bias, out)?)
     }
 
@@ -299,15 +288,21 @@ impl BartModel {
         screening: &mut ops::head::Screening,
         best: &mut ops::head::Best,
     ) -> Result<bool> {
-        let (weight, bias) = self.head();
+        let (weight, bias) = self.head(&Pass::inference());
         Ok(ops::head::best(hidden, &weight, bias, (limit, ask), screening, best)?)
     }
 
-    /// Weight and bias of the head, for inference.
-    fn head(&self) -> (ops::weight::Weight, Option<&Tensor>) {
-        let pass = Pass::inference();
-        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&pass));
-        (self.tokens.head.weight(&pass), bias)
+    /// Weight and bias of the head; the bias is never trained.
+    fn head(&self, pass: &Pass) -> (ops::weight::Weight, Option<&Tensor>) {
+        let untrained = Pass::inference();
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.tensor(&untrained));
+        (self.tokens.head.weight(pass), bias)
+    }
+
+    /// Refuses rows whose logits would not fit into memory.
+    fn check_room_for_logits(&self, hidden: &Hidden) -> Result<()> {
+        let count = product(&[hidden.rows(), self.config.vocab_size]);
+        Error::check_room("the logits of this batch", count)
     }
 
     /// Refuses a batch whose widest layer alone would not fit into memory.

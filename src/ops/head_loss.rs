@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::cross_entropy::{Found, RowLosses, Targets};
 use super::hidden::Hidden;
-use super::linear::TrainedLinear;
+use super::linear::{TrainedLinear, held};
 use super::weight::Weight;
 use super::{tensor, use_kernels};
 
@@ -20,9 +20,12 @@ pub fn head_loss(
     bias: Option<&Tensor>,
     (targets, row_scale, smoothing): (&[u32], &[f32], f32),
 ) -> Result<Option<(Tensor, Arc<RowLosses>)>> {
-    let x = hidden.tensor()?;
     let trained = weight.is_packed() && weight.stored().track_op();
-    if !use_kernels(&x) || !trained || bias.is_some_and(Tensor::track_op) {
+    if !trained || bias.is_some_and(Tensor::track_op) {
+        return Ok(None);
+    }
+    let x = hidden.tensor()?;
+    if !use_kernels(&x) {
         return Ok(None);
     }
     let found = Arc::new(OnceLock::new());
@@ -60,10 +63,7 @@ impl CustomOp2 for HeadLoss {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let bias = self.bias.as_ref().map(Tensor::storage_and_layout);
-        let bias = match &bias {
-            Some((storage, layout)) => Some((super::on_cpu(storage)?, *layout)),
-            None => None,
-        };
+        let bias = held(&bias)?;
         let mut logits = self.head.forward((x, x_layout), (weight, weight_layout), bias)?.0;
         let found = self.targets.forward(&logits);
         let loss = found.loss;

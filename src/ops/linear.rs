@@ -113,7 +113,7 @@ impl<'a> Operands<'a> {
 }
 
 /// The floats of a tensor that is held.
-fn held<'o>(tensor: &'o Option<(StorageRef<'_>, &Layout)>) -> Result<Option<&'o [f32]>> {
+pub(super) fn held<'o>(tensor: &'o Option<(StorageRef<'_>, &Layout)>) -> Result<Option<&'o [f32]>> {
     tensor.as_ref().map(|(storage, layout)| floats(on_cpu(storage)?, layout)).transpose()
 }
 
@@ -188,10 +188,9 @@ impl TrainedLinear {
         &self,
         (x, x_layout): (&CpuStorage, &Layout),
         (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<(&CpuStorage, &Layout)>,
+        bias: Option<&[f32]>,
     ) -> Result<(Vec<f32>, Shape)> {
         let (rows, inputs) = x_layout.shape().dims2()?;
-        let bias = bias.map(|(bias, layout)| floats(bias, layout)).transpose()?;
         let mut out = vec![0.0; rows * self.out_features];
         let w = panels(weight, weight_layout, self.rounded)?;
         let layer = Layer { w, n: self.out_features, bias, out: &mut out };
@@ -293,7 +292,7 @@ impl CustomOp3 for TrainedLinear {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let bias = Some((bias, bias_layout));
+        let bias = Some(floats(bias, bias_layout)?);
         let (out, shape) = self.forward((x, x_layout), (weight, weight_layout), bias)?;
         Ok((CpuStorage::F32(out), shape))
     }

@@ -19,6 +19,13 @@ pub struct LossSettings {
     pub detail: Detail,
 }
 
+impl LossSettings {
+    /// What the weighted sum over these positions is divided by.
+    fn normalizer_of(&self, weights: &[f32]) -> f64 {
+        self.normalizer.unwrap_or(weights.len() as f64)
+    }
+}
+
 /// How much a step tells of its rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Detail {
@@ -97,7 +104,7 @@ impl StepResult {
 
 /// The scales of rows in a loss: their weights, divided.
 pub(super) fn row_scales(weights: &[f32], settings: &LossSettings) -> Vec<f32> {
-    let normalizer = settings.normalizer.unwrap_or(weights.len() as f64);
+    let normalizer = settings.normalizer_of(weights);
     weights.iter().map(|&w| (f64::from(w) / normalizer) as f32).collect()
 }
 
@@ -120,8 +127,8 @@ pub(super) fn weighted_loss(
 
 /// What is reported of rows, but for their logits.
 pub(super) fn summed(rows: &RowLosses, weights: &[f32], settings: &LossSettings) -> StepResult {
-    let LossSettings { normalizer, label_smoothing, detail, .. } = *settings;
-    let normalizer = normalizer.unwrap_or(weights.len() as f64);
+    let LossSettings { label_smoothing, detail, .. } = *settings;
+    let normalizer = settings.normalizer_of(weights);
     let mut result = StepResult::of_weights(weights, detail);
     let mut smoothing_sum = 0.0;
     for (i, &weight) in weights.iter().enumerate() {
