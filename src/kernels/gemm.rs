@@ -18,7 +18,7 @@ use super::disjoint::Disjoint;
 use super::gemm_blocks::{DEPTH_BLOCK, Layout, PackLeft, Part, Product};
 use super::gemm_operands::{Left, LeftValues, Right};
 use super::half_float::HalfFormat;
-use super::isa::{self, Pairs};
+use super::isa::{self, Kernel, Pairs, Simd};
 use super::memory::{Slot, scratch};
 use super::pack::{PANEL, packed_len};
 pub use super::pairs::Numbers;
@@ -257,13 +257,31 @@ pub fn column_sums(dy: &[f32], m: usize, n: usize, db: &mut [f32]) {
     assert_eq!(db.len(), n, "`db` is not [n]");
     // Narrower parts only where there is enough to share.
     let width = if m * n < WORK_OF_A_PART / 4 { n.max(1) } else { COLUMNS.min(n.div_ceil(8)) };
+    let isa = isa::current();
     team::run_chunks(db, width, &|part, sums| {
-        sums.fill(0.0);
-        for row in dy.chunks_exact(n) {
-            let row = &row[part * width..][..sums.len()];
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
+        isa::with_isa(isa, ColumnSums { dy, n, first: part * width, sums });
     });
+}
+
+/// Sums of some columns, from `first` on, of rows of `n`.
+struct ColumnSums<'a> {
+    dy: &'a [f32],
+    n: usize,
+    first: usize,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        self.sums.fill(0.0);
+        for row in self.dy.chunks_exact(self.n) {
+            let row = &row[self.first..][..self.sums.len()];
+            self.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
 }
 
 /// Multiply-adds below which another part costs more than it saves (some 3 us).

@@ -30,9 +30,11 @@ pub fn forward(
     run_rows(&Input { x, residual, gamma, beta, eps }, out, None);
 }
 
-/// [`forward`], keeping what [`backward`] needs: `sum` [rows, h] gets x + residual and
-/// `mean_rstd` [rows, 2] the mean and 1 / sqrt(variance + eps) of each row.
-#[allow(clippy::too_many_arguments)] // The inputs of the formula and its three results.
+/// Where the forward pass leaves what [`backward`] needs: `x + residual` [rows, h], if it is wanted, and
+/// mean and 1 / sqrt(variance + eps) of each row [rows, 2].
+type Kept<'a> = (Option<&'a mut [f32]>, &'a mut [f32]);
+
+/// [`forward`], keeping what [`backward`] needs.
 pub fn forward_save(
     x: &[f32],
     residual: Option<&[f32]>,
@@ -40,10 +42,9 @@ pub fn forward_save(
     beta: &[f32],
     eps: f32,
     out: &mut [f32],
-    sum: &mut [f32],
-    mean_rstd: &mut [f32],
+    kept: Kept<'_>,
 ) {
-    run_rows(&Input { x, residual, gamma, beta, eps }, out, Some((sum, mean_rstd)));
+    run_rows(&Input { x, residual, gamma, beta, eps }, out, Some(kept));
 }
 
 /// What the rows share, and the rows themselves.
@@ -55,7 +56,7 @@ struct Input<'a> {
     eps: f32,
 }
 
-fn run_rows(input: &Input, out: &mut [f32], saved: Option<(&mut [f32], &mut [f32])>) {
+fn run_rows(input: &Input, out: &mut [f32], kept: Option<Kept<'_>>) {
     let h = input.gamma.len();
     if h == 0 {
         return;
@@ -65,20 +66,22 @@ fn run_rows(input: &Input, out: &mut [f32], saved: Option<(&mut [f32], &mut [f32
     assert_eq!(input.beta.len(), h, "layer_norm: beta");
     assert_eq!(input.residual.map_or(rows * h, <[f32]>::len), rows * h, "layer_norm: residual");
     assert_eq!(out.len(), rows * h, "layer_norm: out");
-    if let Some((sum, mean_rstd)) = &saved {
-        assert_eq!(sum.len(), rows * h, "layer_norm: sum");
+    if let Some((sum, mean_rstd)) = &kept {
+        assert!(sum.as_ref().is_none_or(|sum| sum.len() == rows * h), "layer_norm: sum");
         assert_eq!(mean_rstd.len(), rows * 2, "layer_norm: mean_rstd");
     }
     let out = Disjoint::new(out);
-    let saved = saved.map(|(sum, mean_rstd)| (Disjoint::new(sum), Disjoint::new(mean_rstd)));
+    let kept = kept.map(|(sum, mean_rstd)| (sum.map(Disjoint::new), Disjoint::new(mean_rstd)));
     parallel::ranges(rows, GRAIN.div_ceil(h), 1, |isa, range| {
         for row in range {
             // SAFETY: `ranges` gives no row twice.
-            let (out, saved) = unsafe {
-                let saved = saved.as_ref().map(|(s, m)| (s.slice(row * h, h), m.slice(row * 2, 2)));
-                (out.slice(row * h, h), saved)
+            let (out, kept) = unsafe {
+                let kept = kept.as_ref().map(|(sum, mean_rstd)| {
+                    (sum.as_ref().map(|sum| sum.slice(row * h, h)), mean_rstd.slice(row * 2, 2))
+                });
+                (out.slice(row * h, h), kept)
             };
-            with_isa(isa, NormRow { input, row, out, saved });
+            with_isa(isa, NormRow { input, row, out, kept });
         }
     });
 }
@@ -88,7 +91,7 @@ struct NormRow<'a> {
     input: &'a Input<'a>,
     row: usize,
     out: &'a mut [f32],
-    saved: Option<(&'a mut [f32], &'a mut [f32])>,
+    kept: Option<Kept<'a>>,
 }
 
 impl Kernel for NormRow<'_> {
@@ -108,8 +111,10 @@ impl Kernel for NormRow<'_> {
         let mean = row_sum!(s, h, |c| lanes::load(s, &out[c])) / h as f32;
         let variance = centred_square_sum(s, out, mean) / h as f32;
         let rstd = 1.0 / (variance + eps).sqrt();
-        if let Some((sum, mean_rstd)) = self.saved {
-            sum.copy_from_slice(out);
+        if let Some((sum, mean_rstd)) = self.kept {
+            if let Some(sum) = sum {
+                sum.copy_from_slice(out);
+            }
             mean_rstd.copy_from_slice(&[mean, rstd]);
         }
         let affine = gamma.chunks(S::LANES).zip(beta.chunks(S::LANES));

@@ -47,7 +47,7 @@ impl Case {
         let mut saved = vec![7.0; self.rows * 2];
         let residual = Some(self.residual.as_slice());
         let (gamma, beta) = (&self.gamma, &self.beta);
-        forward_save(&self.x, residual, gamma, beta, EPS, &mut out, &mut sum, &mut saved);
+        forward_save(&self.x, residual, gamma, beta, EPS, &mut out, (Some(&mut sum), &mut saved));
         backward(&self.dy, &sum, &saved, gamma, &mut dx, &mut dgamma, &mut dbeta);
         [out, sum, saved, dx, dgamma, dbeta]
     }

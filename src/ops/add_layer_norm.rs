@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::hidden::Hidden;
 use super::{floats, tensor, use_kernels, with_floats};
@@ -38,11 +38,13 @@ pub fn add_layer_norm(
     if !use_kernels(&x) {
         return portable(&x, residual.as_ref(), gamma, beta)?.try_into();
     }
-    let sum = match residual {
-        Some(residual) => (x + residual)?,
-        None => x.contiguous()?,
-    };
-    sum.apply_op3(gamma, beta, LayerNorm { mean_rstd: OnceLock::new() })?.try_into()
+    let affine = Tensor::stack(&[gamma, beta], 0)?; // [2, width]
+    let (x, op) = (x.contiguous()?, LayerNorm::default());
+    match residual {
+        Some(residual) => x.apply_op3(&residual.contiguous()?, &affine, op),
+        None => x.apply_op2(&affine, op),
+    }?
+    .try_into()
 }
 
 fn portable(
@@ -61,12 +63,57 @@ fn portable(
     normed.broadcast_mul(gamma)?.broadcast_add(beta)
 }
 
-/// Layer norm that remembers mean and reciprocal deviation of each row for its backward.
+/// Layer norm of one tensor or of the sum of two, with gain and bias as `[2, width]`.
+#[derive(Default)]
 struct LayerNorm {
-    mean_rstd: OnceLock<Vec<f32>>,
+    saved: OnceLock<Saved>,
 }
 
-impl CustomOp3 for LayerNorm {
+/// What the forward pass leaves to the backward pass.
+struct Saved {
+    /// `x + residual`; without a residual it is `x`, and this is empty.
+    sum: Vec<f32>,
+    /// Mean and reciprocal deviation of each row.
+    mean_rstd: Vec<f32>,
+}
+
+impl LayerNorm {
+    fn forward(
+        &self,
+        (x, layout): (&CpuStorage, &Layout),
+        residual: Option<&[f32]>,
+        affine: &[f32],
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = floats(x, layout)?;
+        let (gamma, beta) = affine.split_at(affine.len() / 2);
+        let mut out = vec![0.0; x.len()];
+        let mut sum = residual.map(|residual| vec![0.0; residual.len()]);
+        let mut mean_rstd = vec![0.0; 2 * (x.len() / gamma.len())];
+        let saved = (sum.as_deref_mut(), &mut mean_rstd[..]);
+        layer_norm::forward_save(x, residual, gamma, beta, EPSILON, &mut out, saved);
+        let _ = self.saved.set(Saved { sum: sum.unwrap_or_default(), mean_rstd });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    /// Gradients of the sum, which are those of each of its terms, and of gain and bias.
+    fn backward(&self, x: &Tensor, affine: &Tensor, dout: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Some(Saved { sum, mean_rstd }) = self.saved.get() else {
+            candle_core::bail!("the backward of layer_norm ran before its forward");
+        };
+        let dout = dout.contiguous()?;
+        let (dx, daffine) = with_floats([&dout, x, affine], |[dout, x, affine]| {
+            let sum = if sum.is_empty() { x } else { sum };
+            let (mut dx, mut daffine) = (vec![0.0; x.len()], vec![0.0; affine.len()]);
+            let (dgamma, dbeta) = daffine.split_at_mut(affine.len() / 2);
+            let gamma = &affine[..affine.len() / 2];
+            layer_norm::backward(dout, sum, mean_rstd, gamma, &mut dx, dgamma, dbeta);
+            (dx, daffine)
+        })?;
+        Ok((tensor(dx, x.shape().clone())?, tensor(daffine, affine.shape().clone())?))
+    }
+}
+
+impl CustomOp2 for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"
     }
@@ -75,45 +122,51 @@ impl CustomOp3 for LayerNorm {
         &self,
         x: &CpuStorage,
         x_layout: &Layout,
-        gamma: &CpuStorage,
-        gamma_layout: &Layout,
-        beta: &CpuStorage,
-        beta_layout: &Layout,
+        affine: &CpuStorage,
+        affine_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = floats(x, x_layout)?;
-        let gamma = floats(gamma, gamma_layout)?;
-        let mut out = vec![0.0; x.len()];
-        let mut mean_rstd = vec![0.0; 2 * (x.len() / gamma.len())];
-        let beta = floats(beta, beta_layout)?;
-        let mut sum = vec![0.0; x.len()];
-        layer_norm::forward_save(x, None, gamma, beta, EPSILON, &mut out, &mut sum, &mut mean_rstd);
-        let _ = self.mean_rstd.set(mean_rstd);
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+        self.forward((x, x_layout), None, floats(affine, affine_layout)?)
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        gamma: &Tensor,
-        _beta: &Tensor,
+        affine: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, daffine) = self.backward(x, affine, dout)?;
+        Ok((Some(dx), Some(daffine)))
+    }
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "add_layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+        affine: &CpuStorage,
+        affine_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let residual = floats(residual, residual_layout)?;
+        self.forward((x, x_layout), Some(residual), floats(affine, affine_layout)?)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _residual: &Tensor,
+        affine: &Tensor,
         _out: &Tensor,
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(mean_rstd) = self.mean_rstd.get() else {
-            candle_core::bail!("the backward of layer_norm ran before its forward");
-        };
-        let dout = dout.contiguous()?;
-        let width = gamma.elem_count();
-        let (dx, dgamma, dbeta) = with_floats([&dout, x, gamma], |[dout, x, gamma]| {
-            let (mut dx, mut dgamma, mut dbeta) =
-                (vec![0.0; x.len()], vec![0.0; width], vec![0.0; width]);
-            layer_norm::backward(dout, x, mean_rstd, gamma, &mut dx, &mut dgamma, &mut dbeta);
-            (dx, dgamma, dbeta)
-        })?;
-        Ok((
-            Some(tensor(dx, x.shape().clone())?),
-            Some(tensor(dgamma, width)?),
-            Some(tensor(dbeta, width)?),
-        ))
+        let (dx, daffine) = self.backward(x, affine, dout)?;
+        Ok((Some(dx.clone()), Some(dx), Some(daffine)))
     }
 }

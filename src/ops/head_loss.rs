@@ -10,6 +10,7 @@ use super::hidden::Hidden;
 use super::linear::{TrainedLinear, held};
 use super::weight::Weight;
 use super::{tensor, use_kernels};
+use crate::kernels::gemm::Epilogue;
 
 /// [`cross_entropy`](super::cross_entropy::cross_entropy) of [`linear`](super::linear::linear), to the bit; its
 /// row scales, targets and smoothing. `None` where the two are better apart: without a trained weight, or by
@@ -30,7 +31,7 @@ pub fn head_loss(
     }
     let found = Arc::new(OnceLock::new());
     let op = HeadLoss {
-        head: TrainedLinear::new(weight),
+        head: TrainedLinear::new(weight, Epilogue::None),
         bias: bias.cloned(),
         targets: Targets::new(targets, row_scale, smoothing),
         found: found.clone(),

@@ -1,5 +1,7 @@
 //! `y = x W^T + b`, and the same with GELU behind it.
 
+use std::sync::OnceLock;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, StorageRef, Tensor};
 
 use super::gradient::GradientBuffer;
@@ -8,6 +10,7 @@ use super::weight::{HalfFormat, Weight, panels};
 use super::{
     floats, frozen_linear, gelu, int8, on_cpu, round, slice, tensor, use_kernels, with_floats,
 };
+use crate::kernels::gelu as gelu_kernel;
 use crate::kernels::gemm::{self, Epilogue, Layer, Numbers, Panels};
 use crate::kernels::int8 as int8_kernel;
 use crate::kernels::pool::{self, Buffer};
@@ -27,19 +30,19 @@ pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Resul
     match x.floats() {
         Some(x) if layers.iter().all(by_kernel) => products(x, layers, Epilogue::None),
         _ => zip(layers, [(); N], |(weight, bias), ()| {
-            x.by_candle(|x| linear_of_tensor(x, weight, bias))
+            x.by_candle(|x| linear_of_tensor(x, weight, bias, Epilogue::None))
         }),
     }
 }
 
-/// GELU of [`linear`], in one pass where no gradient is wanted.
+/// GELU of [`linear`], in one pass where no gradient is wanted, in one operation where it is.
 pub fn linear_gelu(x: &Hidden, weight: &Weight, bias: &Tensor) -> Result<Hidden> {
     match x.floats() {
         Some(x) if by_kernel(&(weight, Some(bias))) => {
             let [y] = products(x, [(weight, Some(bias))], Epilogue::Gelu)?;
             Ok(y)
         }
-        _ => x.by_candle(|x| gelu::gelu(&linear_of_tensor(x, weight, Some(bias))?)),
+        _ => x.by_candle(|x| linear_of_tensor(x, weight, Some(bias), Epilogue::Gelu)),
     }
 }
 
@@ -137,49 +140,62 @@ fn zip<A, B, R, const N: usize>(
     }
 }
 
-/// [`linear`] of rows that gradients may go through.
-fn linear_of_tensor(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-    if use_kernels(x) && weight.is_packed() && !weight.stored().track_op() {
-        return frozen_linear::linear(x, weight, bias);
-    }
-    if let Some(scales) = weight.scales() {
-        return int8::linear(x, weight, scales, bias);
-    }
-    let x = &if weight.rounds_inputs() {
-        round::rounded_tensor(x, HalfFormat::Bfloat16)?
+/// [`linear`] of rows that gradients may go through, and what follows it.
+fn linear_of_tensor(
+    x: &Tensor,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
+    let y = if use_kernels(x) && weight.is_packed() && !weight.stored().track_op() {
+        frozen_linear::linear(x, weight, bias)?
+    } else if let Some(scales) = weight.scales() {
+        int8::linear(x, weight, scales, bias)?
     } else {
-        x.clone()
-    };
-    if use_kernels(x) && weight.is_packed() {
-        let x = x.contiguous()?;
-        let op = TrainedLinear::new(weight);
-        return match bias {
-            Some(bias) => x.apply_op3(weight.stored(), bias, op),
-            None => x.apply_op2(weight.stored(), op),
+        let x = &if weight.rounds_inputs() {
+            round::rounded_tensor(x, HalfFormat::Bfloat16)?
+        } else {
+            x.clone()
         };
-    }
-    let y = x.matmul(&weight.dense_for_products()?.t()?)?;
-    match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
+        if use_kernels(x) && weight.is_packed() {
+            let (x, op) = (x.contiguous()?, TrainedLinear::new(weight, epilogue));
+            return match bias {
+                Some(bias) => x.apply_op3(weight.stored(), bias, op),
+                None => x.apply_op2(weight.stored(), op),
+            };
+        }
+        let y = x.matmul(&weight.dense_for_products()?.t()?)?;
+        match bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        }
+    };
+    match epilogue {
+        Epilogue::None => Ok(y),
+        Epilogue::Gelu => gelu::gelu(&y),
     }
 }
 
-/// A product with a weight that is trained.
+/// A product with a weight that is trained, and what follows it.
 pub(super) struct TrainedLinear {
     out_features: usize,
     rounded: Option<HalfFormat>,
     numbers: Numbers,
     gradient: Option<GradientBuffer>,
+    epilogue: Epilogue,
+    /// What GELU was taken of.
+    inner: OnceLock<Vec<f32>>,
 }
 
 impl TrainedLinear {
-    pub(super) fn new(weight: &Weight) -> Self {
+    pub(super) fn new(weight: &Weight, epilogue: Epilogue) -> Self {
         TrainedLinear {
             out_features: weight.rows(),
             rounded: weight.rounded(),
             numbers: weight.numbers(),
             gradient: weight.gradient().cloned(),
+            epilogue,
+            inner: OnceLock::new(),
         }
     }
 
@@ -191,12 +207,33 @@ impl TrainedLinear {
         bias: Option<&[f32]>,
     ) -> Result<(Vec<f32>, Shape)> {
         let (rows, inputs) = x_layout.shape().dims2()?;
-        let mut out = vec![0.0; rows * self.out_features];
+        let shape = Shape::from((rows, self.out_features));
+        let mut out = vec![0.0; shape.elem_count()];
         let w = panels(weight, weight_layout, self.rounded)?;
         let layer = Layer { w, n: self.out_features, bias, out: &mut out };
         let x = floats(x, x_layout)?;
         gemm::linear_each_in(self.numbers, x, rows, inputs, [layer], Epilogue::None);
-        Ok((out, Shape::from((rows, self.out_features))))
+        if self.epilogue == Epilogue::None {
+            return Ok((out, shape));
+        }
+        let mut activated = vec![0.0; out.len()];
+        gelu_kernel::forward(&out, &mut activated);
+        let _ = self.inner.set(out);
+        Ok((activated, shape))
+    }
+
+    /// Gradient of the product and its bias, given that of what follows.
+    fn product_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+        let dy = dy.contiguous()?;
+        if self.epilogue == Epilogue::None {
+            return Ok(dy);
+        }
+        let Some(inner) = self.inner.get() else {
+            candle_core::bail!("the backward of linear ran before its forward");
+        };
+        let mut dinner = vec![0.0; inner.len()];
+        with_floats([&dy], |[dy]| gelu_kernel::backward(inner, dy, &mut dinner))?;
+        tensor(dinner, dy.shape().clone())
     }
 
     /// Gradients of the input and of the packed weight.
@@ -274,7 +311,7 @@ impl CustomOp2 for TrainedLinear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.backward(x, weight, &dy.contiguous()?)
+        self.backward(x, weight, &self.product_gradient(dy)?)
     }
 }
 
@@ -305,7 +342,7 @@ impl CustomOp3 for TrainedLinear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
+        let dy = self.product_gradient(dy)?;
         let (dx, dweight) = self.backward(x, weight, &dy)?;
         if !bias.track_op() {
             return Ok((dx, dweight, None));
