@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -365,11 +366,12 @@ def test_intervals_hold_the_value_and_narrow():
     widths = []
     for count in (20, 2000):
         gathered = measures.Measures()
-        gathered.extend({"a": i % 4 == 0, "b": 1} for i in range(count))
+        gathered.extend(Counter(a=i % 4 == 0, b=1) for i in range(count))
         value, low, high = gathered.share("a", "b")
         assert value == 0.25 and low < value < high
         widths.append(high - low)
     assert widths[1] < 0.2 * widths[0]
+    assert gathered.share("a", "c") is None
 
 
 def test_literals_are_of_their_kind_and_new_names_replace_old_ones():

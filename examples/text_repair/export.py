@@ -2,8 +2,8 @@
 
     python export.py [--work DIR] [--output DIR] [--data DIR]
 
-The weights are stored in 16 bits, so the measures of the model card are taken from the written
-preset and not from the checkpoint.
+The weights are stored in 8 bits, so the measures of the model card are taken from the written
+preset and not from the checkpoint. With symspellpy installed the card compares its corrections.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from checkpoint import latest_checkpoint
 from corpus import default_data, load_corpus
 from evaluate import evaluate, kinds_table, median_latency_ms, model_repair, table
+from spelling import dictionary_shares
 
 import bart_fast
 from bart_fast.presets import save_keras_preset
@@ -40,7 +41,18 @@ print(model.generate("i dont no whats wrong with teh car"))
 
 {layers} encoder and {layers} decoder layers, hidden size {hidden}, inner size {inner}, {heads}
 heads, {positions} positions, a byte-level BPE of {vocabulary} pieces of its own. Weights are stored
-as {dtype} and widened to float32 when they are loaded. The default sampler is greedy.
+in {dtype} and widened to float32 when they are loaded, so that `fit()` can train them; with
+`from_preset("bart_tidy_en", dtype="int8")` they stay as they are, and it answers faster. The
+default sampler is greedy.
+
+## Training
+
+By `fit()` on two processor cores, with Adam, batches of {batch_tokens} target tokens, dropout
+{dropout} and a rate of {rate} that falls to 0 in the last fifth: {pairs:,} pairs{earlier}. The
+careless side of each was made by program (`examples/text_repair/noise.py`), anew in every epoch.
+Words that are right in careful text weigh six times, so that the model leaves them alone; one pair
+in eight is clean on both sides; addresses, numbers, codes and names that do not exist are mixed in
+to be copied.
 
 ## Data
 
@@ -55,11 +67,9 @@ Economics*; *Life, Liberty, and the Pursuit of Happiness* |
 Montgomery, Lewis | public domain text, edits CC0: standardebooks.org |
 | crate-ci/typos | known misspellings | MIT or Apache-2.0 |
 
-The careless side of each pair was made by program (`examples/text_repair/noise.py`), anew in every
-epoch: {pairs:,} pairs, the later ones with more weight on words that stay as they are. Changes to
-the texts: typographic quotes became plain ones, paragraphs were split into sentences, and what is
-not running English was left out. No text of the sources is part of this preset. The weights and the
-vocabulary are under the licence of this package.
+Changes to the texts: typographic quotes became plain ones, paragraphs were split into sentences,
+and what is not running English was left out. No text of the sources is part of this preset, but for
+the sentences below. The weights and the vocabulary are under the licence of this package.
 
 ## Measures
 
@@ -72,14 +82,23 @@ counts those whose letters changed.
 
 {table}
 
-Kind by kind, on the same sentences, with 95 % intervals. F1 is over words aligned by edit distance,
-of noised input; misspellings are words whose letters differ; what is kept is counted on clean input
-(addresses were put there).
+Kind by kind, on the same sentences, with 95 % intervals, beside what was aimed at. F1 is over words
+aligned by edit distance, of noised input; misspellings are words whose letters differ; what is kept
+is counted on clean input (addresses were put there).
 
 {kinds}
 
+The error rate was to fall by 65 % in each source. The frequency dictionary is symspellpy's: two
+edits at most, each word looked up alone.
+
 {words_per_second:.0f} words a second in batches of 64. One sentence alone: {latency:.1f} ms
-(median, this machine: {machine}).
+(median; {machine}).
+
+## What it gets wrong
+
+The first mistakes in each source's test sentences: three of noised input, one of clean input.
+
+{mistakes}
 
 ## Limits
 
@@ -97,8 +116,12 @@ of noised input; misspellings are words whose letters differ; what is kept is co
 """
 
 
-def write_card(output: Path, model, report: dict, pairs: int, *, dtype: str) -> None:
-    """Write ``README.md``, the model card, into the preset."""
+def write_card(output: Path, model, report: dict, training: dict, *, dtype: str) -> None:
+    """Write ``README.md``, the model card, into the preset.
+
+    Args:
+        training: how it was trained: `pairs`, `earlier`, `batch_tokens`, `dropout`, `rate`.
+    """
     backbone = model.backbone
     card = CARD.format(
         parameters=model.count_params() / 1e6,
@@ -109,15 +132,50 @@ def write_card(output: Path, model, report: dict, pairs: int, *, dtype: str) -> 
         positions=backbone.max_sequence_length,
         vocabulary=backbone.vocabulary_size,
         dtype=dtype,
-        pairs=pairs,
+        **training,
         limit=report["limit"],
         table=table(report),
         kinds=kinds_table(report),
         words_per_second=report["words_per_second"],
         latency=report["median_latency_ms"],
         machine=machine(),
+        mistakes=mistakes(report),
     )
     (output / "README.md").write_text(card, encoding="utf-8")
+
+
+def mistakes(report: dict) -> str:
+    """The report's mistakes: what was given, answered, and right."""
+    blocks = []
+    for each in report["mistakes"]:
+        given = "" if each["input"] == each["reference"] else f"    given   {each['input']}\n"
+        lines = f"    answer  {each['output']}\n    right   {each['reference']}"
+        blocks.append(f"{each['source']}:\n\n{given}{lines}")
+    return "\n\n".join(blocks)
+
+
+def add_dictionary(report: dict, split, noise, limit: int) -> None:
+    """Add what a frequency dictionary corrects of the same sentences, where symspellpy is there."""
+    try:
+        shares = dictionary_shares(split, noise, limit)
+    except ImportError:
+        return
+    for source, share in shares.items():
+        report["kinds"][source]["dictionary"] = share
+
+
+def training_of(work: Path, pairs: int, earlier: int) -> dict:
+    """What the card says of the training in `work`."""
+    settings = json.loads((work / "settings.json").read_text(encoding="utf-8"))
+    lines = (work / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rates = [json.loads(line).get("learning_rate", 0.0) for line in lines]
+    return {
+        "pairs": pairs,
+        "earlier": f" after {earlier:,} of a shallower model" if earlier else "",
+        "batch_tokens": settings["batch_tokens"],
+        "dropout": settings["dropout"],
+        "rate": max(rates),
+    }
 
 
 def machine() -> str:
@@ -136,7 +194,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--data", type=Path, default=default_data())
-    parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument("--dtype", choices=("int8", "float16", "bfloat16"), default="int8")
     parser.add_argument(
         "--earlier-pairs", type=int, default=0, help="seen by the weights that training began with"
     )
@@ -146,7 +204,11 @@ def main() -> None:
     if trained is None:
         raise SystemExit(f"`--work`: {options.work} has no checkpoint\nhint: run train.py first")
     model = bart_fast.BartSeq2SeqLM.from_preset(str(trained.preset), compile=False)
-    save_keras_preset(options.output, task=model, sampler="greedy", dtype=options.dtype)
+    quantised = options.dtype == "int8"
+    if quantised:
+        model.quantize("int8")
+    dtype = None if quantised else options.dtype
+    save_keras_preset(options.output, task=model, sampler="greedy", dtype=dtype, loads_in="float32")
 
     stored = bart_fast.BartSeq2SeqLM.from_preset(str(options.output))
     split, noise = load_corpus(options.data)
@@ -155,9 +217,10 @@ def main() -> None:
     report["limit"] = options.limit
     alone = [sample["input"] for sample in report["samples"]]
     report["median_latency_ms"] = median_latency_ms(repair, alone)
+    add_dictionary(report, split, noise, options.limit)
     (options.work / "export_report.json").write_text(json.dumps(report, indent=1), "utf-8")
-    pairs = options.earlier_pairs + trained.pairs
-    write_card(options.output, stored, report, pairs, dtype=options.dtype)
+    training = training_of(options.work, trained.pairs, options.earlier_pairs)
+    write_card(options.output, stored, report, training, dtype=options.dtype)
     print(table(report))
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
     print(f"{options.output}: {size / 1e6:.2f} MB")

@@ -126,8 +126,10 @@ class Measures:
     def extend(self, counts: Iterable[Counter[str]]) -> None:
         self.sentences.extend(counts)
 
-    def share(self, part: str, whole: str) -> tuple[float, float, float]:
-        """`part / whole` and the ends of its 95 % interval."""
+    def share(self, part: str, whole: str) -> tuple[float, float, float] | None:
+        """`part / whole` and the ends of its 95 % interval; None where there is no `whole`."""
+        if not any(each[whole] for each in self.sentences):
+            return None
         return self._interval((part, whole), lambda p, w: p / np.maximum(w, 1))
 
     def f1(self, name: str) -> tuple[float, float, float]:
@@ -151,8 +153,9 @@ def measure(
     answers: Sequence[str],
     references: Sequence[str],
     clean_answers: Sequence[str],
-) -> dict[str, tuple[float, float, float]]:
-    """Every measure but addresses, each with the ends of its 95 % interval.
+) -> dict[str, tuple[float, float, float] | None]:
+    """Every measure but addresses, each with the ends of its 95 % interval; None for a kind that is
+    absent.
 
     Args:
         inputs, answers, references: careless sentences, what became of them, and the clean ones.
@@ -175,7 +178,9 @@ def with_addresses(references: Sequence[str]) -> list[str]:
     return [f"{text} See {address} for more." for text, address in pairs]
 
 
-def measure_addresses(texts: Sequence[str], answers: Sequence[str]) -> tuple[float, float, float]:
+def measure_addresses(
+    texts: Sequence[str], answers: Sequence[str]
+) -> tuple[float, float, float] | None:
     """The share of addresses that are kept, and the ends of its 95 % interval."""
     kept = Measures()
     kept.extend(map(count_kept, texts, answers))

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from corpus import SEED, default_data, load_corpus
-from evaluate import Repair, model_repair
+from evaluate import Repair, interval_cell, model_repair
 from measures import Measures, count_repair
 from noise import held_out_input
 from sources import SOURCES
@@ -37,6 +37,23 @@ def dictionary_repair() -> Repair:
     return lambda texts: [" ".join(map(corrected, text.split())) for text in texts]
 
 
+def corrected_share(
+    repair: Repair, split, noise, source: str, limit: int
+) -> tuple[float, float, float] | None:
+    """The share of a source's misspellings that `repair` corrects, and its 95 % interval."""
+    references = split.held_out("test", source, limit)
+    inputs = [held_out_input(noise, text, SEED) for text in references]
+    counts = Measures()
+    counts.extend(map(count_repair, inputs, repair(inputs), references))
+    return counts.share("misspelt: right", "misspelt")
+
+
+def dictionary_shares(split, noise, limit: int) -> dict[str, tuple[float, float, float] | None]:
+    """`corrected_share` of the dictionary in each source."""
+    repair = dictionary_repair()
+    return {source: corrected_share(repair, split, noise, source, limit) for source in SOURCES}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="bart_tidy_en", help="preset name or directory")
@@ -52,14 +69,11 @@ def main() -> None:
     print("| misspellings corrected | " + " | ".join(repairs) + " |")
     print("|---" * (len(repairs) + 1) + "|")
     for source in SOURCES:
-        references = split.held_out("test", source, arguments.limit)
-        inputs = [held_out_input(noise, text, SEED) for text in references]
-        cells = []
-        for repair in repairs.values():
-            counts = Measures()
-            counts.extend(map(count_repair, inputs, repair(inputs), references))
-            value, low, high = counts.share("misspelt: right", "misspelt")
-            cells.append(f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})")
+        shares = (
+            corrected_share(repair, split, noise, source, arguments.limit)
+            for repair in repairs.values()
+        )
+        cells = map(interval_cell, shares)
         print(f"| {source} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -49,6 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch-tokens", type=int, default=2000, help="target tokens of a batch")
     add("--learning-rate", type=float, default=1e-3, help="its highest value")
     add("--dropout", type=float, default=0.0)
+    add("--dtype", choices=("float32", "mixed_bfloat16"), default="float32", help="of products")
     add("--seed", type=int, default=1)
     add("--threads", type=int, help="processor threads; default: all")
     add("--save-minutes", type=float, default=10.0)
@@ -95,6 +96,7 @@ def new_model(tokenizer, options: argparse.Namespace) -> bart_fast.BartSeq2SeqLM
         intermediate_dim=INNER_WIDTH,
         dropout=options.dropout,
         max_sequence_length=SEQUENCE_LENGTH,
+        dtype=options.dtype,
     )
     preprocessor = bart_fast.BartSeq2SeqLMPreprocessor(
         tokenizer,
@@ -291,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = new_model(tokenizer, options)
     else:
         model = bart_fast.BartSeq2SeqLM.from_preset(
-            str(weights), compile=False, dtype="float32", dropout=options.dropout
+            str(weights), compile=False, dtype=options.dtype, dropout=options.dropout
         )
         model = grown(model, options)
         tokenizer = model.preprocessor.tokenizer
