@@ -105,10 +105,10 @@ def test_several_adapters_merge_and_unmerge():
     backbone.set_lora_adapter("default")
     np.testing.assert_array_equal(logits(model), first)
     backbone.merge_lora()
-    np.testing.assert_allclose(logits(model), first, atol=1e-4)
+    np.testing.assert_allclose(logits(model), first, atol=5e-4)
     with pytest.raises(ValueError, match="is merged into the weights\nhint: call `unmerge_lora"):
         backbone.set_lora_adapter("second")
-    np.testing.assert_allclose(logits(pickle.loads(pickle.dumps(model))), first, atol=1e-4)
+    np.testing.assert_allclose(logits(pickle.loads(pickle.dumps(model))), first, atol=5e-4)
     backbone.unmerge_lora()
     for name, values in weights(model).items():
         np.testing.assert_array_equal(values, before[name])
