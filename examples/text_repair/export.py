@@ -91,6 +91,7 @@ is counted on clean input (addresses were put there).
 The error rate was to fall by 65 % in each source. The frequency dictionary is symspellpy's: two
 edits at most, each word looked up alone.
 
+{notes}
 {words_per_second:.0f} words a second in batches of 64. One sentence alone: {latency:.1f} ms
 (median; {machine}).
 
@@ -116,11 +117,14 @@ The first mistakes in each source's test sentences: three of noised input, one o
 """
 
 
-def write_card(output: Path, model, report: dict, training: dict, *, dtype: str) -> None:
+def write_card(
+    output: Path, model, report: dict, training: dict, *, dtype: str, notes: str = ""
+) -> None:
     """Write ``README.md``, the model card, into the preset.
 
     Args:
         training: how it was trained: `pairs`, `earlier`, `batch_tokens`, `dropout`, `rate`.
+        notes: what is to be said of the measures.
     """
     backbone = model.backbone
     card = CARD.format(
@@ -140,6 +144,7 @@ def write_card(output: Path, model, report: dict, training: dict, *, dtype: str)
         latency=report["median_latency_ms"],
         machine=machine(),
         mistakes=mistakes(report),
+        notes=notes,
     )
     (output / "README.md").write_text(card, encoding="utf-8")
 
@@ -199,6 +204,7 @@ def main() -> None:
         "--earlier-pairs", type=int, default=0, help="seen by the weights that training began with"
     )
     parser.add_argument("--limit", type=int, default=1000, help="test sentences of each source")
+    parser.add_argument("--notes", type=Path, help="a file of what the card says of the measures")
     options = parser.parse_args()
     trained = latest_checkpoint(options.work)
     if trained is None:
@@ -220,7 +226,8 @@ def main() -> None:
     add_dictionary(report, split, noise, options.limit)
     (options.work / "export_report.json").write_text(json.dumps(report, indent=1), "utf-8")
     training = training_of(options.work, trained.pairs, options.earlier_pairs)
-    write_card(options.output, stored, report, training, dtype=options.dtype)
+    notes = options.notes.read_text(encoding="utf-8") if options.notes else ""
+    write_card(options.output, stored, report, training, dtype=options.dtype, notes=notes)
     print(table(report))
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
     print(f"{options.output}: {size / 1e6:.2f} MB")

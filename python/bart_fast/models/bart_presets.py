@@ -10,7 +10,7 @@ backbone_presets = {
                 "Small BART model that restores capitals, punctuation, spacing and spelling of "
                 "English text. Part of this package."
             ),
-            "params": 7709696,
+            "params": 13239296,
             "path": "bart",
         },
         "sources": ["package://bart_tidy_en"],
