@@ -106,7 +106,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sentences", type=Path, help="a file of English text")
     parser.add_argument("--output", default="bart_dictation", help="directory of the preset")
-    parser.add_argument("--pairs", type=int, default=80_000, help="trained on, in ten epochs")
+    parser.add_argument("--pairs", type=int, default=40_000, help="trained on, in ten epochs")
     parser.add_argument("--plot", type=Path, help="write the curve here; wants matplotlib")
     return parser.parse_args(arguments)
 
