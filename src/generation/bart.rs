@@ -135,7 +135,7 @@ impl StepModel for BartDecoder {
     }
 
     fn is_batch_invariant(&self) -> bool {
-        ops::way() == Way::Kernel
+        ops::way() == Way::Kernel && self.model.place().has_kernels()
     }
 
     fn rewind(&mut self, slot: usize, length: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::adapters::Adapters;
 use super::batch::Batch;
@@ -19,12 +19,14 @@ use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::cross_entropy::RowLosses;
 use crate::ops::hidden::{self, Hidden};
+use crate::ops::place::Place;
 
 /// BART with its language-model head.
 #[derive(Debug)]
 pub struct BartModel {
     config: BartConfig,
     precision: Precision,
+    place: Place,
     tokens: TokenTables,
     encoder: Encoder,
     decoder: Decoder,
@@ -56,7 +58,7 @@ impl BartModel {
     ) -> Result<Self> {
         config.validate()?;
         Error::check_room("a model of these sizes", config.parameter_count())?;
-        Self::of(config, Parameters::new(initialisation, precision))
+        Self::of(config, Parameters::new(initialisation, precision, Place::Kernels))
     }
 
     /// The model with another number of token ids, in the same precision. All parameters whose shape
@@ -70,7 +72,8 @@ impl BartModel {
         let without = BartConfig { vocab_size: 0, ..config.clone() };
         let tables = config.parameter_count() - without.parameter_count();
         Error::check_room("token tables of this size", tables)?;
-        let parameters = Parameters::taking_over(&self.parameters, self.precision);
+        let place = self.place.clone();
+        let parameters = Parameters::taking_over(&self.parameters, self.precision, place);
         Ok(self.with_training_of_mine(Self::of(config, parameters)?))
     }
 
@@ -87,7 +90,7 @@ impl BartModel {
     }
 
     fn of(config: BartConfig, mut parameters: Parameters) -> Result<Self> {
-        let precision = parameters.precision();
+        let (precision, place) = (parameters.precision(), parameters.place().clone());
         let tokens = TokenTables::new(&mut parameters, &config)?;
         let encoder = Encoder::new(&mut parameters, &config, &tokens.encoder)?;
         let decoder = Decoder::new(&mut parameters, &config, &tokens.decoder)?;
@@ -99,6 +102,7 @@ impl BartModel {
         Ok(BartModel {
             config,
             precision,
+            place,
             tokens,
             encoder,
             decoder,
@@ -115,7 +119,23 @@ impl BartModel {
     /// # Errors
     /// As for [`Self::with_precision`], and `Weights` if the precision cannot hold a value.
     pub fn to_precision(&self, precision: Precision) -> Result<Self> {
-        let other = Self::with_precision(self.config.clone(), Initialisation::Zeros, precision)?;
+        self.copied_to(precision, self.place.clone())
+    }
+
+    /// A copy at another place.
+    ///
+    /// # Errors
+    /// `Memory` if there is no room for it, and what the device reports.
+    pub fn to_place(&self, place: Place) -> Result<Self> {
+        self.copied_to(self.precision, place)
+    }
+
+    fn copied_to(&self, precision: Precision, place: Place) -> Result<Self> {
+        if place.device().is_cpu() {
+            Error::check_room("a model of these sizes", self.config.parameter_count())?;
+        }
+        let parameters = Parameters::new(Initialisation::Zeros, precision, place);
+        let other = Self::of(self.config.clone(), parameters)?;
         for (from, to) in self.parameters.iter().zip(&other.parameters) {
             match from.int8_values()? {
                 Some((values, scales)) if precision == self.precision => {
@@ -125,6 +145,11 @@ impl BartModel {
             }
         }
         Ok(self.with_training_of_mine(other))
+    }
+
+    /// Where its tensors are.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// In which numbers its weights are kept and multiplied.
@@ -235,8 +260,9 @@ impl BartModel {
     ) -> Result<DecoderCache> {
         let lengths = source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
         let format = self.precision.cached();
+        let (place, config) = (&self.place, &self.config);
         let mut cache =
-            DecoderCache::new(&self.config, format, slot_capacities, slot_sources, lengths);
+            DecoderCache::new(place, config, format, slot_capacities, slot_sources, lengths);
         self.decoder.remember_sources(memory, source, &mut cache)?;
         hidden::trim();
         Ok(cache)
@@ -313,7 +339,7 @@ impl BartModel {
 
     /// Rows of the encoder's token table `[tokens, width]`, not scaled.
     pub fn embed(&self, tokens: &[u32]) -> Result<Hidden> {
-        let nowhere = Tensor::zeros((1, self.config.d_model), DType::F32, &Device::Cpu)?;
+        let nowhere = Tensor::zeros((1, self.config.d_model), DType::F32, self.place.device())?;
         let places = vec![0; tokens.len()];
         let table = self.tokens.encoder.weight(&Pass::inference());
         Ok(ops::embed::embed(&table, tokens, 1.0, &nowhere, &places)?)

@@ -7,6 +7,7 @@ use crate::ops::attention::Heads;
 use crate::ops::for_each;
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
+use crate::ops::place::Place;
 use crate::ops::weight::HalfFormat;
 
 /// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
@@ -40,8 +41,9 @@ pub struct CachedRows {
 impl DecoderCache {
     /// Room for `slot_capacities.len()` slots; slot `i` holds up to `slot_capacities[i]` tokens and
     /// reads source `slot_sources[i]`, which has `source_lengths[slot_sources[i]]` rows.
-    /// Keys and values are rounded to `format` (`None`: they are floats).
+    /// Keys and values are rounded to `format` (`None`: they are as they come).
     pub fn new(
+        place: &Place,
         config: &BartConfig,
         format: Option<HalfFormat>,
         slot_capacities: &[usize],
@@ -51,8 +53,8 @@ impl DecoderCache {
         let count = config.decoder_attention_heads;
         let heads = Heads { count, width: config.d_model / count };
         let layer = || LayerCache {
-            target: KvStore::new(heads, format, slot_capacities),
-            source: KvStore::new(heads, format, &source_lengths),
+            target: KvStore::new(place, heads, format, slot_capacities),
+            source: KvStore::new(place, heads, format, &source_lengths),
         };
         DecoderCache {
             layers: (0..config.decoder_layers).map(|_| layer()).collect(),

@@ -13,6 +13,7 @@ use super::precision::Precision;
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::ops::hidden::Hidden;
+use crate::ops::place::Place;
 
 /// Largest size of the head: far above any number of classes.
 const MAX_SIZE: usize = 1 << 24;
@@ -46,7 +47,7 @@ impl ClassificationHead {
         }
         let count = (width as u64 + 1) * inner as u64 + (inner as u64 + 1) * classes as u64;
         Error::check_room("a head of these sizes", count)?;
-        let mut parameters = Parameters::new(initialisation, Precision::Float32);
+        let mut parameters = Parameters::new(initialisation, Precision::Float32, Place::Kernels);
         let dense = Linear::new(&mut parameters, "classification_head.dense", width, inner)?;
         let out_proj =
             Linear::new(&mut parameters, "classification_head.out_proj", inner, classes)?;

@@ -56,7 +56,8 @@ impl LowRank {
             return Err(Error::argument("rank", message));
         }
         let name = matrix.name().trim_end_matches(".weight");
-        let mut parameters = Parameters::new(Initialisation::Zeros, Precision::Float32);
+        let place = matrix.place().clone();
+        let mut parameters = Parameters::new(Initialisation::Zeros, Precision::Float32, place);
         let down = parameters.matrix(&format!("{name}.lora_A.weight"), heads * rank, inputs)?;
         let up = parameters.matrix(&format!("{name}.lora_B.weight"), outputs / heads, rank)?;
         let limit = (6.0 / (heads * inputs) as f32).sqrt();

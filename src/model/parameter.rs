@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::kernels::adafactor::Matrices;
 use crate::kernels::{int8, memory, pack, team};
 use crate::ops::gradient::GradientBuffer;
+use crate::ops::place::{self, Place};
 use crate::ops::screen::LazyScreen;
 use crate::ops::weight::{self, HalfFormat, Numbers, Weight};
-use crate::ops::with_floats;
 use crate::random;
 
 use super::low_rank::LowRank;
@@ -49,6 +49,7 @@ pub struct Parameter {
     kept_in: Option<HalfFormat>,
     /// What products round it to.
     rounded: Option<HalfFormat>,
+    place: Place,
     var: Var,
     /// The same storage without gradient tracking.
     frozen: Tensor,
@@ -64,11 +65,11 @@ pub struct Parameter {
 /// How the values of a parameter lie in its tensor.
 #[derive(Debug)]
 enum StoredLayout {
-    /// Floats, as they are.
+    /// Floats, row-major.
     Plain,
     /// Panels of floats of 32 bits, or of 16.
     Panels,
-    /// Bytes, with these scales of the rows.
+    /// Bytes, with these scales of the rows: packed, or row-major where there are no kernels.
     Int8(Tensor),
 }
 
@@ -151,6 +152,11 @@ impl Parameter {
         }
     }
 
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Where the gradient of a matrix gathers in a backward pass by our kernels.
     pub fn gradient(&self) -> &GradientBuffer {
         &self.gradient
@@ -159,7 +165,7 @@ impl Parameter {
     /// A copy of the values as float32, row-major in [`Self::shape`].
     pub fn values(&self) -> Result<Vec<f32>> {
         match &self.layout {
-            StoredLayout::Plain => Ok(with_floats([&self.frozen], |[stored]| stored.to_vec())?),
+            StoredLayout::Plain => Ok(place::values(&self.frozen)?),
             StoredLayout::Panels => Ok(weight::rows(&self.frozen, self.shape[0], self.shape[1])?),
             StoredLayout::Int8(_) => {
                 let (values, scales) = self.int8_values()?.expect("its layout is int8");
@@ -202,6 +208,11 @@ impl Parameter {
     /// The values and scales of a matrix in int8, row-major; `None` for another parameter.
     pub fn int8_values(&self) -> Result<Option<(Vec<i8>, Vec<f32>)>> {
         let StoredLayout::Int8(scales) = &self.layout else { return Ok(None) };
+        if !self.place.has_kernels() {
+            let bytes = self.frozen.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<u8>()?;
+            let values = bytes.into_iter().map(int8::value).collect();
+            return Ok(Some((values, place::values(scales)?)));
+        }
         let (rows, columns) = (self.shape[0], self.shape[1]);
         let copy =
             |w: int8::Weight<'_>| (int8::to_rows(w.packed, rows, columns), w.scales.to_vec());
@@ -235,21 +246,27 @@ impl Parameter {
 pub struct Parameters {
     initialisation: Initialisation,
     precision: Precision,
+    place: Place,
     list: Vec<Arc<Parameter>>,
     taken_over: Vec<Arc<Parameter>>,
 }
 
 impl Parameters {
     /// An empty list.
-    pub fn new(initialisation: Initialisation, precision: Precision) -> Self {
-        Parameters { initialisation, precision, list: Vec::new(), taken_over: Vec::new() }
+    pub fn new(initialisation: Initialisation, precision: Precision, place: Place) -> Self {
+        Parameters { initialisation, precision, place, list: Vec::new(), taken_over: Vec::new() }
     }
 
     /// An empty list, for a model that takes over those of `others` whose name and shape it asks
     /// for; their values are then common to both. The rest starts at zero.
-    pub fn taking_over(others: &[Arc<Parameter>], precision: Precision) -> Self {
+    pub fn taking_over(others: &[Arc<Parameter>], precision: Precision, place: Place) -> Self {
         let taken_over = others.to_vec();
-        Parameters { taken_over, ..Parameters::new(Initialisation::Zeros, precision) }
+        Parameters { taken_over, ..Parameters::new(Initialisation::Zeros, precision, place) }
+    }
+
+    /// Where they are made.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The precision in which they are made.
@@ -267,13 +284,17 @@ impl Parameters {
         self.list
     }
 
-    /// A matrix `[rows, columns]` that products or look-ups read: stored as panels, or in int8.
+    /// A matrix `[rows, columns]` that products or look-ups read: stored as panels, or in int8; row-major
+    /// where there are no kernels.
     ///
     /// # Errors
     /// `Argument` if int8 cannot multiply so many columns exactly.
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
         if let Some(parameter) = self.take_over(name, &[rows, columns]) {
             return Ok(parameter);
+        }
+        if !self.place.has_kernels() {
+            return self.portable_matrix(name, rows, columns);
         }
         let values = self.draw(rows * columns);
         let cpu = &Device::Cpu;
@@ -303,6 +324,29 @@ impl Parameters {
         Ok(parameter)
     }
 
+    /// The same for candle's own operations.
+    fn portable_matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Arc<Parameter>> {
+        let values = self.draw(rows * columns);
+        let (device, shape) = (self.place.device().clone(), (rows, columns));
+        let parameter = if self.precision == Precision::Int8 {
+            check_inputs(name, columns)?;
+            let zeros = Tensor::full(int8::OFFSET, shape, &device)?;
+            let layout = StoredLayout::Int8(Tensor::ones(rows, DType::F32, &device)?);
+            self.add(name, vec![rows, columns], Var::from_tensor(&zeros)?, layout)?
+        } else {
+            let dtype = self.precision.stored().map_or(DType::F32, weight::dtype);
+            let var = Var::zeros(shape, dtype, &device)?;
+            self.add(name, vec![rows, columns], var, StoredLayout::Plain)?
+        };
+        values.map_or(Ok(()), |values| parameter.assign(&values))?;
+        Ok(parameter)
+    }
+
     /// A plain table `[rows, columns]`, such as positions.
     pub fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Arc<Parameter>> {
         if let Some(parameter) = self.take_over(name, &[rows, columns]) {
@@ -327,7 +371,7 @@ impl Parameters {
             let values = rounded.clone();
             format.round(&values, &mut rounded);
         }
-        let var = Var::from_vec(rounded, shape.clone(), &Device::Cpu)?;
+        let var = Var::from_vec(rounded, shape.clone(), self.place.device())?;
         self.add(name, shape, var, StoredLayout::Plain)
     }
 
@@ -351,6 +395,7 @@ impl Parameters {
             layout,
             kept_in: self.precision.stored(),
             rounded: self.precision.rounded(),
+            place: self.place.clone(),
             var,
             frozen,
             gradient: GradientBuffer::default(),

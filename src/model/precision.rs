@@ -120,8 +120,10 @@ impl Precision {
 mod tests {
     use super::*;
     use crate::config::BartConfig;
-    use crate::model::{BartModel, Batch, Initialisation, Pass};
+    use crate::model::{BartModel, Batch, CachedRows, Initialisation, Pass};
+    use crate::ops::place::Place;
     use crate::ops::testing::in_way;
+    use candle_core::Device;
 
     fn tiny(precision: Precision) -> BartModel {
         let config = BartConfig {
@@ -202,6 +204,66 @@ mod tests {
             let again = copy.to_precision(precision).unwrap();
             let target = (&[1, 5, 9][..], &[2, 7][..]);
             assert_eq!(logits(&again, target.0, target.1), logits(&drawn, target.0, target.1));
+        }
+    }
+
+    /// The model as a graphics card has it, but on the CPU.
+    fn portable(model: &BartModel) -> BartModel {
+        model.to_place(Place::Portable(Device::Cpu)).unwrap()
+    }
+
+    /// Logits of a target that is fed to a cache token by token.
+    fn cached_logits(model: &BartModel, source: &[u32], target: &[u32]) -> Vec<f32> {
+        let source = Batch::from_sequences([(source, None)]);
+        let memory = model.encode(&source, &Pass::inference()).unwrap();
+        let mut cache = model.start_decoding(&memory, &source, &[target.len()], vec![0]).unwrap();
+        let (mut rows, mut all) = (CachedRows::default(), Vec::new());
+        for (place, &token) in target.iter().enumerate() {
+            cache.place([0], &mut rows);
+            let row = Batch::single_rows([(token, place as u32)]);
+            let hidden = model.decode_step(&row, &rows, &mut cache).unwrap();
+            let logits = model.logits(&hidden, &Pass::inference()).unwrap();
+            logits.read(|logits| all.extend_from_slice(logits)).unwrap();
+        }
+        all
+    }
+
+    #[test]
+    fn a_card_has_the_same_weights_and_nearly_the_same_answers() {
+        // In parts of the largest logit: from our kernels, and whole passes from cached ones.
+        let allowed = [
+            (Precision::Float32, 1e-5, 1e-5),
+            (Precision::Float16, 5e-3, 2e-3),
+            (Precision::MixedFloat16, 1e-5, 1e-5),
+            (Precision::Bfloat16, 4e-2, 2e-2),
+            (Precision::MixedBfloat16, 2e-2, 1e-2),
+            (Precision::Int8, 5e-2, 5e-2),
+        ];
+        let (source, target) = (&[1, 5, 9, 30][..], &[2, 7, 36][..]);
+        for (precision, from_kernels, from_cached) in allowed {
+            let model = tiny(precision);
+            let card = portable(&model);
+            let again = card.to_place(Place::Kernels).unwrap();
+            for ((a, b), c) in
+                model.parameters().iter().zip(card.parameters()).zip(again.parameters())
+            {
+                assert_eq!(a.values().unwrap(), b.values().unwrap(), "{}", a.name());
+                assert_eq!(a.int8_values().unwrap(), b.int8_values().unwrap(), "{}", a.name());
+                assert_eq!(a.values().unwrap(), c.values().unwrap(), "{}", a.name());
+            }
+            let expected = logits(&model, source, target);
+            assert_eq!(logits(&again, source, target), expected);
+            let scale = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            for way in
+                in_way(|| [logits(&card, source, target), cached_logits(&card, source, target)])
+                    .all()
+            {
+                let [whole, cached] = way;
+                let distance = largest_difference(&whole, &expected) / scale;
+                assert!(distance <= from_kernels, "{}: {distance}", precision.name());
+                let distance = largest_difference(&whole, &cached) / scale;
+                assert!(distance <= from_cached, "{} cached: {distance}", precision.name());
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
 use super::hidden::Hidden;
 use super::{floats, tensor, use_kernels, with_floats};
@@ -53,14 +53,15 @@ fn portable(
     gamma: &Tensor,
     beta: &Tensor,
 ) -> Result<Tensor> {
-    let x = match residual {
+    let sum = match residual {
         Some(residual) => (x + residual)?,
         None => x.clone(),
     };
+    let (x, dtype) = (sum.to_dtype(DType::F32)?, sum.dtype());
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + f64::from(EPSILON))?.sqrt()?)?;
-    normed.broadcast_mul(gamma)?.broadcast_add(beta)
+    normed.broadcast_mul(gamma)?.broadcast_add(beta)?.to_dtype(dtype)
 }
 
 /// Layer norm of one tensor or of the sum of two, with gain and bias as `[2, width]`.

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
 use super::dropout::Dropout;
 use super::hidden::Hidden;
@@ -142,7 +142,11 @@ fn portable(
         }
         let weights = portable_weights(q, k, spans, s, heads, dropout)?;
         let v = heads.split(v, spans.keys[s], lk)?;
-        let out = weights.matmul(&v)?.transpose(0, 1)?.reshape((lq, heads.count * heads.width))?;
+        let out = weights
+            .to_dtype(v.dtype())?
+            .matmul(&v)?
+            .transpose(0, 1)?
+            .reshape((lq, heads.count * heads.width))?;
         outputs.push(out);
     }
     if outputs.is_empty() { Ok(q.clone()) } else { Tensor::cat(&outputs, 0) }
@@ -160,9 +164,10 @@ fn portable_weights(
     let (lq, lk) = spans.counts(s);
     let (q_start, k_start) = (spans.queries[s], spans.keys[s]);
     let (q, k) = (heads.split(q, q_start, lq)?, heads.split(k, k_start, lk)?);
-    let seen = seen(spans, s, q.device())?.to_dtype(q.dtype())?; // [lq, lk]
+    let seen = seen(spans, s, q.device())?; // [lq, lk]
     let hidden = ((&seen - 1.0)? * 1e30)?;
-    let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale()))?.broadcast_mul(&seen)?;
+    let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
+    let scores = (scores * f64::from(heads.scale()))?.broadcast_mul(&seen)?;
     let scores = scores.broadcast_add(&hidden)?; // [heads, lq, lk]
     let largest = scores.max_keepdim(D::Minus1)?.detach();
     let weights = scores.broadcast_sub(&largest)?.exp()?.broadcast_mul(&seen)?;
@@ -173,10 +178,10 @@ fn portable_weights(
     if let Some(dropout) = dropout.filter(|dropout| dropout.probability > 0.0) {
         let mask = dropout_mask(dropout, heads, q_start, lq, lk);
         let mask = Tensor::from_vec(mask, weights.shape().clone(), weights.device())?;
-        weights = (weights * mask.to_dtype(q.dtype())?)?;
+        weights = (weights * mask)?;
     }
     if spans.no_key == NoKey::MeanOfValues {
-        let sees_none = seen.sum_keepdim(D::Minus1)?.eq(0.0)?.to_dtype(q.dtype())?; // [lq, 1]
+        let sees_none = seen.sum_keepdim(D::Minus1)?.eq(0.0)?.to_dtype(DType::F32)?; // [lq, 1]
         weights = weights.broadcast_add(&(sees_none / lk as f64)?)?;
     }
     Ok(weights)

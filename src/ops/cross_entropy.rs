@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 
 use super::{floats, tensor, use_kernels, with_floats};
 use crate::kernels::cross_entropy as kernel;
@@ -46,7 +46,7 @@ fn portable(
     row_scale: &[f32],
     smoothing: f32,
 ) -> Result<(Tensor, Arc<RowLosses>)> {
-    let device = logits.device();
+    let (device, logits) = (logits.device(), &logits.to_dtype(DType::F32)?);
     let ids = Tensor::new(targets, device)?;
     let largest = logits.max_keepdim(D::Minus1)?.detach();
     let shifted = logits.broadcast_sub(&largest)?;

@@ -1,6 +1,6 @@
 //! Token plus position embeddings: rows of two tables, added.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 use super::gradient::GradientBuffer;
 use super::hidden::Hidden;
@@ -43,11 +43,12 @@ pub fn embed(
     let device = positions.device();
     let tokens = Tensor::new(tokens, device)?;
     let places = Tensor::new(places, device)?;
-    let mut embedded = table.dense()?.index_select(&tokens, 0)?;
+    let mut embedded = table.dense()?.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
     if let Some(scales) = table.scales() {
         embedded = embedded.broadcast_div(&scales.index_select(&tokens, 0)?.unsqueeze(1)?)?;
     }
-    ((embedded * f64::from(scale))? + positions.index_select(&places, 0)?)?.try_into()
+    let sum = ((embedded * f64::from(scale))? + positions.index_select(&places, 0)?)?;
+    sum.to_dtype(table.row_dtype())?.try_into()
 }
 
 /// `scale * table[token]` for each token, by our kernels.

@@ -1,7 +1,8 @@
 //! Rows of floats on their way through the model: hidden states, or the scores made of them.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
+use super::place::{Place, values};
 use super::{Way, tensor, wants_gradient, way, with_floats};
 use crate::kernels::pool::{self, Buffer};
 
@@ -95,7 +96,18 @@ impl Hidden {
     pub fn read<R>(&self, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
         match &self.values {
             Values::Floats(floats) => Ok(work(floats)),
-            Values::Tensor(tensor) => with_floats([&tensor.contiguous()?], |[floats]| work(floats)),
+            Values::Tensor(tensor) if tensor.device().is_cpu() && tensor.dtype() == DType::F32 => {
+                with_floats([&tensor.contiguous()?], |[floats]| work(floats))
+            }
+            Values::Tensor(tensor) => Ok(work(&values(tensor)?)),
+        }
+    }
+
+    /// The same rows at a place.
+    pub fn at(self, place: &Place) -> Result<Self> {
+        match place {
+            Place::Kernels => Ok(self),
+            Place::Portable(device) => self.tensor()?.to_device(device)?.try_into(),
         }
     }
 

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::attention::{self, Heads, NoKey, Spans};
 use super::hidden::Hidden;
+use super::place::Place;
 use super::weight::HalfFormat;
 use super::{Way, round, way};
 use crate::kernels::kv_cache::{KvCache, Step};
@@ -27,14 +28,19 @@ enum Entries {
 }
 
 impl KvStore {
-    /// Empty histories that will hold up to the given numbers of entries, rounded to `format` (`None`:
-    /// as floats).
-    pub fn new(heads: Heads, format: Option<HalfFormat>, capacities: &[usize]) -> Self {
+    /// Empty histories at a place that will hold up to the given numbers of entries, rounded to `format`
+    /// (`None`: as they come).
+    pub fn new(
+        place: &Place,
+        heads: Heads,
+        format: Option<HalfFormat>,
+        capacities: &[usize],
+    ) -> Self {
         let entries = match way() {
-            Way::Kernel => {
+            Way::Kernel if place.has_kernels() => {
                 Entries::Kernel(KvCache::new(heads.count, heads.width, format, capacities))
             }
-            Way::Portable => Entries::Portable(vec![None; capacities.len()]),
+            _ => Entries::Portable(vec![None; capacities.len()]),
         };
         KvStore { heads, format, entries }
     }
@@ -179,7 +185,7 @@ mod tests {
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
     fn decode(format: Option<HalfFormat>) -> Vec<f32> {
-        let mut store = KvStore::new(HEADS, format, &[40, 40]);
+        let mut store = KvStore::new(&Place::Kernels, HEADS, format, &[40, 40]);
         let read = |x: Hidden| x.read(<[f32]>::to_vec).unwrap();
         let mut outputs =
             read(store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap());

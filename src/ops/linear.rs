@@ -164,9 +164,10 @@ fn linear_of_tensor(
                 None => x.apply_op2(weight.stored(), op),
             };
         }
-        let y = x.matmul(&weight.dense_for_products()?.t()?)?;
+        let weight = weight.dense_for_products()?;
+        let y = x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(x.dtype())?;
         match bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
             None => y,
         }
     };

@@ -19,6 +19,7 @@ pub mod hidden;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
+pub mod place;
 pub mod recompute;
 pub mod round;
 pub mod scale;

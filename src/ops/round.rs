@@ -1,7 +1,7 @@
 //! Rounding to 16 bits and back: what inputs of some products go through, and keys and values that
 //! a cache keeps in 16 bits.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::hidden::Hidden;
 use super::weight::{HalfFormat, dtype};
@@ -16,7 +16,7 @@ pub fn rounded(x: &Hidden, format: HalfFormat) -> Result<Hidden> {
 
 /// The same by candle's own operations.
 pub(super) fn rounded_tensor(x: &Tensor, format: HalfFormat) -> Result<Tensor> {
-    x.to_dtype(dtype(format))?.to_dtype(DType::F32)
+    x.to_dtype(dtype(format))?.to_dtype(x.dtype())
 }
 
 #[cfg(test)]

@@ -20,6 +20,13 @@ pub(crate) struct Both<T> {
     pub portable: T,
 }
 
+impl<T> Both<T> {
+    /// Both, one after the other.
+    pub fn all(self) -> [T; 2] {
+        [self.kernel, self.portable]
+    }
+}
+
 /// Does the work by our kernels, then by candle's own operations.
 pub(crate) fn in_way<T>(work: impl Fn() -> T) -> Both<T> {
     let run = |way| {

@@ -51,10 +51,14 @@ impl Weight {
         Weight { stored, rows, columns, scales, rounded, numbers, gradient, screen }
     }
 
-    /// Wraps the bytes of int8 weights, of the shape [`int8::packed_shape`], and their scales `[rows]`.
+    /// Wraps the bytes of int8 weights, of the shape [`int8::packed_shape`] or `[rows, columns]`, and their
+    /// scales `[rows]`.
     pub fn int8(stored: Tensor, scales: Tensor, rows: usize, columns: usize) -> Self {
         debug_assert!(stored.dtype() == DType::U8 && scales.dims() == [rows]);
-        debug_assert_eq!(stored.elem_count(), int8::packed_len(rows, columns));
+        debug_assert!(
+            stored.dims() == [rows, columns]
+                || stored.elem_count() == int8::packed_len(rows, columns)
+        );
         Weight { scales: Some(scales), ..Self::of(stored, rows, columns) }
     }
 
@@ -133,27 +137,40 @@ impl Weight {
 
     /// Whether the matrix is stored as our kernels read it.
     pub fn is_packed(&self) -> bool {
-        self.stored.rank() == 3 || self.scales.is_some()
+        self.stored.rank() > 2
     }
 
-    /// Whether a product rounds its inputs to bfloat16, as processors with such products do.
+    /// Whether a product rounds its inputs to bfloat16, as processors with such products do. Those of a weight
+    /// that is not packed are in its own numbers.
     pub fn rounds_inputs(&self) -> bool {
-        self.stored.dtype() == DType::BF16 || self.rounded == Some(HalfFormat::Bfloat16)
+        let stored = self.is_packed() && self.stored.dtype() == DType::BF16;
+        stored || self.rounded == Some(HalfFormat::Bfloat16)
     }
 
-    /// The matrix in float32 as `[rows, columns]`, by candle's own operations (gradients flow
-    /// through). In int8 it is not divided by its scales yet.
+    /// The type of the rows that a table gives.
+    pub(super) fn row_dtype(&self) -> DType {
+        match self.scales {
+            None if !self.is_packed() => self.stored.dtype(),
+            _ => DType::F32,
+        }
+    }
+
+    /// The matrix as `[rows, columns]`, by candle's own operations (gradients flow through): in float32,
+    /// or in its own type where it is not packed. In int8 it is not divided by its scales yet.
     pub fn dense(&self) -> Result<Tensor> {
+        if self.scales.is_some() && !self.is_packed() {
+            return self.stored.to_dtype(DType::F32)? - f64::from(int8::OFFSET);
+        }
         if self.scales.is_some() {
             let (panels, groups, width, group) = self.stored.dims4()?;
             let bytes = self.stored.transpose(1, 2)?.reshape((panels * width, groups * group))?;
             let bytes = bytes.narrow(0, 0, self.rows)?.narrow(1, 0, self.columns)?;
             return bytes.contiguous()?.to_dtype(DType::F32)? - f64::from(int8::OFFSET);
         }
-        let stored = self.stored.to_dtype(DType::F32)?;
         if !self.is_packed() {
-            return Ok(stored);
+            return Ok(self.stored.clone());
         }
+        let stored = self.stored.to_dtype(DType::F32)?;
         let (panels, columns, width) = stored.dims3()?;
         stored.transpose(1, 2)?.reshape((panels * width, columns))?.narrow(0, 0, self.rows)
     }

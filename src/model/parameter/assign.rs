@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 
 use super::{Parameter, StoredLayout};
 use crate::error::{Error, Result};
@@ -85,6 +85,9 @@ impl Parameter {
     /// What the source returns, or [`Error::Weights`] if it does not fit, or the precision cannot hold a
     /// value; some values are replaced then, others not.
     pub fn assign_from(&self, source: Source<'_>) -> Result<()> {
+        if !self.place.has_kernels() {
+            return self.assign_portable(source);
+        }
         match source {
             Source::Floats { read, transposed } => {
                 let read = |first: usize, run: &mut [f32]| {
@@ -107,6 +110,72 @@ impl Parameter {
                 }
             }
         }
+    }
+
+    /// [`Self::assign_from`] of a tensor that candle's own operations read: by a copy in memory.
+    fn assign_portable(&self, source: Source<'_>) -> Result<()> {
+        match (source, &self.layout) {
+            (Source::Int8 { read, scales, transposed }, StoredLayout::Int8(stored)) => {
+                self.check_scales(scales)?;
+                self.set_int8(&self.read_all(read, transposed)?, scales, stored)
+            }
+            (Source::Int8 { read, scales, transposed }, _) => {
+                self.check_scales(scales)?;
+                let scaled = self.scaled(read, scales, transposed);
+                self.set_floats(self.read_all(&scaled, transposed)?)
+            }
+            (Source::Floats { read, transposed }, StoredLayout::Int8(stored)) => {
+                let values = self.read_all(read, transposed)?;
+                self.check(&values)?;
+                let columns = self.matrix_shape().1.max(1);
+                let mut whole = vec![0; values.len()];
+                let rows = values.chunks(columns).zip(whole.chunks_mut(columns));
+                let scales: Vec<f32> = rows.map(|(x, to)| int8::quantize_row(x, to)).collect();
+                self.set_int8(&whole, &scales, stored)
+            }
+            (Source::Floats { read, transposed }, _) => {
+                self.set_floats(self.read_all(read, transposed)?)
+            }
+        }
+    }
+
+    /// All values, row-major.
+    fn read_all<T: Copy + Default + Send>(
+        &self,
+        read: &Read<'_, T>,
+        transposed: bool,
+    ) -> Result<Vec<T>> {
+        let mut values = vec![T::default(); self.count()];
+        parallel::try_run_chunks(&mut values, READ_AT_ONCE, |part, run| {
+            read(part * READ_AT_ONCE, run)
+        })?;
+        if transposed {
+            let (rows, columns) = self.matrix_shape();
+            values =
+                (0..rows * columns).map(|i| values[i % columns * rows + i / columns]).collect();
+        }
+        Ok(values)
+    }
+
+    fn set_floats(&self, mut values: Vec<f32>) -> Result<()> {
+        self.check(&values)?;
+        if let Some(format) = self.kept_in {
+            let exact = values.clone();
+            format.round(&exact, &mut values);
+        }
+        let values = Tensor::from_vec(values, &self.shape[..], &Device::Cpu)?;
+        let stored = values.to_dtype(self.frozen.dtype())?.to_device(self.place.device())?;
+        Ok(self.frozen.slice_set(&stored, 0, 0)?)
+    }
+
+    fn set_int8(&self, values: &[i8], scales: &[f32], stored_scales: &Tensor) -> Result<()> {
+        if values.contains(&i8::MIN) {
+            return Err(self.below_int8());
+        }
+        let device = self.place.device();
+        let bytes: Vec<u8> = values.iter().copied().map(int8::byte).collect();
+        self.frozen.slice_set(&Tensor::from_vec(bytes, &self.shape[..], device)?, 0, 0)?;
+        Ok(stored_scales.slice_set(&Tensor::new(scales, device)?, 0, 0)?)
     }
 
     fn assign_floats(&self, read: &Read<'_, f32>, transposed: bool) -> Result<()> {
