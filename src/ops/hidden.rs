@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::place::{Place, values};
+use super::place::{Place, with_values};
 use super::{Way, tensor, wants_gradient, way, with_floats};
 use crate::kernels::pool::{self, Buffer};
 
@@ -96,18 +96,18 @@ impl Hidden {
     pub fn read<R>(&self, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
         match &self.values {
             Values::Floats(floats) => Ok(work(floats)),
-            Values::Tensor(tensor) if tensor.device().is_cpu() && tensor.dtype() == DType::F32 => {
-                with_floats([&tensor.contiguous()?], |[floats]| work(floats))
-            }
-            Values::Tensor(tensor) => Ok(work(&values(tensor)?)),
+            Values::Tensor(tensor) => with_values(tensor, work),
         }
     }
 
-    /// The same rows at a place.
+    /// The same rows at a place, where our kernels compute in float32.
     pub fn at(self, place: &Place) -> Result<Self> {
-        match place {
-            Place::Kernels => Ok(self),
-            Place::Portable(device) => self.tensor()?.to_device(device)?.try_into(),
+        match (place, &self.values) {
+            (Place::Kernels, Values::Floats(_)) => Ok(self),
+            (Place::Kernels, Values::Tensor(tensor)) => {
+                tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.try_into()
+            }
+            (Place::Portable(device), _) => self.tensor()?.to_device(device)?.try_into(),
         }
     }
 

@@ -2,6 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::with_floats;
+use crate::error::Error;
+
 /// Where tensors are.
 #[derive(Debug, Clone, Default)]
 pub enum Place {
@@ -13,7 +16,43 @@ pub enum Place {
     Portable(Device),
 }
 
+/// The name of the place where the CPU computes as a card would, for checks.
+const PORTABLE: &str = "portable";
+
 impl Place {
+    /// The place of this name: `cpu`, `portable`, or `cuda` or `metal`, with the number of a card behind a
+    /// colon or without.
+    ///
+    /// # Errors
+    /// `Argument` for another name, `Device` if the card is not there or this build has no code for it.
+    pub fn from_name(name: &str) -> crate::error::Result<Self> {
+        let (kind, number) = match name.split_once(':') {
+            Some((kind, number)) => (kind, number.parse::<usize>().ok()),
+            None => (name, Some(0)),
+        };
+        match (kind, number) {
+            _ if name == "cpu" => Ok(Place::Kernels),
+            _ if name == PORTABLE => Ok(Place::Portable(Device::Cpu)),
+            ("cuda", Some(number)) => card(name, Device::new_cuda_with_stream(number)),
+            ("metal", Some(number)) => card(name, Device::new_metal(number)),
+            _ => Err(Error::argument(
+                "device",
+                format!("must be cpu, cuda, cuda:0 and so on, or metal, received {name:?}"),
+            )),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        use candle_core::DeviceLocation::{Cpu, Cuda, Metal};
+        match (self, self.device().location()) {
+            (Place::Kernels, _) => "cpu".to_string(),
+            (_, Cpu) => PORTABLE.to_string(),
+            (_, Cuda { gpu_id }) => format!("cuda:{gpu_id}"),
+            (_, Metal { gpu_id }) => format!("metal:{gpu_id}"),
+        }
+    }
+
     /// The device that holds them.
     pub fn device(&self) -> &Device {
         match self {
@@ -31,4 +70,50 @@ impl Place {
 /// The values of a tensor of floats on any device, row-major, as float32.
 pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()
+}
+
+/// Calls `work` with [`values`], which are not copied where our kernels could read them.
+pub fn with_values<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    if tensor.device().is_cpu() && tensor.dtype() == DType::F32 {
+        return with_floats([&tensor.contiguous()?], |[values]| work(values));
+    }
+    Ok(work(&values(tensor)?))
+}
+
+fn card(name: &str, found: Result<Device>) -> crate::error::Result<Place> {
+    use candle_core::Error::{NotCompiledWithCudaSupport, NotCompiledWithMetalSupport};
+    let message = match found {
+        Ok(device) => return Ok(Place::Portable(device)),
+        Err(NotCompiledWithCudaSupport) => {
+            "needs the package `bart-fast-cuda`, which is not installed\n\
+             hint: install it, or use device=\"cpu\""
+                .to_string()
+        }
+        Err(NotCompiledWithMetalSupport) => {
+            "needs a build with the feature `metal` on a Mac\nhint: use device=\"cpu\"".to_string()
+        }
+        Err(error) => format!("cannot be used: {error}\nhint: use device=\"cpu\""),
+    };
+    Err(Error::Device { device: name.to_string(), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_have_names_and_others_are_refused() {
+        for name in ["cpu", "portable"] {
+            assert_eq!(Place::from_name(name).unwrap().name(), name);
+        }
+        for name in ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "portable:1", "CUDA"] {
+            let error = Place::from_name(name).unwrap_err();
+            assert!(matches!(error, Error::Argument { .. }), "{name}: {error}");
+        }
+        #[cfg(not(feature = "cuda"))]
+        for name in ["cuda", "cuda:1"] {
+            let error = Place::from_name(name).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("`bart-fast-cuda`"), "{error}");
+        }
+    }
 }

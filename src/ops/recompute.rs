@@ -4,7 +4,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
 
 use super::gradient::GradientBuffer;
-use super::with_floats;
+use super::place::with_values;
 
 /// What a block makes of its inputs, with the same bits each time.
 pub type Block = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
@@ -63,7 +63,7 @@ impl Recompute {
         let gradients = (y * dy)?.sum_all()?.backward()?;
         for (tensor, buffer) in &self.trained {
             let Some(gradient) = gradients.get(tensor) else { continue };
-            with_floats([&gradient.contiguous()?], |[values]| {
+            with_values(gradient, |values| {
                 buffer.add_dense(values.len(), |to| to.copy_from_slice(values));
             })?;
         }

@@ -22,6 +22,7 @@ use crate::model::batch::Rows;
 use crate::model::cross_attention::{CrossAttention, Tokens};
 use crate::model::{BartModel, Batch, Initialisation, Parameter, Pass, Precision};
 use crate::ops::hidden::Hidden;
+use crate::ops::place::Place;
 use crate::training::step;
 use crate::weights::checkpoint;
 use crate::weights::safetensors::{self, FloatFormat};
@@ -178,6 +179,20 @@ impl PyModel {
         compute(py, || Ok(PyModel { model: Arc::new(self.model.to_precision(precision)?) }))
     }
 
+    /// A copy of the model on another device.
+    fn to_device(&self, py: Python<'_>, device: &str) -> PyResult<Self> {
+        compute(py, || {
+            let place = Place::from_name(device)?;
+            Ok(PyModel { model: Arc::new(self.model.to_place(place)?) })
+        })
+    }
+
+    /// Where the model is: a name that `to_device` takes.
+    #[getter]
+    fn device(&self) -> String {
+        self.model.place().name()
+    }
+
     /// The model with another number of token ids: it shares every parameter that does not depend on
     /// it; token tables and the logits' bias are zero.
     fn with_vocabulary(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
@@ -278,6 +293,7 @@ impl PyModel {
             let rows = values.len() / config.d_model;
             let hidden =
                 Hidden::new(rows, config.d_model, |floats| floats.copy_from_slice(&values))?;
+            let hidden = hidden.at(self.model.place())?;
             floats(&self.model.logits(&hidden, &Pass::inference())?)
         })?;
         *shape.last_mut().expect("checked above") = config.vocab_size;

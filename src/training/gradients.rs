@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use super::optimizer::global_norm;
 use crate::error::Result;
 use crate::model::Parameter;
-use crate::ops::with_floats;
+use crate::ops::place::with_values;
 
 /// What one backward pass computed. One lives at a time: the buffers are the parameters'.
 pub struct Gradients<'a> {
@@ -37,7 +37,7 @@ impl<'a> Gradients<'a> {
         }
         let var = parameter.var().as_tensor();
         match self.store.as_ref().and_then(|store| store.get(var)) {
-            Some(gradient) => Ok(with_floats([&gradient.contiguous()?], |[values]| read(values))?),
+            Some(gradient) => Ok(with_values(gradient, read)?),
             None => Ok(read(&vec![0.0; var.elem_count()])),
         }
     }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::{RowLosses, cross_entropy};
-use crate::ops::with_floats;
+use crate::ops::place;
 
 /// What a loss is made of beside logits, labels and weights, and what is told of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -120,7 +120,7 @@ pub(super) fn weighted_loss(
     let (loss, rows) = cross_entropy(logits, labels, &scale, smoothing)?;
     let mut result = summed(&rows, weights, settings);
     if settings.detail == Detail::Logits {
-        result.logits = Some(with_floats([&logits.contiguous()?], |[values]| values.to_vec())?);
+        result.logits = Some(place::values(logits)?);
     }
     Ok((loss, result))
 }

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 use super::{Parameter, StoredLayout};
 use crate::error::{Error, Result};
 use crate::kernels::{int8, pack, parallel};
-use crate::ops::weight;
+use crate::ops::{place, weight};
 
 /// Reads a run of values, from the given one on; several threads ask at once.
 type Read<'a, T> = pack::Read<'a, T, Error>;
@@ -311,6 +311,11 @@ impl Parameter {
     /// # Errors
     /// That of the tensor library if they are not float32, as all that is trained is.
     pub fn update(&self, mut change: impl FnMut(&mut [f32])) -> Result<()> {
+        if !self.place.has_kernels() && self.keeps_float32() {
+            let mut values = place::values(&self.frozen)?;
+            change(&mut values);
+            return self.set_floats(values);
+        }
         let mut floats = false;
         self.change(|stored| {
             if let CpuStorage::F32(stored) = stored {
