@@ -43,13 +43,6 @@ pub enum Error {
     },
     /// A vocabulary or merge list cannot be used, or text cannot be encoded. Python: `ValueError`.
     Tokenizer(String),
-    /// A device is not there, or refuses its work. Python: `RuntimeError`.
-    Device {
-        /// Its name, such as `cuda:1`.
-        device: String,
-        /// What is the matter, and the way out.
-        message: String,
-    },
     /// The machine has not the memory that something needs. Python: `MemoryError`.
     Memory {
         /// What needs it.
@@ -110,7 +103,6 @@ impl fmt::Display for Error {
             Error::Weights(message) | Error::Tokenizer(message) => f.write_str(message),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Error::Format { path, message } => write!(f, "{}: {message}", path.display()),
-            Error::Device { device, message } => write!(f, "device `{device}`: {message}"),
             Error::Memory { what, bytes } => {
                 let gigabytes = *bytes as f64 / 1e9;
                 write!(f, "{what} needs {gigabytes:.1} GB of memory, more than this machine gives")

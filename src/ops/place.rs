@@ -24,7 +24,7 @@ impl Place {
     /// colon or without.
     ///
     /// # Errors
-    /// `Argument` for another name, `Device` if the card is not there or this build has no code for it.
+    /// `Argument` for another name, and if the card is not there or this build has no code for it.
     pub fn from_name(name: &str) -> crate::error::Result<Self> {
         let (kind, number) = match name.split_once(':') {
             Some((kind, number)) => (kind, number.parse::<usize>().ok()),
@@ -82,19 +82,17 @@ pub fn with_values<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> R) -> Result
 
 fn card(name: &str, found: Result<Device>) -> crate::error::Result<Place> {
     use candle_core::Error::{NotCompiledWithCudaSupport, NotCompiledWithMetalSupport};
-    let message = match found {
+    let why = match found {
         Ok(device) => return Ok(Place::Portable(device)),
         Err(NotCompiledWithCudaSupport) => {
-            "needs the package `bart-fast-cuda`, which is not installed\n\
-             hint: install it, or use device=\"cpu\""
-                .to_string()
+            "needs the package `bart-fast-cuda`, which is not installed".to_string()
         }
         Err(NotCompiledWithMetalSupport) => {
-            "needs a build with the feature `metal` on a Mac\nhint: use device=\"cpu\"".to_string()
+            "needs a build with the feature `metal`, on a Mac".to_string()
         }
-        Err(error) => format!("cannot be used: {error}\nhint: use device=\"cpu\""),
+        Err(error) => format!("cannot be used: {error}"),
     };
-    Err(Error::Device { device: name.to_string(), message })
+    Err(Error::argument("device", format!("{name:?} {why}\nhint: device=\"cpu\" is always there")))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bart_fast import _core
+from bart_fast._devices import check_device, moved
 from bart_fast._dtypes import check_quantization_mode
 from bart_fast._lora import Lora
 from bart_fast._validation import argument_error, check_config, check_flag, check_path
@@ -71,7 +72,9 @@ class Backbone(FreezingMixin, LoraMixin):
                 "mixed_bfloat16" or "int8", or a dtype policy of Keras. Defaults to `None`: float32,
                 but a preset that was saved in int8 stays in it. `docs/numerics.md` says what each
                 means.
-            device: `None` or `"cpu"`. Defaults to `None`.
+            device: str, or a `torch.device`. "cpu", or a card such as "cuda", "cuda:1" or "metal"
+                (`docs/devices.md`). Defaults to `None`: what the environment variable
+                `BART_FAST_DEVICE` says, else the CPU.
             **kwargs: constructor arguments that override those of the preset.
 
         Raises:
@@ -150,6 +153,27 @@ class Backbone(FreezingMixin, LoraMixin):
             raise argument_error("mode", "has been applied: the model is quantised already", mode)
         self._model = self._model.to_dtype("int8")
 
+    @property
+    def device(self) -> str:
+        """str. Where the weights are and the model computes: `"cpu"`, or a card such as `"cuda:0"`."""
+        return self._model.device
+
+    def to(self, device: Any) -> "Backbone":
+        """Moves the weights to a device, where the model computes from then on.
+
+        Args:
+            device: str, or a `torch.device`: "cpu", or a card such as "cuda", "cuda:1" or "metal".
+
+        Returns:
+            The same backbone.
+
+        Raises:
+            ValueError: no such device, or the card cannot be used. The model stays where it was.
+            MemoryError: the device has no room for it; likewise.
+        """
+        self._model = moved(self._model, check_device(device))
+        return self
+
     def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
         """Writes the weights alone, whole or not at all.
 
@@ -197,6 +221,7 @@ class Backbone(FreezingMixin, LoraMixin):
             **state,
             "_core_json": core.config,
             "_dtype": core.dtype,
+            "_device": core.device,
             "_weights": weights,
             "_frozen": [name for name in names if name not in trainable],
             "_recomputes": core.recomputes(),
@@ -214,6 +239,7 @@ class Backbone(FreezingMixin, LoraMixin):
                 core.set_int8(name, *values)
             else:
                 core.set_parameters({name: values})
+        core = moved(core, state.pop("_device", "cpu"))
         core.set_trainable(state.pop("_frozen", []), False)
         core.set_recomputes(state.pop("_recomputes", False))
         for name, lora in state.pop("_loras", {}).items():

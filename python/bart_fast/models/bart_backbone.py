@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bart_fast import _core
+from bart_fast._devices import check_device, moved
 from bart_fast._dtypes import check_dtype
 from bart_fast._random import draw_seed
 from bart_fast._validation import (
@@ -66,6 +67,9 @@ class BartBackbone(Backbone):
         core_config: dict or `None`. What the arguments above cannot say, such as a decoder of
             another depth than the encoder; `get_config()` of a loaded model has it where it is
             needed. Defaults to `None`.
+        device: str, or a `torch.device`. "cpu", or a card such as "cuda", "cuda:1" or "metal"
+            (`docs/devices.md`). Defaults to `None`: what the environment variable
+            `BART_FAST_DEVICE` says, else the CPU.
 
     Call arguments:
         x: dict of four arrays, [batch, length] each: `encoder_token_ids`, `encoder_padding_mask`,
@@ -114,6 +118,7 @@ class BartBackbone(Backbone):
         name: str = "bart_backbone",
         trainable: bool = True,
         core_config: Mapping[str, Any] | None = None,
+        device: Any = None,
         _zeros: bool = False,
     ):
         self.vocabulary_size = check_positive_int("vocabulary_size", vocabulary_size)
@@ -133,12 +138,13 @@ class BartBackbone(Backbone):
                     argument, f"must be at most {_LARGEST_SIZE}", getattr(self, argument)
                 )
         precision = check_dtype(dtype) or "float32"
+        device = check_device(device)
         self.name = check_text("name", name)
         implied = self._implied_config()
         self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
-        self._model = _core.Model(json.dumps(self._core_config), seed, precision)
+        self._model = moved(_core.Model(json.dumps(self._core_config), seed, precision), device)
         self.trainable = trainable
         # What the preset names, if the backbone comes from one: see `loading.py`.
         self._special_tokens = SpecialTokens()

@@ -74,12 +74,12 @@ def _new_backbone(
 ) -> BartBackbone:
     """A backbone of class `cls` that knows the special ids its preset names, with random weights,
     or with `zeros` where those of the preset come next."""
-    _check_device(device)
     cls = _STANDS_FOR.get(cls, cls)
     # Also where another precision is asked for: weights that cannot be read are refused first.
     own = preset.precision
     dtype = own if dtype is None else dtype
-    backbone = cls._from_core_config(preset.backbone_config, _zeros=zeros, dtype=dtype, **kwargs)
+    arguments = {"dtype": dtype, "device": device, **kwargs}
+    backbone = cls._from_core_config(preset.backbone_config, _zeros=zeros, **arguments)
     end = preset.end_token_id
     # Hugging Face allows several, of which the first ends targets and all end answers.
     ends = preset.generation_config.get("eos_token_id", end)
@@ -258,11 +258,3 @@ def _classification(model: TextClassifier, method: str) -> dict[str, Any]:
         "sequence_length": getattr(packing, "sequence_length", None),
         "truncate": getattr(packing, "truncate", "longest_first"),
     }
-
-
-def _check_device(device: Any) -> None:
-    name = getattr(device, "type", device)  # A torch.device has its kind there.
-    if name not in (None, "cpu"):
-        raise argument_error(
-            "device", 'must be `None` or "cpu"; others are not implemented', device
-        )

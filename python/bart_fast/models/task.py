@@ -97,7 +97,9 @@ class Task:
                 "mixed_bfloat16" or "int8", or a dtype policy of Keras. Defaults to `None`: float32,
                 but a preset that was saved in int8 stays in it. `docs/numerics.md` says what each
                 means.
-            device: `None` or `"cpu"`. Defaults to `None`.
+            device: str, or a `torch.device`. "cpu", or a card such as "cuda", "cuda:1" or "metal"
+                (`docs/devices.md`). Defaults to `None`: what the environment variable
+                `BART_FAST_DEVICE` says, else the CPU.
             **kwargs: constructor arguments, such as `preprocessor=None`; others, such as
                 `dropout`, override those of the backbone.
 
@@ -165,6 +167,28 @@ class Task:
             `keras.quantizers.AbsMaxQuantizer` and `keras.Model.quantize`, Keras 3.15.
         """
         self.backbone.quantize(mode, config, filters, type_check=type_check)
+
+    @property
+    def device(self) -> str:
+        """str. Where the model computes: see `BartBackbone.device`."""
+        return self.backbone.device
+
+    def to(self, device: Any) -> "Task":
+        """Moves the model to a device: see `BartBackbone.to()`. Its optimizer, if it has one, and the
+        head of a classifier stay on the CPU.
+
+        Args:
+            device: str, or a `torch.device`: "cpu", or a card such as "cuda", "cuda:1" or "metal".
+
+        Returns:
+            The same model.
+
+        Raises:
+            ValueError: no such device, or the card cannot be used. The model stays where it was.
+            MemoryError: the device has no room for it; likewise.
+        """
+        self.backbone.to(device)
+        return self
 
     def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
         """Writes the weights alone, whole or not at all. The optimizer's state is not in them.

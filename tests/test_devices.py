@@ -1,0 +1,100 @@
+"""Where a model is: names, moving there and back, and the CPU computing as a card would."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import END, tiny_model, token_arrays
+
+import bart_fast
+from bart_fast.models import BartBackbone, BartSeq2SeqLM
+
+HERE = Path(__file__).parent
+# Of the largest logit, beside our kernels. Measured: 2e-7, 1e-3, 6e-3, 2e-7, 4e-3, 7e-3.
+ALLOWED = {
+    "float32": 2e-6,
+    "float16": 5e-3,
+    "bfloat16": 4e-2,
+    "mixed_float16": 2e-6,
+    "mixed_bfloat16": 2e-2,
+    "int8": 5e-2,
+}
+
+
+def on(device, dtype="float32"):
+    bart_fast.set_random_seed(3)
+    return tiny_model(dtype=dtype).to(device)
+
+
+def weights(model):
+    core = model.backbone._model
+    return {name: core.get_parameter(name) for name, _ in core.parameters()}
+
+
+@pytest.mark.parametrize("dtype", ALLOWED)
+def test_a_model_moves_with_its_weights(dtype, tmp_path):
+    model, x = on("cpu", dtype), token_arrays()
+    before, expected = weights(model), model(x)
+    assert (model.device, model.to("portable"), model.device) == ("cpu", model, "portable")
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(model(x), expected, rtol=0, atol=ALLOWED[dtype] * largest)
+    answer = model.generate(x, max_length=6, stop_token_ids=[END])
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert (other.device, other.backbone.dtype) == ("portable", dtype)
+        np.testing.assert_array_equal(other(x), model(x))
+    model.save_to_preset(tmp_path / "preset")
+    again = BartSeq2SeqLM.from_preset(
+        tmp_path / "preset", dtype=dtype, device="portable", preprocessor=None
+    )
+    again.compile(sampler=model.sampler)
+    np.testing.assert_array_equal(again(x), model(x))
+    again = again.generate(x, max_length=6, stop_token_ids=[END])
+    np.testing.assert_array_equal(again["decoder_token_ids"], answer["decoder_token_ids"])
+    for name, values in weights(model.to("cpu")).items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)
+    np.testing.assert_array_equal(model(x), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_training_is_the_same_there(dtype):
+    x = token_arrays()
+    y = np.roll(x["decoder_token_ids"], -1, axis=1)
+    losses = {}
+    for device in ("cpu", "portable"):
+        model = on(device, dtype)
+        model.compile(optimizer=bart_fast.optimizers.Adam(0.01))
+        losses[device] = [model.train_on_batch(x, y) for _ in range(4)]
+        model.backbone.enable_lora(2)
+        losses[device] += [model.train_on_batch(x, y) for _ in range(2)]
+    allowed = 1e-5 if dtype == "float32" else 0.02
+    np.testing.assert_allclose(losses["cpu"], losses["portable"], rtol=allowed)
+
+
+def test_devices_that_are_not_there():
+    model = on("cpu")
+    for device in ("gpu", "", "cuda:", "cuda:x", 0, 1.5):
+        with pytest.raises(ValueError, match='`device` must be `None`, "cpu", "cuda" or "metal"'):
+            model.to(device)
+    for device in ("cuda", "cuda:99", "metal"):
+        with pytest.raises(ValueError, match=f"`device`.*{device}.*\nhint: "):
+            model.to(device)
+        with pytest.raises(ValueError, match="`device`"):
+            BartBackbone(5, 1, 1, 8, 8, device=device)
+    assert model.device == "cpu"
+    model(token_arrays())
+
+
+def test_goldens_as_a_card_computes_them(shared):
+    """All of them once more, by candle's own operations on tensors as a card has them."""
+    shared("golden/keras_tiny")
+    environment = {**os.environ, "BART_FAST_DEVICE": "portable", "BART_FAST_WAY": "portable"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(HERE / "golden")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
