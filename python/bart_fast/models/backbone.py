@@ -155,7 +155,7 @@ class Backbone(FreezingMixin, LoraMixin):
 
     @property
     def device(self) -> str:
-        """str. Where the weights are and the model computes: `"cpu"`, or a card such as `"cuda:0"`."""
+        """str. Where the weights are and the model computes: `"cpu"`, or such as `"cuda:0"`."""
         return self._model.device
 
     def to(self, device: Any) -> "Backbone":
