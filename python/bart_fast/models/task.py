@@ -174,7 +174,7 @@ class Task:
         return self.backbone.device
 
     def to(self, device: Any) -> "Task":
-        """Moves the model to a device: see `BartBackbone.to()`. Its optimizer's state and the head of
+        """Moves the model to a device: see `BartBackbone.to()`. The optimizer's state and the head of
         a classifier stay on the CPU.
 
         Args:
