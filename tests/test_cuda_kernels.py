@@ -1,0 +1,208 @@
+"""The kernels for CUDA beside plain numpy, without a card: their sources are compiled for the CPU,
+where `emulate.h` lets the threads of a block take turns."""
+
+import ctypes
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SOURCES = Path(__file__).parents[1] / "src" / "kernels" / "cuda"
+TYPES = ("float32", "float16", "bfloat16")
+
+
+class Size(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint) for name in "xyz"]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out")),
+        ("outputs", ctypes.c_int),
+    ]
+
+
+class Layers(ctypes.Structure):
+    _fields_ = [("each", Layer * 3)]
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """A function that runs a kernel: `launch(name, grid, threads, shared floats, arguments...)`."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "all.cu").write_text(
+        "".join(f'#include "{source}"\n' for source in sorted(SOURCES.glob("*.cu")))
+    )
+    flags = ["-std=c++17", "-O1", "-DEMULATE", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+    target = folder / "kernels.so"
+    subprocess.run([compiler, *flags, "-x", "c++", folder / "all.cu", "-o", target], check=True)
+    library = ctypes.CDLL(str(target))
+
+    def argument(value):
+        match value:
+            case np.ndarray():
+                return ctypes.c_void_p(value.ctypes.data)
+            case None:
+                return ctypes.c_void_p(None)
+            case int():
+                return ctypes.c_int(value)
+            case float():
+                return ctypes.c_float(value)
+        return value
+
+    def run(name, grid, threads, shared, *arguments):
+        blocks = (*grid, 1, 1)[:3]
+        kernel = getattr(library, f"emulate_{name}")
+        size = ctypes.c_size_t(4 * shared)
+        kernel(Size(*blocks), Size(threads, 1, 1), size, *map(argument, arguments))
+
+    return run
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def rounded(x):
+    """The bits of the nearest bfloat16, ties to even, and what they mean."""
+    bits = x.view(np.uint32)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return bits.astype(np.uint16), (bits << 16).view(np.float32)
+
+
+def kept(x, kind):
+    """Numbers as a weight or a cache keeps them, and what they mean."""
+    if kind == "bfloat16":
+        return rounded(x)
+    narrow = x.astype(kind)
+    return narrow, narrow.astype(np.float32)
+
+
+def layer_norm(x, gamma, beta):
+    x = x.astype(np.float64)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5) * gamma + beta
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("rows", "tile", "outputs"), [(1, 1, 1), (2, 2, 2), (3, 4, 4), (11, 8, 4)])
+def test_products_of_few_rows(launch, kind, rows, tile, outputs):
+    inputs, counts = 776, (37, 5, 64)
+    x = normal(1, rows, inputs)
+    weights = [kept(normal(2 + n, n, inputs), kind) for n in counts]
+    biases = [normal(3, 37), None, normal(4, 64)]
+    for with_gelu in (0, 1):
+        answers = [np.full((rows, n), 7, np.float32) for n in counts]
+        layers = Layers()
+        for i, n in enumerate(counts):
+            bias = None if biases[i] is None else biases[i].ctypes.data
+            layers.each[i] = Layer(weights[i][0].ctypes.data, bias, answers[i].ctypes.data, n)
+        grid = (math.ceil(max(counts) / (4 * outputs)), 3, math.ceil(rows / tile))
+        launch(f"linear_{kind}_{tile}", grid, 128, 0, x, rows, inputs, layers, with_gelu)
+        seen = rounded(x)[1] if kind == "bfloat16" else x
+        for answer, (_, weight), bias in zip(answers, weights, biases, strict=True):
+            expected = seen.astype(np.float64) @ weight.T.astype(np.float64)
+            expected = expected if bias is None else expected + bias
+            expected = gelu(expected) if with_gelu else expected
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_embeddings_and_norms(launch, kind):
+    width = 40
+    shared = width + 32
+    table, meant = kept(normal(1, 9, width), kind)
+    positions, gamma, beta = normal(2, 7, width), normal(3, width), normal(4, width)
+    tokens, places = np.array([3, 8, 0], np.uint32), np.array([1, 6, 2], np.uint32)
+    out = np.empty((3, width), np.float32)
+    arguments = (table, positions, tokens, places, 2.0, width, gamma, beta, out)
+    launch(f"embed_norm_{kind}", (3,), 64, shared, *arguments)
+    expected = layer_norm(meant[tokens] * 2 + positions[places], gamma, beta)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=5e-6)
+    x, residual = normal(5, 3, width), normal(6, 3, width)
+    for other, total in ((residual, x + residual), (None, x)):
+        launch("add_norm", (3,), 256, shared, x, other, width, gamma, beta, out)
+        np.testing.assert_allclose(out, layer_norm(total, gamma, beta), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_caches(launch, kind):
+    heads, head_width, capacity, slots = 3, 16, 50, 4
+    width = heads * head_width
+    rows = [(2, length) for length in range(1, 38)] + [(0, 1), (0, 2), (3, 1)]
+    k, v = normal(1, len(rows), width), normal(2, len(rows), width)
+    keys, values = (np.zeros_like(kept(np.zeros((slots, capacity, width), np.float32), kind)[0])
+                    for _ in range(2))  # fmt: skip
+    places = np.array(rows, np.uint32)
+    launch(f"store_{kind}", (len(rows),), 64, 0, k, v, places, capacity, width, keys, values)
+    meant = np.zeros((2, slots, capacity, width), np.float32)
+    for i, (slot, length) in enumerate(rows):
+        meant[:, slot, length - 1] = kept(k[i], kind)[1], kept(v[i], kind)[1]
+
+    seen = [(2, 37), (0, 2), (3, 1), (2, 5), (1, 0)]
+    q, out = normal(3, len(seen), width), np.full((len(seen), width), 7, np.float32)
+    shared = head_width + capacity + 32 + 128
+    arguments = (q, keys, values, np.array(seen, np.uint32), capacity, heads, head_width, 0.25, out)
+    launch(f"attend_{kind}", (len(seen), heads), 128, shared, *arguments)
+    for i, (slot, length) in enumerate(seen):
+        for head in range(heads):
+            part = slice(head * head_width, (head + 1) * head_width)
+            key, value = meant[:, slot, :length, part]
+            weights = np.exp(key @ q[i, part] * 0.25)
+            expected = weights @ value / max(weights.sum(), 1e-30)
+            np.testing.assert_allclose(out[i, part], expected, rtol=0, atol=5e-6)
+
+    moved = np.zeros_like(keys)
+    destination, origin = np.array([0, 2], np.uint32), np.array([2, 0], np.uint32)
+    lengths = np.array([2, 0, 37, 1], np.uint32)
+    arguments = (keys, moved, destination, origin, lengths, capacity, width)
+    launch(f"reorder_{kind}", (2, 4), 64, 0, *arguments)
+    np.testing.assert_array_equal(moved[0, :37], keys[2, :37])
+    np.testing.assert_array_equal(moved[2, :2], keys[0, :2])
+    assert not moved[1].any() and not moved[2, 2:].any() and not moved[0, 37:].any()
+
+
+@pytest.mark.parametrize(
+    ("stride", "limit", "count"), [(1000, 1000, 5), (1003, 777, 1), (50, 50, 16), (5000, 4999, 8)]
+)
+def test_best_scores(launch, stride, limit, count):
+    # Eighths, so that there are equals; and a row in which most are ruled out.
+    scores = np.round(normal(1, 3, stride) * 8) / 8
+    scores[1, 1:] = np.where(np.arange(1, stride) % 40 == 0, scores[1, 1:], -np.inf)
+    part = max(64, math.ceil(limit / 16))
+    parts = math.ceil(limit / part)
+    candidates = np.zeros((3, parts, count, 2), np.float32)
+    sums, broken = np.zeros((3, parts, 2), np.float32), np.zeros(1, np.uint32)
+    best, log_sums = np.zeros((3, count, 2), np.float32), np.zeros(3, np.float32)
+
+    def run():
+        arguments = (scores, stride, limit, part, count, candidates, sums, broken)
+        launch("best_of_part", (parts, 3), 128, part + 64, *arguments)
+        shared = 2 * parts * count + 64
+        arguments = (candidates, sums, parts, count, best, log_sums)
+        launch("best_of_row", (3,), 128, shared, *arguments)
+
+    run()
+    for row in range(3):
+        real = scores[row, :limit]
+        order = np.lexsort((np.arange(limit), -real))[:count]
+        there = np.isfinite(real[order])
+        np.testing.assert_array_equal(best[row, there, 1].view(np.uint32), order[there])
+        np.testing.assert_array_equal(best[row, there, 0], real[order[there]])
+        expected = np.log(np.exp(real.astype(np.float64)).sum())
+        np.testing.assert_allclose(log_sums[row], expected, rtol=0, atol=1e-5)
+    assert broken[0] == 0
+    for value in (np.nan, np.inf):
+        broken[0], scores[2, 3] = 0, value
+        run()
+        assert broken[0] == 1
