@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+from bart_fast import _runtime
 from bart_fast._validation import argument_error
 
 _NAME = re.compile(r"cpu|portable|(cuda|metal)(:[0-9]+)?")
@@ -41,4 +42,11 @@ def _checked(name: Any, argument: str, received: Any) -> str:
 
 def moved(core: Any, device: str) -> Any:
     """A model of the core on a device: the same one if it is there."""
-    return core if core.device == device else core.to_device(device)
+    if core.device == device:
+        return core
+    if device.startswith("cuda") and _runtime.cuda_problem is not None:
+        raise ValueError(
+            f"`device`: {device!r} cannot be used: {_runtime.cuda_problem}\n"
+            'hint: device="cpu" is always there'
+        )
+    return core.to_device(device)

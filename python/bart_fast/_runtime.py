@@ -2,9 +2,13 @@
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
-__all__ = ["core"]
+__all__ = ["core", "cuda_problem"]
+
+# Why `bart-fast-cuda` is not used, where it is installed.
+cuda_problem: str | None = None
 
 
 def _load():
@@ -16,7 +20,9 @@ def _load():
     held = {name: os.environ.get(name) for name in ("CANDLE_NUM_THREADS", "RAYON_NUM_THREADS")}
     os.environ.update(dict.fromkeys(held, "1"))
     try:
-        from bart_fast import _core
+        _core = _for_cuda()
+        if _core is None:
+            from bart_fast import _core
     finally:
         for name, value in held.items():
             if name == "RAYON_NUM_THREADS" and portable:
@@ -26,6 +32,32 @@ def _load():
             else:
                 os.environ[name] = value
     return _core
+
+
+def _for_cuda():
+    """The core of `bart-fast-cuda`, if that is installed, of this version, and finds a driver; else
+    `None`, and `cuda_problem` says why."""
+    global cuda_problem
+    try:
+        from bart_fast_cuda import load_core
+
+        found = load_core()
+    except ModuleNotFoundError as error:
+        if error.name == "bart_fast_cuda":
+            return None
+        cuda_problem = str(error)
+        return None
+    except (ImportError, OSError) as error:
+        cuda_problem = str(error)
+        return None
+    wanted = metadata.version("bart-fast")
+    if found.__version__ != wanted:
+        cuda_problem = f"bart-fast-cuda {found.__version__} does not fit bart-fast {wanted}"
+        return None
+    # All modules import the core by this name.
+    sys.modules["bart_fast._core"] = found
+    sys.modules["bart_fast"]._core = found
+    return found
 
 
 def _is_command() -> bool:

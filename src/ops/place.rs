@@ -1,5 +1,8 @@
 //! Where the tensors of a model are, and with that by which operations it is computed.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::with_floats;
@@ -33,8 +36,7 @@ impl Place {
         match (kind, number) {
             _ if name == "cpu" => Ok(Place::Kernels),
             _ if name == PORTABLE => Ok(Place::Portable(Device::Cpu)),
-            ("cuda", Some(number)) => card(name, Device::new_cuda_with_stream(number)),
-            ("metal", Some(number)) => card(name, Device::new_metal(number)),
+            ("cuda" | "metal", Some(number)) => card(name, kind, number),
             _ => Err(Error::argument(
                 "device",
                 format!("must be cpu, cuda, cuda:0 and so on, or metal, received {name:?}"),
@@ -80,10 +82,25 @@ pub fn with_values<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> R) -> Result
     Ok(work(&values(tensor)?))
 }
 
-fn card(name: &str, found: Result<Device>) -> crate::error::Result<Place> {
+/// Cards in use. Tensors of one card work together only where they come from one of candle's devices.
+static CARDS: Mutex<BTreeMap<(String, usize), Device>> = Mutex::new(BTreeMap::new());
+
+fn card(name: &str, kind: &str, number: usize) -> crate::error::Result<Place> {
     use candle_core::Error::{NotCompiledWithCudaSupport, NotCompiledWithMetalSupport};
-    let why = match found {
-        Ok(device) => return Ok(Place::Portable(device)),
+    let mut cards = CARDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (kind.to_string(), number);
+    if let Some(device) = cards.get(&key) {
+        return Ok(Place::Portable(device.clone()));
+    }
+    let opened = match kind {
+        "cuda" => Device::new_cuda_with_stream(number),
+        _ => Device::new_metal(number),
+    };
+    let why = match opened {
+        Ok(device) => {
+            cards.insert(key, device.clone());
+            return Ok(Place::Portable(device));
+        }
         Err(NotCompiledWithCudaSupport) => {
             "needs the package `bart-fast-cuda`, which is not installed".to_string()
         }
