@@ -24,6 +24,8 @@ pub mod best;
 #[cfg(test)]
 pub mod counting_allocator;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod disjoint;
 pub mod dropout;
 mod element;

@@ -32,9 +32,7 @@ impl From<Error> for PyErr {
             Error::Io { path, source } => io_error(path, source),
             Error::Memory { .. } => PyMemoryError::new_err(error.to_string()),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
-            Error::Callback(_) | Error::Candle(_) => {
-                PyRuntimeError::new_err(error.to_string())
-            }
+            Error::Callback(_) | Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
         }
     }
 }

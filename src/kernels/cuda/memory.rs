@@ -1,0 +1,146 @@
+//! Rows of floats on a card, in memory that a pool keeps: asking the driver for some would cost more than
+//! most kernels, and must not happen while a graph is recorded.
+
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor};
+
+use super::{Card, lock, storage};
+
+/// Floats `[rows, width]` on a card; they go back to its pool when they are dropped.
+#[derive(Debug)]
+pub struct CardRows {
+    card: Arc<Card>,
+    memory: Option<CudaSlice<f32>>,
+    rows: usize,
+    width: usize,
+}
+
+impl Card {
+    /// Rows of unspecified content.
+    ///
+    /// # Errors
+    /// What the driver reports, memory that runs out among it.
+    pub fn rows(self: &Arc<Self>, rows: usize, width: usize) -> Result<CardRows> {
+        let len = (rows * width).max(1);
+        let kept = {
+            let mut free = lock(&self.free);
+            let at = free.partition_point(|memory| memory.len() < len);
+            // A far larger one stays for those who need it.
+            (at < free.len() && free[at].len() / 2 <= len).then(|| free.remove(at))
+        };
+        let memory = match kept {
+            Some(memory) => memory,
+            // SAFETY: kernels write every float of rows before others read them.
+            None => unsafe { self.device.alloc::<f32>(len)? },
+        };
+        Ok(CardRows { card: self.clone(), memory: Some(memory), rows, width })
+    }
+
+    /// Gives back to the driver what the pool keeps.
+    pub fn trim(&self) {
+        lock(&self.free).clear();
+    }
+
+    /// A copy of floats of the host.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn upload(self: &Arc<Self>, floats: &[f32], width: usize) -> Result<CardRows> {
+        let mut rows = self.rows(floats.len() / width.max(1), width)?;
+        let memory = rows.memory.as_mut().expect("it is there until it is dropped");
+        let mut view = memory.slice_mut(..floats.len());
+        self.stream.memcpy_htod(floats, &mut view).w()?;
+        drop(view);
+        Ok(rows)
+    }
+
+    /// A copy of a tensor `[rows, width]` on this card.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn rows_of(self: &Arc<Self>, tensor: &Tensor) -> Result<CardRows> {
+        let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
+        let (count, width) = tensor.dims2()?;
+        let mut rows = self.rows(count, width)?;
+        let (stored, layout) = tensor.storage_and_layout();
+        let floats = storage(&stored)?.as_cuda_slice::<f32>()?;
+        let from = floats.slice(layout.start_offset()..layout.start_offset() + count * width);
+        let memory = rows.memory.as_mut().expect("it is there until it is dropped");
+        self.stream.memcpy_dtod(&from, &mut memory.slice_mut(..count * width)).w()?;
+        Ok(rows)
+    }
+}
+
+impl CardRows {
+    /// The card that holds them.
+    pub fn card(&self) -> &Arc<Card> {
+        &self.card
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Floats in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The same floats as rows of another width, which divides them.
+    pub fn with_width(mut self, width: usize) -> Self {
+        self.rows = self.rows * self.width / width.max(1);
+        self.width = width;
+        self
+    }
+
+    /// Where they begin.
+    pub(super) fn pointer(&self) -> CUdeviceptr {
+        let memory = self.memory.as_ref().expect("it is there until it is dropped");
+        // Events are not tracked: there is one stream.
+        memory.device_ptr(&self.card.stream).0
+    }
+
+    /// A copy in the host's memory.
+    ///
+    /// # Errors
+    /// What the card reports of this and of the work before.
+    pub fn download(&self) -> Result<Vec<f32>> {
+        let memory = self.memory.as_ref().expect("it is there until it is dropped");
+        self.card.stream.clone_dtoh(&memory.slice(..self.rows * self.width)).w()
+    }
+
+    /// A copy as a tensor of candle.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn tensor(&self) -> Result<Tensor> {
+        let memory = self.memory.as_ref().expect("it is there until it is dropped");
+        let copy = self.card.stream.clone_dtod(&memory.slice(..self.rows * self.width)).w()?;
+        let stored = CudaStorage::wrap_cuda_slice(copy, self.card.device.clone());
+        debug_assert_eq!(stored.dtype(), DType::F32);
+        let shape = (self.rows, self.width);
+        Ok(Tensor::from_storage(Storage::Cuda(stored), shape, BackpropOp::none(), false))
+    }
+
+    /// The device of candle that holds them.
+    pub fn device(&self) -> Device {
+        Device::Cuda(self.card.device.clone())
+    }
+}
+
+impl Drop for CardRows {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            let mut free = lock(&self.card.free);
+            let at = free.partition_point(|other| other.len() < memory.len());
+            free.insert(at, memory);
+        }
+    }
+}

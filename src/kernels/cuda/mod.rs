@@ -1,0 +1,149 @@
+//! Our kernels on NVIDIA's cards: what a pass without gradients launches there. The sources beside this
+//! file say what each computes; `tests/test_cuda_kernels.py` runs them on the CPU.
+//!
+//! Rows are float32 whatever the weights are kept in, as on the CPU. All work of a card goes to one
+//! stream, so that memory that comes back to its pool may be handed out at once.
+
+mod cache;
+mod graph;
+mod launch;
+mod memory;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublas::{CudaBlas, sys as cublas};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr,
+};
+use candle_core::{CudaDevice, CudaStorage, Device, Result};
+
+pub use cache::{CardCache, CardPlaces};
+pub use graph::Graphs;
+pub use launch::{Best, Layer, Weight};
+pub use memory::CardRows;
+
+/// The kernels, compiled by `build.rs`.
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// Memory that cuBLAS works in, given to it once: it must not ask for any while a graph is recorded.
+const WORKSPACE: usize = 32 << 20;
+
+/// A card that computes.
+pub struct Card {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    functions: Mutex<HashMap<String, CudaFunction>>,
+    blas: Arc<CudaBlas>,
+    /// What cuBLAS works in.
+    _workspace: CudaSlice<u8>,
+    /// Buffers that are not in use, the smallest first.
+    free: Mutex<Vec<CudaSlice<f32>>>,
+}
+
+/// Cards by their number: one of each, as long as the process lives.
+static CARDS: Mutex<BTreeMap<usize, Arc<Card>>> = Mutex::new(BTreeMap::new());
+
+impl std::fmt::Debug for Card {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Card({})", self.stream.context().ordinal())
+    }
+}
+
+impl Card {
+    /// The card of one of candle's devices.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn of(device: &Device) -> Result<Arc<Self>> {
+        let device = device.as_cuda_device()?;
+        let stream = device.cuda_stream();
+        let number = stream.context().ordinal();
+        let mut cards = lock(&CARDS);
+        if let Some(card) = cards.get(&number) {
+            return Ok(card.clone());
+        }
+        // SAFETY: this process uses one stream a card, so that no other needs to wait for an event.
+        unsafe { device.disable_event_tracking() };
+        let module = stream.context().load_module(PTX.into()).w()?;
+        let (blas, workspace) = (device.cublas_handle(), device.alloc_zeros::<u8>(WORKSPACE)?);
+        let (start, _guard) = workspace.device_ptr(&stream);
+        // SAFETY: the workspace lives as long as the card, and with that as its handle.
+        let status =
+            unsafe { cublas::cublasSetWorkspace_v2(*blas.handle(), start as *mut _, WORKSPACE) };
+        drop(_guard);
+        if status != cublas::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+            candle_core::bail!("cuBLAS does not take its workspace: {status:?}");
+        }
+        let card = Arc::new(Card {
+            device: device.clone(),
+            stream,
+            module,
+            functions: Mutex::default(),
+            blas,
+            _workspace: workspace,
+            free: Mutex::default(),
+        });
+        cards.insert(number, card.clone());
+        Ok(card)
+    }
+
+    /// Waits until the card has done all it was asked for.
+    ///
+    /// # Errors
+    /// What went wrong meanwhile.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().w()
+    }
+
+    /// A kernel by its name.
+    fn function(&self, name: &str) -> Result<CudaFunction> {
+        let mut functions = lock(&self.functions);
+        if let Some(function) = functions.get(name) {
+            return Ok(function.clone());
+        }
+        let function = self.module.load_function(name).w()?;
+        functions.insert(name.to_string(), function.clone());
+        Ok(function)
+    }
+}
+
+/// A card as it presents itself.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// What its maker calls it.
+    pub name: String,
+    /// Its memory, in bytes.
+    pub memory: u64,
+    /// What of that is free.
+    pub free: u64,
+}
+
+/// The cards of this machine, by their numbers.
+///
+/// # Errors
+/// What the driver reports.
+pub fn descriptions() -> Result<Vec<Description>> {
+    let count = CudaContext::device_count().w()?;
+    let description = |number| {
+        let context = CudaContext::new(number).w()?;
+        let (free, memory) = context.mem_get_info().w()?;
+        Ok(Description { name: context.name().w()?, memory: memory as u64, free: free as u64 })
+    };
+    (0..count as usize).map(description).collect()
+}
+
+/// The storage of a tensor on a card.
+pub fn storage(storage: &candle_core::Storage) -> Result<&CudaStorage> {
+    match storage {
+        candle_core::Storage::Cuda(storage) => Ok(storage),
+        _ => candle_core::bail!("a kernel of a card was given a tensor of another device"),
+    }
+}
+
+/// After a panic the state is whole: it changes in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
