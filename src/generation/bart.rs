@@ -147,7 +147,7 @@ impl StepModel for BartDecoder {
 
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
         if let Some(cache) = &mut self.cache {
-            cache.reorder(moves);
+            cache.reorder(moves)?;
         }
         Ok(())
     }

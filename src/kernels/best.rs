@@ -70,6 +70,21 @@ impl Best {
         self.log_sums.get(row).copied().unwrap_or(f32::NAN)
     }
 
+    /// Takes an answer that was found elsewhere: entries of whole rows, and the logarithms if they were
+    /// asked for.
+    #[cfg(feature = "cuda")]
+    pub fn set(
+        &mut self,
+        rows: usize,
+        entries: impl IntoIterator<Item = (u32, f32)>,
+        log_sums: Vec<f32>,
+    ) {
+        self.entries.clear();
+        self.entries.extend(entries);
+        (self.rows, self.count) = (rows, self.entries.len() / rows.max(1));
+        self.log_sums = log_sums;
+    }
+
     /// Test only: answers from whole rows `[rows, width]`, none of which holds NaN or infinity.
     #[cfg(test)]
     pub fn of_rows(&mut self, values: &[f32], width: usize, ask: Ask) {

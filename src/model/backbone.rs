@@ -262,7 +262,7 @@ impl BartModel {
         let format = self.precision.cached();
         let (place, config) = (&self.place, &self.config);
         let mut cache =
-            DecoderCache::new(place, config, format, slot_capacities, slot_sources, lengths);
+            DecoderCache::new(place, config, format, slot_capacities, slot_sources, lengths)?;
         self.decoder.remember_sources(memory, source, &mut cache)?;
         hidden::trim();
         Ok(cache)

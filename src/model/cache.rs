@@ -1,6 +1,9 @@
 //! What decoding remembers: keys and values of every token fed so far, by slot and layer, and of
 //! every source. Owns layout, growth and reordering.
 
+use std::sync::{Mutex, PoisonError};
+
+use super::batch::Batch;
 use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops::attention::Heads;
@@ -8,6 +11,7 @@ use crate::ops::for_each;
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
 use crate::ops::place::Place;
+use crate::ops::step_inputs::{StepInputs, StepRows};
 use crate::ops::weight::HalfFormat;
 
 /// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
@@ -20,6 +24,8 @@ pub struct DecoderCache {
     lengths_before: Vec<usize>,
     slot_sources: Vec<usize>,
     source_lengths: Vec<usize>,
+    /// How often slots were moved.
+    moves: usize,
 }
 
 /// The caches of one layer.
@@ -36,12 +42,33 @@ pub struct CachedRows {
     source: Vec<CachedRow>,
     /// Of every slot, with these rows.
     lengths: Vec<usize>,
+    inputs: StepInputs,
+}
+
+impl CachedRows {
+    /// Has what a card needs of these rows and their tokens at its place; whether it lies elsewhere since.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn bring_to(&mut self, place: &Place, rows: &Batch) -> Result<bool> {
+        let (tokens, positions) = (rows.tokens(), rows.positions());
+        let rows = StepRows { tokens, positions, target: &self.target, source: &self.source };
+        Ok(self.inputs.set(place, rows)?)
+    }
+
+    /// What was brought.
+    pub(super) fn inputs(&self) -> &StepInputs {
+        &self.inputs
+    }
 }
 
 impl DecoderCache {
     /// Room for `slot_capacities.len()` slots; slot `i` holds up to `slot_capacities[i]` tokens and
     /// reads source `slot_sources[i]`, which has `source_lengths[slot_sources[i]]` rows.
     /// Keys and values are rounded to `format` (`None`: they are as they come).
+    ///
+    /// # Errors
+    /// What a card reports, memory that runs out among it.
     pub fn new(
         place: &Place,
         config: &BartConfig,
@@ -49,25 +76,33 @@ impl DecoderCache {
         slot_capacities: &[usize],
         slot_sources: Vec<usize>,
         source_lengths: Vec<usize>,
-    ) -> Self {
+    ) -> Result<Self> {
         let count = config.decoder_attention_heads;
         let heads = Heads { count, width: config.d_model / count };
-        let layer = || LayerCache {
-            target: KvStore::new(place, heads, format, slot_capacities),
-            source: KvStore::new(place, heads, format, &source_lengths),
+        let layer = |_| -> Result<_> {
+            Ok(LayerCache {
+                target: KvStore::new(place, heads, format, slot_capacities)?,
+                source: KvStore::new(place, heads, format, &source_lengths)?,
+            })
         };
-        DecoderCache {
-            layers: (0..config.decoder_layers).map(|_| layer()).collect(),
+        Ok(DecoderCache {
+            layers: (0..config.decoder_layers).map(layer).collect::<Result<_>>()?,
             lengths: vec![0; slot_capacities.len()],
             lengths_before: Vec::new(),
             slot_sources,
             source_lengths,
-        }
+            moves: 0,
+        })
+    }
+
+    /// How often slots were moved: where a card keeps them changes with each time.
+    pub fn moves(&self) -> usize {
+        self.moves
     }
 
     /// Leaves in `places` those of new rows, given the slot of each (in order; a slot may take several).
     pub fn place(&self, slots: impl IntoIterator<Item = usize>, places: &mut CachedRows) {
-        let CachedRows { target, source, lengths } = places;
+        let CachedRows { target, source, lengths, .. } = places;
         target.clear();
         source.clear();
         lengths.clone_from(&self.lengths);
@@ -96,15 +131,28 @@ impl DecoderCache {
     }
 
     /// For each (destination, origin): the destination continues the origin's history, all at once.
-    pub fn reorder(&mut self, moves: &[(usize, usize)]) {
+    ///
+    /// # Errors
+    /// What a card reports.
+    pub fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
         let DecoderCache { layers, lengths, lengths_before: before, .. } = self;
         before.clone_from(lengths);
         if moves.iter().any(|(destination, origin)| destination != origin) {
-            for_each(layers, |layer| layer.target.reorder(moves, before));
+            let failed = Mutex::new(None);
+            for_each(layers, |layer| {
+                if let Err(error) = layer.target.reorder(moves, before) {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            });
+            self.moves += 1;
+            if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                return Err(error.into());
+            }
         }
         for &(destination, origin) in moves {
             lengths[destination] = before[origin];
         }
+        Ok(())
     }
 }
 
@@ -134,11 +182,11 @@ impl LayerCache {
         v: &Hidden,
         rows: &CachedRows,
     ) -> Result<Hidden> {
-        Ok(self.target.step(q, k, v, &rows.target)?)
+        Ok(self.target.step(q, k, v, &rows.target, &rows.inputs)?)
     }
 
     /// Attends to each row's source.
     pub(super) fn attend_to_source(&self, q: &Hidden, rows: &CachedRows) -> Result<Hidden> {
-        Ok(self.source.attend(q, &rows.source)?)
+        Ok(self.source.attend(q, &rows.source, &rows.inputs)?)
     }
 }

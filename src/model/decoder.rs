@@ -159,7 +159,7 @@ impl Decoder {
         cache: &mut DecoderCache,
     ) -> Result<Hidden> {
         let pass = Pass::inference();
-        let mut x = self.embedding.forward(rows, &pass)?;
+        let mut x = self.embedding.forward_step(rows, slots.inputs(), &pass)?;
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
             let mut attend = Cached { slots, cache, pass: &pass };
             x = DecoderLayer::forward(layer, &x, &mut attend, &pass)?;

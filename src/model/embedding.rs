@@ -10,6 +10,7 @@ use crate::config::BartConfig;
 use crate::error::Result;
 use crate::ops;
 use crate::ops::hidden::Hidden;
+use crate::ops::step_inputs::StepInputs;
 
 /// The token tables: in BART one, which encoder, decoder and language-model head share.
 #[derive(Debug)]
@@ -74,10 +75,15 @@ impl Embedding {
 
     /// The batch's tokens as `[rows, width]`.
     pub fn forward(&self, batch: &Batch, pass: &Pass) -> Result<Hidden> {
+        self.forward_step(batch, &StepInputs::default(), pass)
+    }
+
+    /// The same of a decoding step, whose rows are among `inputs`.
+    pub fn forward_step(&self, batch: &Batch, inputs: &StepInputs, pass: &Pass) -> Result<Hidden> {
         let table = self.tokens.weight(pass);
         let positions = self.positions.tensor(pass);
-        let x =
-            ops::embed::embed(&table, batch.tokens(), self.scale, positions, batch.positions())?;
+        let rows = (batch.tokens(), batch.positions(), inputs);
+        let x = ops::embed::embed_step(&table, rows, self.scale, positions)?;
         let x = self.layernorm.forward(&x, None, pass)?;
         pass.dropout(x, self.dropout)
     }

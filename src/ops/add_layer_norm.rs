@@ -20,6 +20,10 @@ pub fn add_layer_norm(
     gamma: &Tensor,
     beta: &Tensor,
 ) -> Result<Hidden> {
+    #[cfg(feature = "cuda")]
+    if let Some(normed) = super::card::add_layer_norm(x, residual, gamma, beta)? {
+        return Ok(normed);
+    }
     let other_floats = residual.is_none_or(|residual| residual.floats().is_some());
     if let Some(x_floats) = x.floats_beside(&[gamma, beta]).filter(|_| other_floats) {
         let normed = |other: Option<&[f32]>| {

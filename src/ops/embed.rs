@@ -4,10 +4,26 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 use super::gradient::GradientBuffer;
 use super::hidden::Hidden;
+use super::step_inputs::StepInputs;
 use super::weight::{Weight, panels};
 use super::{floats, int8, on_cpu, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::gemm::Panels;
 use crate::kernels::pack;
+
+/// [`embed`] of the rows of a decoding step, which a card may have already.
+pub fn embed_step(
+    table: &Weight,
+    rows: (&[u32], &[u32], &StepInputs),
+    scale: f32,
+    positions: &Tensor,
+) -> Result<Hidden> {
+    let (tokens, places, _inputs) = rows;
+    #[cfg(feature = "cuda")]
+    if let Some(x) = super::card::embed(table, _inputs, scale, positions)? {
+        return Ok(x);
+    }
+    embed(table, tokens, scale, positions, places)
+}
 
 /// `scale * table[token] + positions[position]` for each row; `table` is a [`Weight`]
 /// `[vocabulary, width]`, `positions` a plain tensor `[positions, width]`.

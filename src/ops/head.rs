@@ -51,6 +51,10 @@ pub fn best(
     screening: &mut Screening,
     best: &mut Best,
 ) -> Result<bool> {
+    #[cfg(feature = "cuda")]
+    if super::card::best(x, weight, bias, (limit, ask), best)? {
+        return Ok(true);
+    }
     let (rows, inputs, outputs) = (x.rows(), weight.columns(), weight.rows());
     let Some(x) = x.floats().filter(|_| weight.is_packed()) else { return Ok(false) };
     let limit = limit.min(outputs);

@@ -2,8 +2,12 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::card::Held;
 use super::place::{Place, with_values};
 use super::{Way, tensor, wants_gradient, way, with_floats};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Card, CardRows};
 use crate::kernels::pool::{self, Buffer};
 
 pub use crate::kernels::pool::trim;
@@ -23,6 +27,8 @@ pub struct Hidden {
 enum Values {
     Floats(Buffer),
     Tensor(Tensor),
+    #[cfg(feature = "cuda")]
+    Card(CardRows),
 }
 
 impl Hidden {
@@ -47,6 +53,29 @@ impl Hidden {
         Hidden { values: Values::Floats(floats), width }
     }
 
+    /// Rows that a kernel of a card has computed.
+    #[cfg(feature = "cuda")]
+    pub(super) fn of_card(rows: CardRows) -> Self {
+        let width = rows.width();
+        Hidden { values: Values::Card(rows), width }
+    }
+
+    /// Its rows, if they are on a card whose kernels take them, and no gradient is wanted of them.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_card(&self) -> Result<Option<Held<'_>>> {
+        match &self.values {
+            Values::Card(rows) => Ok(Some(Held::Borrowed(rows))),
+            Values::Tensor(tensor) if way() == Way::Kernel && tensor.device().is_cuda() => {
+                if tensor.track_op() {
+                    return Ok(None);
+                }
+                let rows = Card::of(tensor.device())?.rows_of(tensor)?;
+                Ok(Some(Held::Owned(rows)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Its floats, if our kernels take it, and no gradient is wanted of it or of `parameters`.
     pub(super) fn floats_beside(&self, parameters: &[&Tensor]) -> Option<&[f32]> {
         self.floats().filter(|_| !wants_gradient(parameters))
@@ -56,7 +85,7 @@ impl Hidden {
     pub(super) fn floats(&self) -> Option<&[f32]> {
         match &self.values {
             Values::Floats(floats) => Some(floats),
-            Values::Tensor(_) => None,
+            _ => None,
         }
     }
 
@@ -65,6 +94,8 @@ impl Hidden {
         match &self.values {
             Values::Floats(floats) => floats.len() / self.width.max(1),
             Values::Tensor(tensor) => tensor.dims()[0],
+            #[cfg(feature = "cuda")]
+            Values::Card(rows) => rows.rows(),
         }
     }
 
@@ -81,6 +112,8 @@ impl Hidden {
                 let rows = tensor.elem_count() / width.max(1);
                 tensor.contiguous()?.reshape((rows, width))?.try_into()
             }
+            #[cfg(feature = "cuda")]
+            Values::Card(rows) => Ok(Self::of_card(rows.with_width(width))),
         }
     }
 
@@ -89,6 +122,8 @@ impl Hidden {
         match &self.values {
             Values::Floats(floats) => tensor(floats.to_vec(), (self.rows(), self.width)),
             Values::Tensor(tensor) => Ok(tensor.clone()),
+            #[cfg(feature = "cuda")]
+            Values::Card(rows) => rows.tensor(),
         }
     }
 
@@ -97,6 +132,8 @@ impl Hidden {
         match &self.values {
             Values::Floats(floats) => Ok(work(floats)),
             Values::Tensor(tensor) => with_values(tensor, work),
+            #[cfg(feature = "cuda")]
+            Values::Card(rows) => Ok(work(&rows.download()?)),
         }
     }
 
@@ -107,6 +144,8 @@ impl Hidden {
             (Place::Kernels, Values::Tensor(tensor)) => {
                 tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.try_into()
             }
+            #[cfg(feature = "cuda")]
+            (_, Values::Card(rows)) => Hidden::try_from(rows.tensor()?)?.at(place),
             (Place::Portable(device), _) => self.tensor()?.to_device(device)?.try_into(),
         }
     }
@@ -122,6 +161,8 @@ impl Hidden {
             Values::Tensor(tensor) => {
                 tensor.index_select(&Tensor::new(rows, tensor.device())?, 0)?.try_into()
             }
+            #[cfg(feature = "cuda")]
+            Values::Card(all) => Hidden::try_from(all.tensor()?)?.select(rows),
         }
     }
 

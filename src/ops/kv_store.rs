@@ -5,8 +5,11 @@ use candle_core::{Result, Tensor};
 use super::attention::{self, Heads, NoKey, Spans};
 use super::hidden::Hidden;
 use super::place::Place;
+use super::step_inputs::StepInputs;
 use super::weight::HalfFormat;
 use super::{Way, round, way};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Card, CardCache, CardNumbers, pairs};
 use crate::kernels::kv_cache::{KvCache, Step};
 
 pub use crate::kernels::kv_cache::CachedRow;
@@ -25,24 +28,34 @@ enum Entries {
     Kernel(KvCache),
     /// `[length, width]` keys and values of each slot.
     Portable(Vec<Option<(Tensor, Tensor)>>),
+    /// In the layout that kernels of a card read.
+    #[cfg(feature = "cuda")]
+    Card(CardCache),
 }
 
 impl KvStore {
     /// Empty histories at a place that will hold up to the given numbers of entries, rounded to `format`
     /// (`None`: as they come).
+    ///
+    /// # Errors
+    /// What a card reports, memory that runs out among it.
     pub fn new(
         place: &Place,
         heads: Heads,
         format: Option<HalfFormat>,
         capacities: &[usize],
-    ) -> Self {
+    ) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(entries) = on_card(place, heads, format, capacities)? {
+            return Ok(KvStore { heads, format, entries: Entries::Card(entries) });
+        }
         let entries = match way() {
             Way::Kernel if place.has_kernels() => {
                 Entries::Kernel(KvCache::new(heads.count, heads.width, format, capacities))
             }
             _ => Entries::Portable(vec![None; capacities.len()]),
         };
-        KvStore { heads, format, entries }
+        Ok(KvStore { heads, format, entries })
     }
 
     /// Stores the rows of `k` and `v` `[rows, width]` as the last entry of what each row sees.
@@ -56,12 +69,25 @@ impl KvStore {
                 };
                 append(slots, &kept(k)?, &kept(v)?, rows)
             }
+            #[cfg(feature = "cuda")]
+            Entries::Card(cache) => {
+                let places = CardNumbers::new(cache.card(), &pairs(rows))?;
+                append_on_card(cache, k, v, &places)
+            }
         }
     }
 
-    /// Attention of each row of `q [rows, width]` to what it sees.
-    pub fn attend(&self, q: &Hidden, rows: &[CachedRow]) -> Result<Hidden> {
+    /// Attention of each row of `q [rows, width]` to what it sees: of sources, where a card has `inputs`.
+    pub fn attend(&self, q: &Hidden, rows: &[CachedRow], _inputs: &StepInputs) -> Result<Hidden> {
         match &self.entries {
+            #[cfg(feature = "cuda")]
+            Entries::Card(cache) => match _inputs.on_card() {
+                Some(inputs) => attend_on_card(cache, self.heads, q, inputs.source()),
+                None => {
+                    let places = CardNumbers::new(cache.card(), &pairs(rows))?;
+                    attend_on_card(cache, self.heads, q, &places)
+                }
+            },
             Entries::Kernel(cache) => q.read(|floats| {
                 Hidden::computed(q.rows(), q.width(), |out| {
                     cache.attend(floats, self.heads.scale(), rows, out);
@@ -71,17 +97,23 @@ impl KvStore {
         }
     }
 
-    /// [`Self::append`] and then [`Self::attend`].
+    /// [`Self::append`] and then [`Self::attend`]: of targets, where a card has `inputs`.
     pub fn step(
         &mut self,
         q: &Hidden,
         k: &Hidden,
         v: &Hidden,
         rows: &[CachedRow],
+        inputs: &StepInputs,
     ) -> Result<Hidden> {
+        #[cfg(feature = "cuda")]
+        if let (Entries::Card(cache), Some(inputs)) = (&mut self.entries, inputs.on_card()) {
+            append_on_card(cache, k, v, inputs.target())?;
+            return attend_on_card(cache, self.heads, q, inputs.target());
+        }
         let Entries::Kernel(cache) = &mut self.entries else {
             self.append(k, v, rows)?;
-            return self.attend(q, rows);
+            return self.attend(q, rows, inputs);
         };
         let scale = self.heads.scale();
         q.read(|q| {
@@ -98,8 +130,13 @@ impl KvStore {
 
     /// For each (destination, origin): the destination continues the origin's history, of which
     /// `lengths[origin]` entries count; all at once.
-    pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) {
+    ///
+    /// # Errors
+    /// What a card reports.
+    pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) -> Result<()> {
         match &mut self.entries {
+            #[cfg(feature = "cuda")]
+            Entries::Card(cache) => cache.reorder(moves, lengths)?,
             Entries::Kernel(cache) => cache.reorder(moves, lengths),
             Entries::Portable(slots) => {
                 let origins: Vec<_> =
@@ -109,7 +146,54 @@ impl KvStore {
                 }
             }
         }
+        Ok(())
     }
+}
+
+/// A cache on a card, if the place is one whose kernels take it.
+#[cfg(feature = "cuda")]
+fn on_card(
+    place: &Place,
+    heads: Heads,
+    format: Option<HalfFormat>,
+    capacities: &[usize],
+) -> Result<Option<CardCache>> {
+    let capacity = capacities.iter().copied().max().unwrap_or(0);
+    let takes = place.device().is_cuda() && CardCache::takes(heads.width, capacity);
+    if !takes || way() == Way::Portable {
+        return Ok(None);
+    }
+    let card = Card::of(place.device())?;
+    let sizes = (heads.count, heads.width);
+    CardCache::new(&card, sizes, format, (capacities.len(), capacity)).map(Some)
+}
+
+#[cfg(feature = "cuda")]
+fn append_on_card(
+    cache: &mut CardCache,
+    k: &Hidden,
+    v: &Hidden,
+    places: &CardNumbers,
+) -> Result<()> {
+    let (Some(k), Some(v)) = (k.on_card()?, v.on_card()?) else {
+        candle_core::bail!("keys and values are not on the card of their cache");
+    };
+    cache.append(&k, &v, places)
+}
+
+#[cfg(feature = "cuda")]
+fn attend_on_card(
+    cache: &CardCache,
+    heads: Heads,
+    q: &Hidden,
+    places: &CardNumbers,
+) -> Result<Hidden> {
+    let Some(q) = q.on_card()? else {
+        candle_core::bail!("queries are not on the card of their cache");
+    };
+    let mut out = q.card().rows(q.rows(), q.width())?;
+    cache.attend(&q, heads.scale(), places, &mut out)?;
+    Ok(Hidden::of_card(out))
 }
 
 /// Keys or values as a cache of this format gives them back.
@@ -185,10 +269,12 @@ mod tests {
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
     fn decode(format: Option<HalfFormat>) -> Vec<f32> {
-        let mut store = KvStore::new(&Place::Kernels, HEADS, format, &[40, 40]);
+        let mut store = KvStore::new(&Place::Kernels, HEADS, format, &[40, 40]).unwrap();
+        let inputs = StepInputs::default();
         let read = |x: Hidden| x.read(<[f32]>::to_vec).unwrap();
-        let mut outputs =
-            read(store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }]).unwrap());
+        let mut outputs = read(
+            store.attend(&rows_of(1, 1), &[CachedRow { slot: 0, length: 0 }], &inputs).unwrap(),
+        );
         let mut lengths = [35, 2];
         for (slot, &count) in lengths.iter().enumerate() {
             let rows: Vec<CachedRow> =
@@ -200,8 +286,8 @@ mod tests {
             lengths = lengths.map(|length| length + 1);
             let rows = [1, 0].map(|slot| CachedRow { slot, length: lengths[slot] });
             let [k, v, q] = [0, 1, 2].map(|i| rows_of(2, seed + i));
-            outputs.extend(read(store.step(&q, &k, &v, &rows).unwrap()));
-            store.reorder(&[(0, 1), (1, 0)], &lengths);
+            outputs.extend(read(store.step(&q, &k, &v, &rows, &inputs).unwrap()));
+            store.reorder(&[(0, 1), (1, 0)], &lengths).unwrap();
             lengths.swap(0, 1);
         }
         outputs

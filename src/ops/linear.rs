@@ -27,6 +27,10 @@ pub fn linear(x: &Hidden, weight: &Weight, bias: Option<&Tensor>) -> Result<Hidd
 
 /// [`linear`] of several layers over the same inputs, side by side.
 pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Result<[Hidden; N]> {
+    #[cfg(feature = "cuda")]
+    if let Some(ys) = super::card::linear_each(x, &layers, false)? {
+        return Ok(ys);
+    }
     match x.floats() {
         Some(x) if layers.iter().all(by_kernel) => products(x, layers, Epilogue::None),
         _ => zip(layers, [(); N], |(weight, bias), ()| {
@@ -37,6 +41,10 @@ pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Resul
 
 /// GELU of [`linear`], in one pass where no gradient is wanted, in one operation where it is.
 pub fn linear_gelu(x: &Hidden, weight: &Weight, bias: &Tensor) -> Result<Hidden> {
+    #[cfg(feature = "cuda")]
+    if let Some([y]) = super::card::linear_each(x, &[(weight, Some(bias))], true)? {
+        return Ok(y);
+    }
     match x.floats() {
         Some(x) if by_kernel(&(weight, Some(bias))) => {
             let [y] = products(x, [(weight, Some(bias))], Epilogue::Gelu)?;

@@ -7,6 +7,8 @@ pub mod activation;
 pub mod add;
 pub mod add_layer_norm;
 pub mod attention;
+#[cfg(feature = "cuda")]
+mod card;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
@@ -24,6 +26,7 @@ pub mod recompute;
 pub mod round;
 pub mod scale;
 pub mod screen;
+pub mod step_inputs;
 pub mod weight;
 
 #[cfg(test)]

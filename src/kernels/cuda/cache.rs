@@ -3,41 +3,15 @@
 use std::sync::Arc;
 
 use candle_core::Result;
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 
 use super::super::half_float::HalfFormat;
 use super::super::kv_cache::CachedRow;
-use super::launch::{Argument, Kind, ROW_THREADS, WARP};
-use super::{Card, CardRows};
+use super::launch::{Argument, Kind, ROW_THREADS, SHARED_FLOATS, WARP};
+use super::{Card, CardNumbers, CardRows};
 
-/// Where the rows of a step stand, on the card: pairs of slot and length.
-#[derive(Debug)]
-pub struct CardPlaces {
-    pairs: CudaSlice<u32>,
-    count: usize,
-}
-
-impl CardPlaces {
-    /// Room for so many rows.
-    ///
-    /// # Errors
-    /// What the driver reports.
-    pub fn new(card: &Card, most: usize) -> Result<Self> {
-        Ok(CardPlaces { pairs: card.device.alloc_zeros::<u32>(2 * most.max(1))?, count: 0 })
-    }
-
-    /// Takes the places of other rows.
-    ///
-    /// # Errors
-    /// What the driver reports.
-    pub fn set(&mut self, card: &Card, rows: &[CachedRow]) -> Result<()> {
-        assert!(2 * rows.len() <= self.pairs.len(), "more rows than there is room for");
-        let pairs: Vec<u32> =
-            rows.iter().flat_map(|row| [row.slot as u32, row.length as u32]).collect();
-        self.count = rows.len();
-        card.stream.memcpy_htod(&pairs, &mut self.pairs.slice_mut(..pairs.len())).w()
-    }
+/// The places of a step's rows as its kernels read them: pairs of slot and length.
+pub fn pairs(rows: &[CachedRow]) -> Vec<u32> {
+    rows.iter().flat_map(|row| [row.slot as u32, row.length as u32]).collect()
 }
 
 /// Keys and values `[slots, capacity, heads * width]`.
@@ -80,23 +54,34 @@ impl CardCache {
         Ok([card.rows(floats, 1)?, card.rows(floats, 1)?])
     }
 
-    /// Whether the kernels take heads of this width.
-    pub fn takes(head_width: usize) -> bool {
-        head_width.is_multiple_of(8) && head_width <= ROW_THREADS
+    /// Whether the kernels take heads of this width and histories of this length.
+    pub fn takes(head_width: usize, capacity: usize) -> bool {
+        let fits = Self::shared(head_width, capacity) <= SHARED_FLOATS;
+        head_width.is_multiple_of(8) && head_width <= ROW_THREADS && fits
+    }
+
+    /// Floats of shared memory that attention takes.
+    fn shared(head_width: usize, capacity: usize) -> usize {
+        head_width + capacity + WARP + ROW_THREADS
+    }
+
+    /// The card that has it.
+    pub fn card(&self) -> &Arc<Card> {
+        &self.card
     }
 
     /// Stores the rows' keys and values as the last entry of what each row sees.
     ///
     /// # Errors
     /// What the driver reports.
-    pub fn append(&mut self, k: &CardRows, v: &CardRows, places: &CardPlaces) -> Result<()> {
+    pub fn append(&mut self, k: &CardRows, v: &CardRows, places: &CardNumbers) -> Result<()> {
         let width = self.heads * self.head_width;
         assert!(k.width() == width && v.width() == width, "`k` and `v` are not [rows, width]");
-        assert!(k.rows() == places.count && v.rows() == places.count, "another number of rows");
+        assert!(2 * k.rows() == places.count() && v.rows() == k.rows(), "another number of rows");
         let arguments = [
             Argument::Pointer(k.pointer()),
             Argument::Pointer(v.pointer()),
-            Argument::Pointer(places.pairs.device_ptr(&self.card.stream).0),
+            Argument::Pointer(places.pointer(&self.card)),
             Argument::Int(self.capacity as i32),
             Argument::Int(width as i32),
             Argument::Pointer(self.entries[0].pointer()),
@@ -114,24 +99,24 @@ impl CardCache {
         &self,
         q: &CardRows,
         scale: f32,
-        places: &CardPlaces,
+        places: &CardNumbers,
         out: &mut CardRows,
     ) -> Result<()> {
         let width = self.heads * self.head_width;
         assert!(q.width() == width && out.width() == width, "`q` is not [rows, width]");
-        assert!(q.rows() == places.count && out.rows() == q.rows(), "another number of rows");
+        assert!(2 * q.rows() == places.count() && out.rows() == q.rows(), "another number of rows");
         let arguments = [
             Argument::Pointer(q.pointer()),
             Argument::Pointer(self.entries[0].pointer()),
             Argument::Pointer(self.entries[1].pointer()),
-            Argument::Pointer(places.pairs.device_ptr(&self.card.stream).0),
+            Argument::Pointer(places.pointer(&self.card)),
             Argument::Int(self.capacity as i32),
             Argument::Int(self.heads as i32),
             Argument::Int(self.head_width as i32),
             Argument::Float(scale),
             Argument::Pointer(out.pointer()),
         ];
-        let shared = self.head_width + self.capacity + WARP + ROW_THREADS;
+        let shared = Self::shared(self.head_width, self.capacity);
         let name = format!("attend_{}", self.kind.name());
         self.card.launch(&name, (q.rows(), self.heads, 1), ROW_THREADS, shared, &arguments)
     }
@@ -157,16 +142,15 @@ impl CardCache {
             Some(other) => other,
             None => Self::entries(&self.card, self.kind, numbers)?,
         };
-        let upload = |values: &[u32]| self.card.device.clone_htod(values);
+        let upload = |values: &[u32]| CardNumbers::new(&self.card, values);
         let (to, from, lengths) = (upload(&to)?, upload(&from)?, upload(&lengths)?);
-        let pointer = |slice: &CudaSlice<u32>| slice.device_ptr(&self.card.stream).0;
         for (old, new) in self.entries.iter().zip(&other) {
             let arguments = [
                 Argument::Pointer(old.pointer()),
                 Argument::Pointer(new.pointer()),
-                Argument::Pointer(pointer(&to)),
-                Argument::Pointer(pointer(&from)),
-                Argument::Pointer(pointer(&lengths)),
+                Argument::Pointer(to.pointer(&self.card)),
+                Argument::Pointer(from.pointer(&self.card)),
+                Argument::Pointer(lengths.pointer(&self.card)),
                 Argument::Int(self.capacity as i32),
                 Argument::Int(width as i32),
             ];

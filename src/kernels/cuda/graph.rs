@@ -2,6 +2,7 @@
 //! longer than the card, unless it launches all of them at once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
@@ -10,58 +11,92 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
     CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
 
-use super::Card;
+use super::{Card, Pool};
 
-/// Recorded work by its key: what it reads and writes lies where it did when it was recorded.
-#[derive(Default)]
-pub struct Graphs(HashMap<usize, Recorded>);
+/// Recorded work by its key, and what it leaves.
+///
+/// The memory it works in is a pool of its own: nobody else can have it in between.
+pub struct Graphs<T> {
+    pool: Arc<Pool>,
+    recorded: HashMap<usize, Recorded<T>>,
+}
 
-enum Recorded {
-    /// Seen once: its memory is in the pool now.
+enum Recorded<T> {
+    /// Done once: the pool has the memory it needs.
     Warm,
-    Graph(CudaGraph),
+    Graph(CudaGraph, T),
     /// It cannot be recorded.
     Refused,
 }
 
-impl Graphs {
-    /// Does `work`: the first time as it is, the second time while it is recorded, and from then on by the
-    /// recording. `work` must launch the same kernels on the same memory each time, and copy nothing to or
-    /// from the host.
+impl<T> Default for Graphs<T> {
+    fn default() -> Self {
+        Graphs { pool: Arc::default(), recorded: HashMap::new() }
+    }
+}
+
+impl<T> std::fmt::Debug for Graphs<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Graphs({})", self.recorded.len())
+    }
+}
+
+impl<T> Graphs<T> {
+    /// Does `work` and hands what it leaves to `read`: the first time as it is, the second time while it is
+    /// recorded, and from then on by the recording. `work` must launch the same kernels each time on what
+    /// lies where it did, and copy nothing to or from the host.
     ///
     /// # Errors
-    /// What `work` returns, or the driver reports.
-    pub fn run(
+    /// What `work` and `read` return, or the driver reports.
+    pub fn run<E: From<candle_core::Error>, R>(
         &mut self,
         card: &Card,
         key: usize,
-        work: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        match self.0.get(&key) {
-            Some(Recorded::Graph(graph)) => return graph.launch().w(),
-            Some(Recorded::Refused) => return work(),
-            None => {
-                work()?;
-                self.0.insert(key, Recorded::Warm);
-                return Ok(());
+        mut work: impl FnMut() -> std::result::Result<T, E>,
+        read: impl FnOnce(&T) -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
+        let pool = self.pool.clone();
+        match self.recorded.get(&key) {
+            Some(Recorded::Graph(graph, left)) => {
+                graph.launch().w()?;
+                return read(left);
             }
             Some(Recorded::Warm) => {}
-        }
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        card.stream.begin_capture(mode).w()?;
-        let outcome = work();
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let recorded = card.stream.end_capture(flags);
-        let graph = match (outcome, recorded) {
-            (Ok(()), Ok(Some(graph))) => graph,
-            // What was recorded was not done.
-            _ => {
-                self.0.insert(key, Recorded::Refused);
-                return work();
+            Some(Recorded::Refused) => return read(&card.with_pool(&pool, work)?),
+            None => {
+                let left = card.with_pool(&pool, work)?;
+                self.recorded.insert(key, Recorded::Warm);
+                return read(&left);
             }
+        }
+        let Some((graph, left)) = record(card, &pool, &mut work) else {
+            // What was recorded was not done.
+            self.recorded.insert(key, Recorded::Refused);
+            return read(&card.with_pool(&pool, work)?);
         };
         graph.launch().w()?;
-        self.0.insert(key, Recorded::Graph(graph));
-        Ok(())
+        let result = read(&left);
+        self.recorded.insert(key, Recorded::Graph(graph, left));
+        result
     }
+}
+
+/// Records `work`; `None` if that cannot be.
+fn record<T, E>(
+    card: &Card,
+    pool: &Arc<Pool>,
+    work: &mut impl FnMut() -> std::result::Result<T, E>,
+) -> Option<(CudaGraph, T)> {
+    begin(card).ok()?;
+    pool.close(true);
+    let left = card.with_pool(pool, work);
+    pool.close(false);
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = card.stream.end_capture(flags);
+    Some((graph.ok()??, left.ok()?))
+}
+
+fn begin(card: &Card) -> Result<()> {
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    card.stream.begin_capture(mode).w()
 }

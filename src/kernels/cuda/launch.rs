@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaStorage, Layout, Result};
 use half::{bf16, f16};
 
-use super::{Card, CardRows};
+use super::{Card, CardNumbers, CardRows};
 
 /// Threads of a warp.
 pub(super) const WARP: usize = 32;
@@ -24,7 +24,9 @@ const LANE_INPUTS: usize = 8;
 /// Threads of a block that has one row.
 pub(super) const ROW_THREADS: usize = 256;
 /// Floats of shared memory that every kernel may have.
-const SHARED_FLOATS: usize = 12 << 10;
+pub(super) const SHARED_FLOATS: usize = 12 << 10;
+/// The widest rows that norms take.
+pub const WIDEST: usize = SHARED_FLOATS - WARP;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
@@ -297,7 +299,7 @@ impl Card {
                 cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         };
-        status.map_err(|error| candle_core::Error::wrap(error))?;
+        status.map_err(candle_core::Error::wrap)?;
         if layer.bias.is_none() && !with_gelu {
             return Ok(());
         }
@@ -334,6 +336,34 @@ impl Card {
             Argument::Pointer(out.pointer()),
         ];
         self.launch("add_norm", (rows, 1, 1), ROW_THREADS, width + WARP, &arguments)
+    }
+
+    /// `out = scale * table[tokens] + positions[places]`
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn embed(
+        &self,
+        [table, positions]: [Weight; 2],
+        [tokens, places]: [&CardNumbers; 2],
+        scale: f32,
+        out: &mut CardRows,
+    ) -> Result<()> {
+        let (rows, width) = (out.rows(), out.width());
+        assert!(tokens.count() == rows && places.count() == rows, "another number of tokens");
+        assert!(table.len.is_multiple_of(width) && positions.len.is_multiple_of(width), "tables");
+        assert!(positions.is_float32(), "positions");
+        let arguments = [
+            Argument::Pointer(table.start),
+            Argument::Pointer(positions.start),
+            Argument::Pointer(tokens.pointer(self)),
+            Argument::Pointer(places.pointer(self)),
+            Argument::Float(scale),
+            Argument::Int(width as i32),
+            Argument::Pointer(out.pointer()),
+        ];
+        let name = format!("embed_{}", table.kind.name());
+        self.launch(&name, (rows, 1, 1), ROW_THREADS, 0, &arguments)
     }
 
     /// The `count` best of the first `limit` of each row of scores.

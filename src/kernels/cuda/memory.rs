@@ -1,7 +1,8 @@
 //! Rows of floats on a card, in memory that a pool keeps: asking the driver for some would cost more than
 //! most kernels, and must not happen while a graph is recorded.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
@@ -12,10 +13,39 @@ use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor};
 
 use super::{Card, lock, storage};
 
-/// Floats `[rows, width]` on a card; they go back to its pool when they are dropped.
+/// Buffers that are not in use, the smallest first.
+#[derive(Debug, Default)]
+pub struct Pool {
+    free: Mutex<Vec<CudaSlice<f32>>>,
+    /// While a graph is recorded nothing may be asked of the driver.
+    closed: AtomicBool,
+}
+
+impl Pool {
+    /// Says whether the pool may ask the driver for more.
+    pub(super) fn close(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
+    }
+
+    fn take(&self, len: usize) -> Option<CudaSlice<f32>> {
+        let mut free = lock(&self.free);
+        let at = free.partition_point(|memory| memory.len() < len);
+        // A far larger one stays for those who need it.
+        (at < free.len() && free[at].len() / 2 <= len).then(|| free.remove(at))
+    }
+
+    fn put(&self, memory: CudaSlice<f32>) {
+        let mut free = lock(&self.free);
+        let at = free.partition_point(|other| other.len() < memory.len());
+        free.insert(at, memory);
+    }
+}
+
+/// Floats `[rows, width]` on a card; they go back to their pool when they are dropped.
 #[derive(Debug)]
 pub struct CardRows {
     card: Arc<Card>,
+    pool: Arc<Pool>,
     memory: Option<CudaSlice<f32>>,
     rows: usize,
     width: usize,
@@ -28,23 +58,21 @@ impl Card {
     /// What the driver reports, memory that runs out among it.
     pub fn rows(self: &Arc<Self>, rows: usize, width: usize) -> Result<CardRows> {
         let len = (rows * width).max(1);
-        let kept = {
-            let mut free = lock(&self.free);
-            let at = free.partition_point(|memory| memory.len() < len);
-            // A far larger one stays for those who need it.
-            (at < free.len() && free[at].len() / 2 <= len).then(|| free.remove(at))
-        };
-        let memory = match kept {
+        let pool = lock(&self.pool).clone();
+        let memory = match pool.take(len) {
             Some(memory) => memory,
+            None if pool.closed.load(Ordering::Relaxed) => {
+                candle_core::bail!("memory was asked for while a graph was recorded")
+            }
             // SAFETY: kernels write every float of rows before others read them.
             None => unsafe { self.device.alloc::<f32>(len)? },
         };
-        Ok(CardRows { card: self.clone(), memory: Some(memory), rows, width })
+        Ok(CardRows { card: self.clone(), pool, memory: Some(memory), rows, width })
     }
 
     /// Gives back to the driver what the pool keeps.
     pub fn trim(&self) {
-        lock(&self.free).clear();
+        lock(&lock(&self.pool).free).clear();
     }
 
     /// A copy of floats of the host.
@@ -54,9 +82,7 @@ impl Card {
     pub fn upload(self: &Arc<Self>, floats: &[f32], width: usize) -> Result<CardRows> {
         let mut rows = self.rows(floats.len() / width.max(1), width)?;
         let memory = rows.memory.as_mut().expect("it is there until it is dropped");
-        let mut view = memory.slice_mut(..floats.len());
-        self.stream.memcpy_htod(floats, &mut view).w()?;
-        drop(view);
+        self.stream.memcpy_htod(floats, &mut memory.slice_mut(..floats.len())).w()?;
         Ok(rows)
     }
 
@@ -138,9 +164,54 @@ impl CardRows {
 impl Drop for CardRows {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            let mut free = lock(&self.card.free);
-            let at = free.partition_point(|other| other.len() < memory.len());
-            free.insert(at, memory);
+            self.pool.put(memory);
         }
+    }
+}
+
+/// Whole numbers on a card that change from step to step, where kernels find them each time.
+#[derive(Debug)]
+pub struct CardNumbers {
+    numbers: CudaSlice<u32>,
+    count: usize,
+}
+
+impl CardNumbers {
+    /// A copy of `values`.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn new(card: &Card, values: &[u32]) -> Result<Self> {
+        // Room for a few more, so that they seldom move.
+        let room = values.len().next_power_of_two().max(32);
+        let mut numbers = CardNumbers { numbers: card.device.alloc_zeros::<u32>(room)?, count: 0 };
+        numbers.set(card, values)?;
+        Ok(numbers)
+    }
+
+    /// Takes other values; whether it had to move for them.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn set(&mut self, card: &Card, values: &[u32]) -> Result<bool> {
+        let moves = values.len() > self.numbers.len();
+        if moves {
+            self.numbers = card.device.alloc_zeros::<u32>(values.len().next_power_of_two())?;
+        }
+        self.count = values.len();
+        if !values.is_empty() {
+            card.stream.memcpy_htod(values, &mut self.numbers.slice_mut(..values.len())).w()?;
+        }
+        Ok(moves)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Where they begin.
+    pub(super) fn pointer(&self, card: &Card) -> CUdeviceptr {
+        self.numbers.device_ptr(&card.stream).0
     }
 }

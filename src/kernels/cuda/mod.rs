@@ -19,10 +19,10 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
-pub use cache::{CardCache, CardPlaces};
+pub use cache::{CardCache, pairs};
 pub use graph::Graphs;
-pub use launch::{Best, Layer, Weight};
-pub use memory::CardRows;
+pub use launch::{Best, Layer, WIDEST, Weight};
+pub use memory::{CardNumbers, CardRows, Pool};
 
 /// The kernels, compiled by `build.rs`.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
@@ -39,8 +39,10 @@ pub struct Card {
     blas: Arc<CudaBlas>,
     /// What cuBLAS works in.
     _workspace: CudaSlice<u8>,
-    /// Buffers that are not in use, the smallest first.
-    free: Mutex<Vec<CudaSlice<f32>>>,
+    /// Where rows are taken from.
+    pool: Mutex<Arc<Pool>>,
+    /// Held by whoever has work for the card: what others launch meanwhile would be recorded with it.
+    alone: Mutex<()>,
 }
 
 /// Cards by their number: one of each, as long as the process lives.
@@ -84,7 +86,8 @@ impl Card {
             functions: Mutex::default(),
             blas,
             _workspace: workspace,
-            free: Mutex::default(),
+            pool: Mutex::default(),
+            alone: Mutex::new(()),
         });
         cards.insert(number, card.clone());
         Ok(card)
@@ -96,6 +99,19 @@ impl Card {
     /// What went wrong meanwhile.
     pub fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().w()
+    }
+
+    /// Waits until nobody else has work for the card.
+    pub fn alone(&self) -> MutexGuard<'_, ()> {
+        lock(&self.alone)
+    }
+
+    /// Does `work` with another pool in the place of the card's.
+    fn with_pool<R>(&self, pool: &Arc<Pool>, work: impl FnOnce() -> R) -> R {
+        let before = std::mem::replace(&mut *lock(&self.pool), pool.clone());
+        let result = work();
+        *lock(&self.pool) = before;
+        result
     }
 
     /// A kernel by its name.

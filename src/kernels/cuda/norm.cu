@@ -1,4 +1,4 @@
-// The passes over single rows: token and position embeddings, and layer norms of sums.
+// The passes over single rows: layer norms of sums, and token and position embeddings.
 // A block has one row.
 #include "numbers.h"
 
@@ -25,43 +25,39 @@ __device__ __forceinline__ void norm_row(
 // out = LN(x + residual) * gamma + beta; x, residual (or none) and out are [rows, width].
 extern "C" __global__ void __launch_bounds__(256) add_norm(
     const float* x, const float* residual, int width, const float* gamma, const float* beta, float* out) {
-    DYNAMIC_SHARED(added);
-    float* shared = added + width;
+    DYNAMIC_SHARED(row);
+    float* shared = row + width;
     size_t start = static_cast<size_t>(blockIdx.x) * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        added[i] = residual == nullptr ? x[start + i] : x[start + i] + residual[start + i];
+        row[i] = residual == nullptr ? x[start + i] : x[start + i] + residual[start + i];
     }
-    norm_row(added, width, gamma, beta, out + start, shared);
+    norm_row(row, width, gamma, beta, out + start, shared);
 }
 KERNEL(add_norm,
        (const float* x, const float* residual, int width, const float* gamma, const float* beta, float* out),
        (x, residual, width, gamma, beta, out))
 
-// out = LN(scale * table[tokens[row]] + positions[places[row]]) * gamma + beta
+// out = scale * table[tokens[row]] + positions[places[row]]
 template <typename T>
-__device__ __forceinline__ void embed_norm(
+__device__ __forceinline__ void embed(
     const T* table, const float* positions, const unsigned* tokens, const unsigned* places, float scale,
-    int width, const float* gamma, const float* beta, float* out) {
-    DYNAMIC_SHARED(embedded);
-    float* shared = embedded + width;
+    int width, float* out) {
     const T* token = table + static_cast<size_t>(tokens[blockIdx.x]) * width;
     const float* place = positions + static_cast<size_t>(places[blockIdx.x]) * width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        embedded[i] = widen(token[i]) * scale + place[i];
-    }
-    norm_row(embedded, width, gamma, beta, out + static_cast<size_t>(blockIdx.x) * width, shared);
+    float* row = out + static_cast<size_t>(blockIdx.x) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] = widen(token[i]) * scale + place[i];
 }
 
 #define EMBED(type, name)                                                                              \
-    extern "C" __global__ void __launch_bounds__(256) embed_norm_##name(                               \
+    extern "C" __global__ void __launch_bounds__(256) embed_##name(                                    \
         const type* table, const float* positions, const unsigned* tokens, const unsigned* places,     \
-        float scale, int width, const float* gamma, const float* beta, float* out) {                   \
-        embed_norm<type>(table, positions, tokens, places, scale, width, gamma, beta, out);            \
+        float scale, int width, float* out) {                                                          \
+        embed<type>(table, positions, tokens, places, scale, width, out);                              \
     }                                                                                                  \
-    KERNEL(embed_norm_##name,                                                                          \
+    KERNEL(embed_##name,                                                                               \
            (const type* table, const float* positions, const unsigned* tokens, const unsigned* places, \
-            float scale, int width, const float* gamma, const float* beta, float* out),                \
-           (table, positions, tokens, places, scale, width, gamma, beta, out))
+            float scale, int width, float* out),                                                       \
+           (table, positions, tokens, places, scale, width, out))
 
 EMBED(float, float32)
 EMBED(float16, float16)

@@ -1,0 +1,143 @@
+//! What operations do on NVIDIA's cards, in passes without gradients: each function here is the arm of one
+//! operation. It answers `None` where the operation is better left to candle's own: elsewhere, for
+//! weights in int8 or rounded for products, and for sizes that the kernels do not take.
+
+use std::ops::Deref;
+
+use candle_core::{Result, Tensor};
+
+use super::head::{Ask, Best};
+use super::hidden::Hidden;
+use super::linear::Affine;
+use super::step_inputs::StepInputs;
+use super::weight::Weight;
+use crate::kernels::cuda::{self, Card, CardRows};
+
+/// Rows on a card: those of a [`Hidden`], or a copy of a tensor's.
+pub(super) enum Held<'a> {
+    /// Where they are.
+    Borrowed(&'a CardRows),
+    /// A copy.
+    Owned(CardRows),
+}
+
+impl Deref for Held<'_> {
+    type Target = CardRows;
+
+    fn deref(&self) -> &CardRows {
+        match self {
+            Held::Borrowed(rows) => rows,
+            Held::Owned(rows) => rows,
+        }
+    }
+}
+
+/// What a tensor holds; `None` for whole numbers.
+fn held(card: &Card, tensor: &Tensor) -> Result<Option<cuda::Weight>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    cuda::Weight::new(card, cuda::storage(&storage)?, layout)
+}
+
+/// Whether the kernels multiply by a weight as it is, and no gradient is wanted.
+fn is_plain((weight, bias): &Affine<'_>) -> bool {
+    let floats = !weight.is_packed() && weight.scales().is_none() && weight.rounded().is_none();
+    floats && !weight.stored().track_op() && !bias.is_some_and(Tensor::track_op)
+}
+
+/// See [`linear_each`](super::linear::linear_each).
+pub(super) fn linear_each<const N: usize>(
+    x: &Hidden,
+    layers: &[Affine<'_>; N],
+    with_gelu: bool,
+) -> Result<Option<[Hidden; N]>> {
+    if N > 3 || !layers.iter().all(is_plain) {
+        return Ok(None);
+    }
+    let Some(x) = x.on_card()? else { return Ok(None) };
+    let card = x.card();
+    let rows = layers.iter().map(|(weight, _)| card.rows(x.rows(), weight.rows()));
+    let mut outs = rows.collect::<Result<Vec<_>>>()?;
+    let mut parts = Vec::with_capacity(N);
+    for ((weight, bias), out) in layers.iter().zip(&mut outs) {
+        let bias = bias.map(|bias| held(card, bias)).transpose()?.flatten();
+        let Some(weight) = held(card, weight.stored())? else { return Ok(None) };
+        parts.push(cuda::Layer { weight, bias, out });
+    }
+    card.linear(&x, &mut parts, with_gelu)?;
+    let mut outs = outs.into_iter().map(Hidden::of_card);
+    Ok(Some(std::array::from_fn(|_| outs.next().expect("there are N"))))
+}
+
+/// See [`add_layer_norm`](super::add_layer_norm::add_layer_norm).
+pub(super) fn add_layer_norm(
+    x: &Hidden,
+    residual: Option<&Hidden>,
+    gamma: &Tensor,
+    beta: &Tensor,
+) -> Result<Option<Hidden>> {
+    if gamma.track_op() || beta.track_op() || x.width() > cuda::WIDEST {
+        return Ok(None);
+    }
+    let Some(x) = x.on_card()? else { return Ok(None) };
+    let residual = match residual.map(Hidden::on_card).transpose()? {
+        Some(None) => return Ok(None),
+        other => other.flatten(),
+    };
+    let card = x.card();
+    let (Some(gamma), Some(beta)) = (held(card, gamma)?, held(card, beta)?) else {
+        return Ok(None);
+    };
+    let mut out = card.rows(x.rows(), x.width())?;
+    card.add_norm(&x, residual.as_deref(), [gamma, beta], &mut out)?;
+    Ok(Some(Hidden::of_card(out)))
+}
+
+/// See [`embed`](super::embed::embed): for the rows of a decoding step.
+pub(super) fn embed(
+    table: &Weight,
+    inputs: &StepInputs,
+    scale: f32,
+    positions: &Tensor,
+) -> Result<Option<Hidden>> {
+    let Some(inputs) = inputs.on_card() else { return Ok(None) };
+    if !is_plain(&(table, Some(positions))) {
+        return Ok(None);
+    }
+    let card = inputs.card();
+    let (Some(stored), Some(positions)) = (held(card, table.stored())?, held(card, positions)?)
+    else {
+        return Ok(None);
+    };
+    let mut out = card.rows(inputs.tokens().count(), table.columns())?;
+    let ids = [inputs.tokens(), inputs.positions()];
+    card.embed([stored, positions], ids, scale, &mut out)?;
+    Ok(Some(Hidden::of_card(out)))
+}
+
+/// See [`best`](super::head::best); whether the answer is there.
+pub(super) fn best(
+    x: &Hidden,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    (limit, ask): (usize, Ask),
+    best: &mut Best,
+) -> Result<bool> {
+    /// More than these are chosen faster on the host.
+    const MOST: usize = 64;
+    let limit = limit.min(weight.rows());
+    let count = ask.count.min(limit);
+    if count == 0 || count > MOST {
+        return Ok(false);
+    }
+    let Some([scores]) = linear_each(x, &[(weight, bias)], false)? else { return Ok(false) };
+    let Some(scores) = scores.on_card()? else { return Ok(false) };
+    let mut found = cuda::Best::default();
+    scores.card().best(&scores, limit, count, &mut found)?;
+    let complete = found.found.iter().all(|&(_, id)| id != u32::MAX);
+    if found.broken || !complete {
+        return Ok(false);
+    }
+    let log_sums = if ask.log_sum { found.log_sums } else { Vec::new() };
+    best.set(scores.rows(), found.found.iter().map(|&(score, id)| (id, score)), log_sums);
+    Ok(true)
+}
