@@ -6,6 +6,7 @@ use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
 use crate::ops::hidden::{self, Hidden};
+use crate::ops::recording::Recordings;
 use crate::ops::{self, Way, head};
 
 /// One generation of a BART model over encoded sources.
@@ -16,13 +17,14 @@ pub struct BartDecoder {
     memory: Hidden,
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
-    hidden: Option<Hidden>,
+    hidden: Option<Arc<Hidden>>,
     /// The rows of `hidden` after which scores were wanted; none: after all.
     wanted: Vec<u32>,
     screening: head::Screening,
     /// The rows of a step and their places, kept for the memory they have.
     rows: Batch,
     places: CachedRows,
+    recordings: Recordings,
 }
 
 impl BartDecoder {
@@ -43,11 +45,12 @@ impl BartDecoder {
             screening: head::Screening::default(),
             rows: Batch::default(),
             places: CachedRows::default(),
+            recordings: Recordings::default(),
         })
     }
 
-    /// Feeds `self.rows` to the cache.
-    fn feed(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<()> {
+    /// Feeds `self.rows` to the cache: the prompts, or those of a further step.
+    fn feed(&mut self, slots: impl IntoIterator<Item = usize>, further: bool) -> Result<()> {
         self.rows.check("decoder_token_ids", self.model.config())?;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
@@ -55,7 +58,20 @@ impl BartDecoder {
         cache.place(slots, &mut self.places);
         // Gone before the new one is made, which can have its memory.
         self.hidden = None;
-        self.hidden = Some(self.model.decode_step(&self.rows, &self.places, cache)?);
+        let BartDecoder { model, rows, places, recordings, .. } = self;
+        let hidden = model.place().alone(|| {
+            if places.bring_to(model.place(), rows)? {
+                recordings.forget();
+            }
+            // A card keeps slots in one of two places, and goes to the other when they are moved.
+            let key = 2 * rows.rows() + cache.moves() % 2;
+            let mut step = || model.decode_step(rows, places, cache);
+            match further {
+                true => recordings.run(model.place(), key, step),
+                false => step().map(Arc::new),
+            }
+        })?;
+        self.hidden = Some(hidden);
         Ok(())
     }
 
@@ -64,9 +80,10 @@ impl BartDecoder {
         let Some(hidden) = &self.hidden else { return Ok(()) };
         let chosen = match self.wanted.is_empty() {
             true => None,
-            false => Some(hidden.select(&self.wanted)?),
+            false => Some(self.model.place().alone(|| hidden.select(&self.wanted))?),
         };
-        let (hidden, screening) = (chosen.as_ref().unwrap_or(hidden), &mut self.screening);
+        let hidden = chosen.as_ref().unwrap_or(hidden.as_ref());
+        let screening = &mut self.screening;
         if let Wanted::Best { ask, limit } = wanted
             && self.model.best_scores(hidden, (limit, ask), screening, scores.best_mut())?
         {
@@ -111,14 +128,14 @@ impl StepModel for BartDecoder {
         self.wanted.extend(self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
         let slots =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()));
-        self.feed(slots)?;
+        self.feed(slots, false)?;
         self.score(wanted, scores)
     }
 
     fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
         self.wanted.clear();
-        self.feed(rows.iter().map(|row| row.slot))?;
+        self.feed(rows.iter().map(|row| row.slot), true)?;
         self.score(wanted, scores)
     }
 
@@ -129,7 +146,8 @@ impl StepModel for BartDecoder {
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
         hidden.clear();
         if let Some(states) = &self.hidden {
-            states.read(|states| hidden.extend_from_slice(states))?;
+            let place = self.model.place();
+            place.alone(|| states.read(|states| hidden.extend_from_slice(states)))?;
         }
         Ok(())
     }
@@ -147,7 +165,7 @@ impl StepModel for BartDecoder {
 
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
         if let Some(cache) = &mut self.cache {
-            cache.reorder(moves)?;
+            self.model.place().alone(|| cache.reorder(moves))?;
         }
         Ok(())
     }

@@ -216,7 +216,7 @@ impl BartModel {
     /// The encoder's output `[source rows, width]`.
     pub fn encode(&self, source: &Batch, pass: &Pass) -> Result<Hidden> {
         self.check_room(source.rows(), self.config.encoder_ffn_dim)?;
-        let memory = self.encoder.forward(source, pass);
+        let memory = self.place.alone(|| self.encoder.forward(source, pass));
         hidden::trim();
         memory
     }
@@ -230,7 +230,7 @@ impl BartModel {
         pass: &Pass,
     ) -> Result<Hidden> {
         self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
-        let states = self.decoder.forward(target, memory, source, pass);
+        let states = self.place.alone(|| self.decoder.forward(target, memory, source, pass));
         hidden::trim();
         states
     }
@@ -246,7 +246,8 @@ impl BartModel {
         take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         self.check_room(target.rows(), self.config.decoder_ffn_dim)?;
-        self.decoder.cross_attention(target, memory, source, layers, pass, take)
+        let decoder = &self.decoder;
+        self.place.alone(|| decoder.cross_attention(target, memory, source, layers, pass, take))
     }
 
     /// Caches for a generation: one slot for each of `slot_capacities`, slot `i` reading source
@@ -261,14 +262,18 @@ impl BartModel {
         let lengths = source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
         let format = self.precision.cached();
         let (place, config) = (&self.place, &self.config);
-        let mut cache =
-            DecoderCache::new(place, config, format, slot_capacities, slot_sources, lengths)?;
-        self.decoder.remember_sources(memory, source, &mut cache)?;
+        let cache = place.alone(|| -> Result<_> {
+            let mut cache =
+                DecoderCache::new(place, config, format, slot_capacities, slot_sources, lengths)?;
+            self.decoder.remember_sources(memory, source, &mut cache)?;
+            Ok(cache)
+        });
         hidden::trim();
-        Ok(cache)
+        cache
     }
 
-    /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`.
+    /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`. On a card the caller
+    /// has it [alone](Place::alone).
     pub fn decode_step(
         &self,
         rows: &Batch,
@@ -282,7 +287,7 @@ impl BartModel {
     pub fn logits(&self, hidden: &Hidden, pass: &Pass) -> Result<Hidden> {
         self.check_room_for_logits(hidden)?;
         let (weight, bias) = self.head(pass);
-        Ok(ops::linear::linear(hidden, &weight, bias)?)
+        Ok(self.place.alone(|| ops::linear::linear(hidden, &weight, bias))?)
     }
 
     /// The cross entropy of `targets` under [`Self::logits`], which then stand in memory once: the loss and what
@@ -302,7 +307,7 @@ impl BartModel {
     pub fn scores(&self, hidden: &Hidden, out: &mut Vec<f32>) -> Result<()> {
         self.check_room_for_logits(hidden)?;
         let (weight, bias) = self.head(&Pass::inference());
-        Ok(ops::head::scores(hidden, &weight, bias, out)?)
+        Ok(self.place.alone(|| ops::head::scores(hidden, &weight, bias, out))?)
     }
 
     /// What is asked of the first `limit` scores of each row, without the others; `false` if that is
@@ -315,7 +320,9 @@ impl BartModel {
         best: &mut ops::head::Best,
     ) -> Result<bool> {
         let (weight, bias) = self.head(&Pass::inference());
-        Ok(ops::head::best(hidden, &weight, bias, (limit, ask), screening, best)?)
+        let wanted = (limit, ask);
+        let found = || ops::head::best(hidden, &weight, bias, wanted, screening, best);
+        Ok(self.place.alone(found)?)
     }
 
     /// Weight and bias of the head; the bias is never trained.

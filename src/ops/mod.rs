@@ -23,6 +23,7 @@ pub mod kv_store;
 pub mod linear;
 pub mod place;
 pub mod recompute;
+pub mod recording;
 pub mod round;
 pub mod scale;
 pub mod screen;

@@ -63,6 +63,20 @@ impl Place {
         }
     }
 
+    /// Does `work` while nobody else has work for the card, if this is one: what others ask of it would be
+    /// recorded with it. Not to be nested.
+    pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
+        #[cfg(feature = "cuda")]
+        if let Place::Portable(device) = self
+            && device.is_cuda()
+            && let Ok(card) = crate::kernels::cuda::Card::of(device)
+        {
+            let _alone = card.alone();
+            return work();
+        }
+        work()
+    }
+
     /// Whether our kernels compute here.
     pub fn has_kernels(&self) -> bool {
         matches!(self, Place::Kernels)

@@ -24,10 +24,16 @@ pub struct Graphs<T> {
 enum Recorded<T> {
     /// Done once: the pool has the memory it needs.
     Warm,
-    Graph(CudaGraph, T),
+    Graph(Recording, T),
     /// It cannot be recorded.
     Refused,
 }
+
+/// A recording.
+struct Recording(CudaGraph);
+
+// SAFETY: the driver's graphs belong to no thread; whoever has one launches or drops it alone.
+unsafe impl Send for Recording {}
 
 impl<T> Default for Graphs<T> {
     fn default() -> Self {
@@ -58,7 +64,7 @@ impl<T> Graphs<T> {
         let pool = self.pool.clone();
         match self.recorded.get(&key) {
             Some(Recorded::Graph(graph, left)) => {
-                graph.launch().w()?;
+                graph.0.launch().w()?;
                 return read(left);
             }
             Some(Recorded::Warm) => {}
@@ -74,7 +80,7 @@ impl<T> Graphs<T> {
             self.recorded.insert(key, Recorded::Refused);
             return read(&card.with_pool(&pool, work)?);
         };
-        graph.launch().w()?;
+        graph.0.launch().w()?;
         let result = read(&left);
         self.recorded.insert(key, Recorded::Graph(graph, left));
         result
@@ -86,14 +92,14 @@ fn record<T, E>(
     card: &Card,
     pool: &Arc<Pool>,
     work: &mut impl FnMut() -> std::result::Result<T, E>,
-) -> Option<(CudaGraph, T)> {
+) -> Option<(Recording, T)> {
     begin(card).ok()?;
     pool.close(true);
     let left = card.with_pool(pool, work);
     pool.close(false);
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = card.stream.end_capture(flags);
-    Some((graph.ok()??, left.ok()?))
+    Some((Recording(graph.ok()??), left.ok()?))
 }
 
 fn begin(card: &Card) -> Result<()> {

@@ -1,0 +1,43 @@
+//! Steps that are computed over and over: on a card recorded and repeated, elsewhere computed anew.
+
+use std::sync::Arc;
+
+use super::hidden::Hidden;
+use super::place::Place;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Card, Graphs};
+
+/// Recordings of steps by their keys.
+#[derive(Debug, Default)]
+pub struct Recordings {
+    #[cfg(feature = "cuda")]
+    graphs: Graphs<Arc<Hidden>>,
+}
+
+impl Recordings {
+    /// Forgets all, as something that the steps read lies elsewhere now.
+    pub fn forget(&mut self) {
+        *self = Recordings::default();
+    }
+
+    /// What `step` gives at a place. Steps of one key read and write the same memory.
+    ///
+    /// # Errors
+    /// What `step` returns, or a card reports.
+    pub fn run<E: From<candle_core::Error>>(
+        &mut self,
+        place: &Place,
+        key: usize,
+        step: impl FnMut() -> Result<Hidden, E>,
+    ) -> Result<Arc<Hidden>, E> {
+        let mut step = step;
+        #[cfg(feature = "cuda")]
+        if place.device().is_cuda() && super::way() == super::Way::Kernel {
+            let card = Card::of(place.device())?;
+            let work = || step().map(Arc::new);
+            return self.graphs.run(&card, key, work, |hidden| Ok(hidden.clone()));
+        }
+        let (_, _) = (place, key);
+        step().map(Arc::new)
+    }
+}
