@@ -89,6 +89,58 @@ def test_devices_that_are_not_there():
     model(token_arrays())
 
 
+def test_what_there_is():
+    first, *others = bart_fast.devices()
+    assert first.device == "cpu" and first.name
+    assert 0 < first.free <= first.memory or not Path("/proc/meminfo").exists()
+    assert all(card.device.startswith("cuda:") for card in others)
+
+
+# A core for cards: the plain one under another name, and what can be wrong with it.
+FAKE = """
+def load_core():
+    {how}
+"""
+WRONG = {
+    "raise ImportError('there is no driver of NVIDIA\\'s')": "there is no driver of NVIDIA's",
+    "import no_such_library": "No module named 'no_such_library'",
+    "import types; return types.SimpleNamespace(__version__='0.0.1')": "0.0.1 does not fit",
+}
+
+
+@pytest.mark.parametrize(("how", "why"), WRONG.items())
+def test_a_package_for_cards_that_cannot_be_used(how, why, tmp_path):
+    (tmp_path / "bart_fast_cuda.py").write_text(FAKE.format(how=how))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import bart_fast\n"
+        "backbone = bart_fast.BartBackbone(9, 1, 1, 8, 8)\n"
+        "print(backbone.device)\n"
+        "try:\n    backbone.to('cuda')\nexcept ValueError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    device, message = done.stdout.split("\n", 1)
+    assert device == "cpu"
+    assert why in message and "`device`: 'cuda' cannot be used" in message and "hint: " in message
+
+
+def test_a_package_for_cards_that_can_be_used(tmp_path):
+    """It takes the place of the plain core, whoever imports it."""
+    how = "from bart_fast import _core; _core.marked = True; return _core"
+    (tmp_path / "bart_fast_cuda.py").write_text(FAKE.format(how=how))
+    code = (
+        "import bart_fast, sys; from bart_fast import _core; "
+        "from bart_fast._runtime import core, cuda_problem; "
+        "assert core is _core is sys.modules['bart_fast._core'] and _core.marked; "
+        "assert cuda_problem is None"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def test_goldens_as_a_card_computes_them(shared):
     """All of them once more, by candle's own operations on tensors as a card has them."""
     shared("golden/keras_tiny")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         samplers,
         tokenizers,
     )
+    from bart_fast._devices import Device, devices
     from bart_fast._random import set_random_seed
     from bart_fast._threads import get_num_threads, set_num_threads
     from bart_fast.models import (
@@ -65,6 +66,7 @@ __all__ = [
     "BeamSampler",
     "ContrastiveSampler",
     "CrossAttentionOutput",
+    "Device",
     "GenerateOutput",
     "GreedySampler",
     "PresetSampler",
@@ -81,6 +83,7 @@ __all__ = [
     "UnigramTokenizer",
     "__version__",
     "callbacks",
+    "devices",
     "get_num_threads",
     "losses",
     "metrics",
@@ -123,6 +126,7 @@ _HOMES = {
         "TopKSampler",
         "TopPSampler",
     ),
+    "_devices": ("Device", "devices"),
     "_random": ("set_random_seed",),
     "_threads": ("get_num_threads", "set_num_threads"),
 }

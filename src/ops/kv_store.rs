@@ -30,7 +30,7 @@ enum Entries {
     Portable(Vec<Option<(Tensor, Tensor)>>),
     /// In the layout that kernels of a card read.
     #[cfg(feature = "cuda")]
-    Card(CardCache),
+    Card(Box<CardCache>),
 }
 
 impl KvStore {
@@ -47,7 +47,7 @@ impl KvStore {
     ) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Some(entries) = on_card(place, heads, format, capacities)? {
-            return Ok(KvStore { heads, format, entries: Entries::Card(entries) });
+            return Ok(KvStore { heads, format, entries: Entries::Card(Box::new(entries)) });
         }
         let entries = match way() {
             Way::Kernel if place.has_kernels() => {

@@ -96,6 +96,37 @@ pub fn with_values<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> R) -> Result
     Ok(work(&values(tensor)?))
 }
 
+/// A device that models can be on.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its name here, such as `cuda:0`.
+    pub device: String,
+    /// What its maker calls it.
+    pub name: String,
+    /// Its memory in bytes, and what of that is free; 0 if nobody says.
+    pub memory: [u64; 2],
+}
+
+/// The cards of this machine that this build computes on.
+///
+/// # Errors
+/// What the driver reports.
+pub fn cards() -> Result<Vec<Found>> {
+    #[cfg(feature = "cuda")]
+    {
+        let found = crate::kernels::cuda::descriptions()?.into_iter().enumerate();
+        Ok(found
+            .map(|(number, card)| Found {
+                device: format!("cuda:{number}"),
+                name: card.name,
+                memory: [card.memory, card.free],
+            })
+            .collect())
+    }
+    #[cfg(not(feature = "cuda"))]
+    Ok(Vec::new())
+}
+
 /// Cards in use. Tensors of one card work together only where they come from one of candle's devices.
 static CARDS: Mutex<BTreeMap<(String, usize), Device>> = Mutex::new(BTreeMap::new());
 

@@ -31,10 +31,19 @@ impl From<Error> for PyErr {
             | Error::Tokenizer(_) => PyValueError::new_err(error.to_string()),
             Error::Io { path, source } => io_error(path, source),
             Error::Memory { .. } => PyMemoryError::new_err(error.to_string()),
+            Error::Candle(error) if ran_out_of_memory(error) => PyMemoryError::new_err(
+                "the card has not the memory that this needs\n\
+                     hint: fewer or shorter texts at a time, or a smaller dtype",
+            ),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
             Error::Callback(_) | Error::Candle(_) => PyRuntimeError::new_err(error.to_string()),
         }
     }
+}
+
+/// Whether a card ran out of memory, as CUDA's driver says it.
+fn ran_out_of_memory(error: &candle_core::Error) -> bool {
+    error.to_string().contains("OUT_OF_MEMORY")
 }
 
 /// `FileNotFoundError` and its like, with `errno`, `strerror` and `filename` as Python sets them.
@@ -91,6 +100,12 @@ mod tests {
                 Error::io("f", io::Error::new(ErrorKind::UnexpectedEof, "cut off")),
                 "OSError",
                 "f: cut off",
+            ),
+            (
+                Error::Candle(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())),
+                "MemoryError",
+                "the card has not the memory that this needs\n\
+                 hint: fewer or shorter texts at a time, or a smaller dtype",
             ),
             (
                 Error::check_room("a model", u64::MAX).unwrap_err(),

@@ -37,7 +37,7 @@ mod _core {
     use super::optimizer::PyOptimizer;
     #[pymodule_export]
     use super::runtime::{
-        count_parameters, get_num_threads, has_classification_head, has_separate_embeddings,
+        cards, count_parameters, get_num_threads, has_classification_head, has_separate_embeddings,
         measure_limits, parse_hf_config, runtime_info, set_num_threads, set_portable,
     };
     #[pymodule_export]

@@ -11,7 +11,7 @@ use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::kernels::team::MOST_THREADS;
 use crate::kernels::{isa, limits, team};
-use crate::ops::{self, Way};
+use crate::ops::{self, Way, place};
 use crate::weights::checkpoint;
 
 /// Sets how many threads compute, from now on.
@@ -98,6 +98,17 @@ pub fn runtime_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("threads", team::num_threads())?;
     info.set_item("portable", ops::way() == Way::Portable)?;
     Ok(info)
+}
+
+/// The cards that models can be on: name here, maker's name, memory and what is free of it in bytes.
+#[pyfunction]
+pub fn cards(py: Python<'_>) -> PyResult<Vec<(String, String, u64, u64)>> {
+    let found = enter(py, || Ok(place::cards()?))?;
+    let tuple = |card: place::Found| {
+        let [memory, free] = card.memory;
+        (card.device, card.name, memory, free)
+    };
+    Ok(found.into_iter().map(tuple).collect())
 }
 
 /// How often each limit is measured; the best counts.

@@ -74,7 +74,7 @@ class Backbone(FreezingMixin, LoraMixin):
                 means.
             device: str, or a `torch.device`. "cpu", or a card such as "cuda", "cuda:1" or "metal"
                 (`docs/devices.md`). Defaults to `None`: what the environment variable
-                `BART_FAST_DEVICE` says, else the CPU.
+                `BART_FAST_DEVICE` says, else a card that is there and free, else the CPU.
             **kwargs: constructor arguments that override those of the preset.
 
         Raises:

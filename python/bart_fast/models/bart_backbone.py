@@ -69,7 +69,7 @@ class BartBackbone(Backbone):
             needed. Defaults to `None`.
         device: str, or a `torch.device`. "cpu", or a card such as "cuda", "cuda:1" or "metal"
             (`docs/devices.md`). Defaults to `None`: what the environment variable
-            `BART_FAST_DEVICE` says, else the CPU.
+            `BART_FAST_DEVICE` says, else a card that is there and free, else the CPU.
 
     Call arguments:
         x: dict of four arrays, [batch, length] each: `encoder_token_ids`, `encoder_padding_mask`,

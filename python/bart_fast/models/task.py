@@ -99,7 +99,7 @@ class Task:
                 means.
             device: str, or a `torch.device`. "cpu", or a card such as "cuda", "cuda:1" or "metal"
                 (`docs/devices.md`). Defaults to `None`: what the environment variable
-                `BART_FAST_DEVICE` says, else the CPU.
+                `BART_FAST_DEVICE` says, else a card that is there and free, else the CPU.
             **kwargs: constructor arguments, such as `preprocessor=None`; others, such as
                 `dropout`, override those of the backbone.
 
