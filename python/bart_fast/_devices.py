@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bart_fast import _core, _runtime
@@ -32,7 +33,7 @@ class Device(NamedTuple):
 def devices() -> list[Device]:
     """The devices of this machine that models can be on, the CPU first.
 
-    Cards of NVIDIA's are among them where the package `bart-fast-cuda` is installed and their driver
+    Cards of NVIDIA's are among them where the package `bart-fast-cuda` is installed and a driver
     answers. `docs/devices.md` says more.
     """
     return [_cpu(), *(Device(*card) for card in _core.cards())]
@@ -40,13 +41,13 @@ def devices() -> list[Device]:
 
 def _cpu() -> Device:
     facts = {}
-    for path, separator in (("/proc/cpuinfo", ":"), ("/proc/meminfo", ":")):
+    for path in ("/proc/cpuinfo", "/proc/meminfo"):
         try:
-            with open(path, encoding="utf-8") as file:
-                lines = [line.partition(separator) for line in file]
+            text = Path(path).read_text(encoding="utf-8")
         except OSError:
             continue
-        facts.update({key.strip(): value.strip() for key, _, value in lines})
+        parts = (line.partition(":") for line in text.splitlines())
+        facts.update({key.strip(): value.strip() for key, _, value in parts})
 
     def memory(key: str) -> int:
         return 1024 * int(facts.get(key, "0 kB").split()[0])
