@@ -20,6 +20,10 @@ build-dev: ## build the extension, optimised, and install it into the active env
 build: ## build the wheel, into target/wheels
 	maturin build --release
 
+.PHONY: cuda-wheel
+cuda-wheel: ## build the wheel bart-fast-cuda, into target/cuda-wheel; see docs/devices.md
+	cuda/build-wheel.sh
+
 .PHONY: lint
 lint: ## formatting and lints, warnings as errors
 	cargo fmt --check

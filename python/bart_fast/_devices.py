@@ -57,8 +57,8 @@ def _cpu() -> Device:
 
 
 def check_device(device: Any) -> str:
-    """The name of a device as the core takes it. `None` is what `BART_FAST_DEVICE` says, else a card
-    that is there and free, else the CPU.
+    """The name of a device as the core takes it. `None` is what `BART_FAST_DEVICE` says, else a
+    card that is there and free, else the CPU.
 
     Args:
         device: `None`, a name such as "cpu", "cuda" or "cuda:1", or a `torch.device`.

@@ -174,8 +174,8 @@ class Task:
         return self.backbone.device
 
     def to(self, device: Any) -> "Task":
-        """Moves the model to a device: see `BartBackbone.to()`. The optimizer's state and the head of
-        a classifier stay on the CPU.
+        """Moves the model to a device: see `BartBackbone.to()`. The optimizer's state and a
+        classifier's head stay on the CPU.
 
         Args:
             device: str, or a `torch.device`: "cpu", or a card such as "cuda", "cuda:1" or "metal".
