@@ -31,6 +31,7 @@ cc -shared -o "$links/libcuda.so" -xc /dev/null
 export CUDA_HOME="$home" CUDA_PATH="$home" PATH="$home/bin:$PATH"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}"
 export LIBRARY_PATH="$links:$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
-$tools/bin/maturin build --release --manifest-path Cargo.toml --target-dir target/cuda \
-    --out $wheels -m cuda/pyproject.toml
-ls -l $wheels
+# maturin reads the project file of the folder that it runs in.
+cd cuda
+../$tools/bin/maturin build --release --locked --target-dir ../target/cuda --out ../$wheels
+ls -l ../$wheels

@@ -71,7 +71,7 @@ def test_training_is_the_same_there(dtype):
         losses[device] = [model.train_on_batch(x, y)[0] for _ in range(2)]
         model.backbone.enable_lora(2)
         losses[device] += [model.train_on_batch(x, y)[0] for _ in range(2)]
-    allowed = 1e-3 if dtype == "float32" else 0.05
+    allowed = 1e-3 if dtype == "float32" else 0.1
     np.testing.assert_allclose(losses["cpu"], losses["portable"], rtol=allowed)
 
 

@@ -163,7 +163,7 @@ def test_logits_of_every_precision(shared, keras_golden, preset, dtype, way):
     inputs, expected = part(keras_golden, "fwd_in"), keras_golden["fwd_out/logits"]
     logits = model(inputs)
     assert np.abs(logits - expected).max() <= FROM_FLOAT32[dtype]
-    assert cosine(logits, expected) > 0.999
+    assert cosine(logits, expected) > (0.997 if dtype == "bfloat16" else 0.999)
 
 
 @pytest.mark.parametrize("dtype", FROM_FLOAT32)
