@@ -31,7 +31,7 @@ cc -shared -o "$links/libcuda.so" -xc /dev/null
 export CUDA_HOME="$home" CUDA_PATH="$home" PATH="$home/bin:$PATH"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}"
 export LIBRARY_PATH="$links:$home/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
-# maturin reads the project file of the folder that it runs in.
+# maturin reads the project file of the folder that it runs in. The libraries of NVIDIA stay where PyPI puts them.
 cd cuda
-../$tools/bin/maturin build --release --locked --target-dir ../target/cuda --out ../$wheels
+../$tools/bin/maturin build --release --locked --auditwheel skip --target-dir ../target/cuda --out ../$wheels
 ls -l ../$wheels

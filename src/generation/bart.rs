@@ -71,6 +71,8 @@ impl BartDecoder {
                 false => step().map(Arc::new),
             }
         })?;
+        // Here, since a recorded step does only what the card does.
+        cache.advance(places);
         self.hidden = Some(hidden);
         Ok(())
     }

@@ -272,8 +272,8 @@ impl BartModel {
         cache
     }
 
-    /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`. On a card the caller
-    /// has it [alone](Place::alone).
+    /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`, which has yet to
+    /// [count](DecoderCache::advance) them. On a card the caller has it [alone](Place::alone).
     pub fn decode_step(
         &self,
         rows: &Batch,

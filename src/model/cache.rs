@@ -115,7 +115,7 @@ impl DecoderCache {
     }
 
     /// Counts rows that every layer has now stored.
-    pub(super) fn advance(&mut self, rows: &CachedRows) {
+    pub fn advance(&mut self, rows: &CachedRows) {
         for row in &rows.target {
             self.lengths[row.slot] = row.length;
         }

@@ -151,7 +151,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Hidden states `[rows, width]` of new rows, which see what is cached of their sequences.
+    /// Hidden states `[rows, width]` of new rows, which see what is cached of their sequences, and are stored
+    /// there; the cache has yet to count them.
     pub fn step(
         &self,
         rows: &Batch,
@@ -164,7 +165,6 @@ impl Decoder {
             let mut attend = Cached { slots, cache, pass: &pass };
             x = DecoderLayer::forward(layer, &x, &mut attend, &pass)?;
         }
-        cache.advance(slots);
         self.layer_norm.forward(x, &pass)
     }
 

@@ -222,6 +222,7 @@ mod tests {
             cache.place([0], &mut rows);
             let row = Batch::single_rows([(token, place as u32)]);
             let hidden = model.decode_step(&row, &rows, &mut cache).unwrap();
+            cache.advance(&rows);
             let logits = model.logits(&hidden, &Pass::inference()).unwrap();
             logits.read(|logits| all.extend_from_slice(logits)).unwrap();
         }

@@ -86,10 +86,6 @@ extern "C" __global__ void __launch_bounds__(256) best_of_part(
     choose(here, nullptr, first, length, count, warp_scores, warp_ids,
            [&](int n, Candidate best) { candidates[place * count + n] = best; });
 }
-KERNEL(best_of_part,
-       (const float* scores, int stride, int limit, int part, int count, Candidate* candidates, float* sums,
-        unsigned* broken),
-       (scores, stride, limit, part, count, candidates, sums, broken))
 
 // The best `count` of a row's `parts * count` candidates, and the logarithm of the sum over the row.
 extern "C" __global__ void __launch_bounds__(256) best_of_row(
@@ -116,6 +112,3 @@ extern "C" __global__ void __launch_bounds__(256) best_of_row(
     choose(here, ids, 0, length, count, warp_scores, warp_ids,
            [&](int n, Candidate chosen) { best[blockIdx.x * count + n] = chosen; });
 }
-KERNEL(best_of_row,
-       (const Candidate* candidates, const float* sums, int parts, int count, Candidate* best, float* log_sums),
-       (candidates, sums, parts, count, best, log_sums))

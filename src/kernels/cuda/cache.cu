@@ -98,28 +98,16 @@ __device__ __forceinline__ void reorder(
         type* values) {                                                                                \
         store<type>(k, v, rows, capacity, width, keys, values);                                        \
     }                                                                                                  \
-    KERNEL(store_##name,                                                                               \
-           (const float* k, const float* v, const Row* rows, int capacity, int width, type* keys,      \
-            type* values),                                                                             \
-           (k, v, rows, capacity, width, keys, values))                                                \
     extern "C" __global__ void __launch_bounds__(256) attend_##name(                                   \
         const float* q, const type* keys, const type* values, const Row* rows, int capacity,           \
         int heads, int head_width, float scale, float* out) {                                          \
         attend<type>(q, keys, values, rows, capacity, heads, head_width, scale, out);                  \
     }                                                                                                  \
-    KERNEL(attend_##name,                                                                              \
-           (const float* q, const type* keys, const type* values, const Row* rows, int capacity,       \
-            int heads, int head_width, float scale, float* out),                                       \
-           (q, keys, values, rows, capacity, heads, head_width, scale, out))                           \
     extern "C" __global__ void __launch_bounds__(256) reorder_##name(                                  \
         const type* from, type* to, const unsigned* destination, const unsigned* origin,               \
         const unsigned* lengths, int capacity, int width) {                                            \
         reorder<type>(from, to, destination, origin, lengths, capacity, width);                        \
-    }                                                                                                  \
-    KERNEL(reorder_##name,                                                                             \
-           (const type* from, type* to, const unsigned* destination, const unsigned* origin,           \
-            const unsigned* lengths, int capacity, int width),                                         \
-           (from, to, destination, origin, lengths, capacity, width))
+    }
 
 CACHE(float, float32)
 CACHE(float16, float16)

@@ -77,10 +77,7 @@ __device__ __forceinline__ void linear_few(
     extern "C" __global__ void __launch_bounds__(128) linear_##name##_##count(                         \
         const float* x, int rows, int inputs, Layers layers, int with_gelu) {                          \
         linear_few<type, count, outputs>(x, rows, inputs, layers, with_gelu);                          \
-    }                                                                                                  \
-    KERNEL(linear_##name##_##count,                                                                    \
-           (const float* x, int rows, int inputs, Layers layers, int with_gelu),                       \
-           (x, rows, inputs, layers, with_gelu))
+    }
 
 #define LINEAR_OF(type, name) \
     LINEAR(type, name, 1, 1)  \

@@ -33,9 +33,6 @@ extern "C" __global__ void __launch_bounds__(256) add_norm(
     }
     norm_row(row, width, gamma, beta, out + start, shared);
 }
-KERNEL(add_norm,
-       (const float* x, const float* residual, int width, const float* gamma, const float* beta, float* out),
-       (x, residual, width, gamma, beta, out))
 
 // out = scale * table[tokens[row]] + positions[places[row]]
 template <typename T>
@@ -53,11 +50,7 @@ __device__ __forceinline__ void embed(
         const type* table, const float* positions, const unsigned* tokens, const unsigned* places,     \
         float scale, int width, float* out) {                                                          \
         embed<type>(table, positions, tokens, places, scale, width, out);                              \
-    }                                                                                                  \
-    KERNEL(embed_##name,                                                                               \
-           (const type* table, const float* positions, const unsigned* tokens, const unsigned* places, \
-            float scale, int width, float* out),                                                       \
-           (table, positions, tokens, places, scale, width, out))
+    }
 
 EMBED(float, float32)
 EMBED(float16, float16)

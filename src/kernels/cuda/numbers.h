@@ -6,7 +6,6 @@
 #else
 #include <cstdint>
 #define DYNAMIC_SHARED(name) extern __shared__ float name[]
-#define KERNEL(name, parameters, arguments)
 #endif
 
 constexpr unsigned ALL_LANES = 0xffffffffu;

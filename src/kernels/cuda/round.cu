@@ -11,8 +11,7 @@ __device__ __forceinline__ void narrow_all(const float* x, T* y, int count) {
 #define NARROW(type, name)                                                                             \
     extern "C" __global__ void __launch_bounds__(256) narrow_##name(const float* x, type* y, int count) { \
         narrow_all<type>(x, y, count);                                                                 \
-    }                                                                                                  \
-    KERNEL(narrow_##name, (const float* x, type* y, int count), (x, y, count))
+    }
 
 NARROW(float16, float16)
 NARROW(bfloat16, bfloat16)
@@ -31,4 +30,3 @@ extern "C" __global__ void __launch_bounds__(256) add_bias(
         row[i] = with_gelu ? gelu_of(value) : value;
     }
 }
-KERNEL(add_bias, (float* y, const float* bias, int outputs, int with_gelu), (y, bias, outputs, with_gelu))
