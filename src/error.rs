@@ -95,6 +95,12 @@ impl Error {
     }
 }
 
+/// What an error of the tensor library says, without the backtrace that it may bring along.
+pub fn without_backtrace(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.split("\n   0: ").next().unwrap_or_default().to_string()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,7 +115,7 @@ impl fmt::Display for Error {
             }
             Error::Interrupted => f.write_str("interrupted"),
             Error::Callback(error) => write!(f, "{error}"),
-            Error::Candle(error) => write!(f, "{error}"),
+            Error::Candle(error) => write!(f, "{}", without_backtrace(error)),
         }
     }
 }

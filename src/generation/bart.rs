@@ -60,14 +60,12 @@ impl BartDecoder {
         self.hidden = None;
         let BartDecoder { model, rows, places, recordings, .. } = self;
         let hidden = model.place().alone(|| {
-            if places.bring_to(model.place(), rows)? {
+            if places.bring_to(model.place(), rows, cache)? {
                 recordings.forget();
             }
-            // A card keeps slots in one of two places, and goes to the other when they are moved.
-            let key = 2 * rows.rows() + cache.moves() % 2;
             let mut step = || model.decode_step(rows, places, cache);
             match further {
-                true => recordings.run(model.place(), key, step),
+                true => recordings.run(model.place(), rows.rows(), step),
                 false => step().map(Arc::new),
             }
         })?;
@@ -167,7 +165,7 @@ impl StepModel for BartDecoder {
 
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
         if let Some(cache) = &mut self.cache {
-            self.model.place().alone(|| cache.reorder(moves))?;
+            cache.reorder(moves);
         }
         Ok(())
     }

@@ -1,8 +1,6 @@
 //! What decoding remembers: keys and values of every token fed so far, by slot and layer, and of
 //! every source. Owns layout, growth and reordering.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::batch::Batch;
 use crate::config::BartConfig;
 use crate::error::Result;
@@ -11,7 +9,7 @@ use crate::ops::for_each;
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
 use crate::ops::place::Place;
-use crate::ops::step_inputs::{StepInputs, StepRows};
+use crate::ops::step_inputs::{Origins, StepInputs, StepRows};
 use crate::ops::weight::HalfFormat;
 
 /// Caches of one generation. A slot holds the history of one live sequence; several slots (beams)
@@ -24,8 +22,8 @@ pub struct DecoderCache {
     lengths_before: Vec<usize>,
     slot_sources: Vec<usize>,
     source_lengths: Vec<usize>,
-    /// How often slots were moved.
-    moves: usize,
+    /// Where the entries of targets are, on a card.
+    origins: Option<Origins>,
 }
 
 /// The caches of one layer.
@@ -50,10 +48,11 @@ impl CachedRows {
     ///
     /// # Errors
     /// What the device reports.
-    pub fn bring_to(&mut self, place: &Place, rows: &Batch) -> Result<bool> {
+    pub fn bring_to(&mut self, place: &Place, rows: &Batch, cache: &DecoderCache) -> Result<bool> {
+        let Some(origins) = &cache.origins else { return Ok(false) };
         let (tokens, positions) = (rows.tokens(), rows.positions());
-        let rows = StepRows { tokens, positions, target: &self.target, source: &self.source };
-        Ok(self.inputs.set(place, rows)?)
+        let (target, source) = (&self.target, &self.source);
+        Ok(self.inputs.set(place, StepRows { tokens, positions, target, source, origins })?)
     }
 
     /// What was brought.
@@ -85,19 +84,17 @@ impl DecoderCache {
                 source: KvStore::new(place, heads, format, &source_lengths)?,
             })
         };
+        let layers = (0..config.decoder_layers).map(layer).collect::<Result<Vec<_>>>()?;
+        let stay = layers.iter().any(|layer: &LayerCache| layer.target.entries_stay());
+        let capacity = slot_capacities.iter().copied().max().unwrap_or(0);
         Ok(DecoderCache {
-            layers: (0..config.decoder_layers).map(layer).collect::<Result<_>>()?,
+            layers,
             lengths: vec![0; slot_capacities.len()],
             lengths_before: Vec::new(),
+            origins: stay.then(|| Origins::new(slot_capacities.len(), capacity)),
             slot_sources,
             source_lengths,
-            moves: 0,
         })
-    }
-
-    /// How often slots were moved: where a card keeps them changes with each time.
-    pub fn moves(&self) -> usize {
-        self.moves
     }
 
     /// Leaves in `places` those of new rows, given the slot of each (in order; a slot may take several).
@@ -119,6 +116,9 @@ impl DecoderCache {
         for row in &rows.target {
             self.lengths[row.slot] = row.length;
         }
+        if let Some(origins) = &mut self.origins {
+            origins.store(&rows.target);
+        }
     }
 
     pub(super) fn layers_mut(&mut self) -> impl Iterator<Item = &mut LayerCache> {
@@ -131,28 +131,18 @@ impl DecoderCache {
     }
 
     /// For each (destination, origin): the destination continues the origin's history, all at once.
-    ///
-    /// # Errors
-    /// What a card reports.
-    pub fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
-        let DecoderCache { layers, lengths, lengths_before: before, .. } = self;
+    pub fn reorder(&mut self, moves: &[(usize, usize)]) {
+        let DecoderCache { layers, lengths, lengths_before: before, origins, .. } = self;
         before.clone_from(lengths);
         if moves.iter().any(|(destination, origin)| destination != origin) {
-            let failed = Mutex::new(None);
-            for_each(layers, |layer| {
-                if let Err(error) = layer.target.reorder(moves, before) {
-                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                }
-            });
-            self.moves += 1;
-            if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                return Err(error.into());
+            match origins {
+                Some(origins) => origins.reorder(moves),
+                None => for_each(layers, |layer| layer.target.reorder(moves, before)),
             }
         }
         for &(destination, origin) in moves {
             lengths[destination] = before[origin];
         }
-        Ok(())
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) fn embed(
     else {
         return Ok(None);
     };
-    let mut out = card.rows(inputs.tokens().count(), table.columns())?;
+    let mut out = card.rows(inputs.tokens().count, table.columns())?;
     let ids = [inputs.tokens(), inputs.positions()];
     card.embed([stored, positions], ids, scale, &mut out)?;
     Ok(Some(Hidden::of_card(out)))

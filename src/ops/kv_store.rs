@@ -9,7 +9,7 @@ use super::step_inputs::StepInputs;
 use super::weight::HalfFormat;
 use super::{Way, round, way};
 #[cfg(feature = "cuda")]
-use crate::kernels::cuda::{Card, CardCache, CardNumbers, pairs};
+use crate::kernels::cuda::{Card, CardCache, CardNumbers, Numbers, pairs};
 use crate::kernels::kv_cache::{KvCache, Step};
 
 pub use crate::kernels::kv_cache::CachedRow;
@@ -71,8 +71,8 @@ impl KvStore {
             }
             #[cfg(feature = "cuda")]
             Entries::Card(cache) => {
-                let places = CardNumbers::new(cache.card(), &pairs(rows))?;
-                append_on_card(cache, k, v, &places)
+                let places = CardNumbers::new(cache.card(), &pairs(rows), 0)?;
+                append_on_card(cache, k, v, (places.all(), None))
             }
         }
     }
@@ -82,10 +82,10 @@ impl KvStore {
         match &self.entries {
             #[cfg(feature = "cuda")]
             Entries::Card(cache) => match _inputs.on_card() {
-                Some(inputs) => attend_on_card(cache, self.heads, q, inputs.source()),
+                Some(inputs) => attend_on_card(cache, self.heads, q, (inputs.source(), None)),
                 None => {
-                    let places = CardNumbers::new(cache.card(), &pairs(rows))?;
-                    attend_on_card(cache, self.heads, q, &places)
+                    let places = CardNumbers::new(cache.card(), &pairs(rows), 0)?;
+                    attend_on_card(cache, self.heads, q, (places.all(), None))
                 }
             },
             Entries::Kernel(cache) => q.read(|floats| {
@@ -108,8 +108,9 @@ impl KvStore {
     ) -> Result<Hidden> {
         #[cfg(feature = "cuda")]
         if let (Entries::Card(cache), Some(inputs)) = (&mut self.entries, inputs.on_card()) {
-            append_on_card(cache, k, v, inputs.target())?;
-            return attend_on_card(cache, self.heads, q, inputs.target());
+            let places = (inputs.target(), Some(inputs.origins()));
+            append_on_card(cache, k, v, places)?;
+            return attend_on_card(cache, self.heads, q, places);
         }
         let Entries::Kernel(cache) = &mut self.entries else {
             self.append(k, v, rows)?;
@@ -129,14 +130,12 @@ impl KvStore {
     }
 
     /// For each (destination, origin): the destination continues the origin's history, of which
-    /// `lengths[origin]` entries count; all at once.
-    ///
-    /// # Errors
-    /// What a card reports.
-    pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) -> Result<()> {
+    /// `lengths[origin]` entries count; all at once. Not where [`Origins`](super::step_inputs::Origins) say
+    /// whose they are.
+    pub fn reorder(&mut self, moves: &[(usize, usize)], lengths: &[usize]) {
         match &mut self.entries {
             #[cfg(feature = "cuda")]
-            Entries::Card(cache) => cache.reorder(moves, lengths)?,
+            Entries::Card(_) => unreachable!("entries on a card stay where they are"),
             Entries::Kernel(cache) => cache.reorder(moves, lengths),
             Entries::Portable(slots) => {
                 let origins: Vec<_> =
@@ -146,7 +145,15 @@ impl KvStore {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Whether entries stay where they are when slots continue each other's histories.
+    pub fn entries_stay(&self) -> bool {
+        match &self.entries {
+            #[cfg(feature = "cuda")]
+            Entries::Card(_) => true,
+            Entries::Kernel(_) | Entries::Portable(_) => false,
+        }
     }
 }
 
@@ -173,12 +180,12 @@ fn append_on_card(
     cache: &mut CardCache,
     k: &Hidden,
     v: &Hidden,
-    places: &CardNumbers,
+    (places, origins): (Numbers, Option<Numbers>),
 ) -> Result<()> {
     let (Some(k), Some(v)) = (k.on_card()?, v.on_card()?) else {
         candle_core::bail!("keys and values are not on the card of their cache");
     };
-    cache.append(&k, &v, places)
+    cache.append(&k, &v, places, origins)
 }
 
 #[cfg(feature = "cuda")]
@@ -186,13 +193,13 @@ fn attend_on_card(
     cache: &CardCache,
     heads: Heads,
     q: &Hidden,
-    places: &CardNumbers,
+    (places, origins): (Numbers, Option<Numbers>),
 ) -> Result<Hidden> {
     let Some(q) = q.on_card()? else {
         candle_core::bail!("queries are not on the card of their cache");
     };
     let mut out = q.card().rows(q.rows(), q.width())?;
-    cache.attend(&q, heads.scale(), places, &mut out)?;
+    cache.attend(&q, heads.scale(), places, origins, &mut out)?;
     Ok(Hidden::of_card(out))
 }
 
@@ -287,7 +294,7 @@ mod tests {
             let rows = [1, 0].map(|slot| CachedRow { slot, length: lengths[slot] });
             let [k, v, q] = [0, 1, 2].map(|i| rows_of(2, seed + i));
             outputs.extend(read(store.step(&q, &k, &v, &rows, &inputs).unwrap()));
-            store.reorder(&[(0, 1), (1, 0)], &lengths).unwrap();
+            store.reorder(&[(0, 1), (1, 0)], &lengths);
             lengths.swap(0, 1);
         }
         outputs

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::with_floats;
-use crate::error::Error;
+use crate::error::{Error, without_backtrace};
 
 /// Where tensors are.
 #[derive(Debug, Clone, Default)]
@@ -107,15 +107,17 @@ pub struct Found {
     pub memory: [u64; 2],
 }
 
-/// The cards of this machine that this build computes on.
+/// The cards of this machine that this build computes on, but for those that are too old.
 ///
 /// # Errors
 /// What the driver reports.
 pub fn cards() -> Result<Vec<Found>> {
     #[cfg(feature = "cuda")]
     {
-        let found = crate::kernels::cuda::descriptions()?.into_iter().enumerate();
+        use crate::kernels::cuda::{NEEDED, descriptions};
+        let found = descriptions()?.into_iter().enumerate();
         Ok(found
+            .filter(|(_, card)| card.capability >= NEEDED)
             .map(|(number, card)| Found {
                 device: format!("cuda:{number}"),
                 name: card.name,
@@ -138,7 +140,7 @@ fn card(name: &str, kind: &str, number: usize) -> crate::error::Result<Place> {
         return Ok(Place::Portable(device.clone()));
     }
     let opened = match kind {
-        "cuda" => Device::new_cuda_with_stream(number),
+        "cuda" => check_cuda(number).and_then(|()| Device::new_cuda_with_stream(number)),
         _ => Device::new_metal(number),
     };
     let why = match opened {
@@ -152,9 +154,30 @@ fn card(name: &str, kind: &str, number: usize) -> crate::error::Result<Place> {
         Err(NotCompiledWithMetalSupport) => {
             "needs a build with the feature `metal`, on a Mac".to_string()
         }
-        Err(error) => format!("cannot be used: {error}"),
+        Err(error) => format!("cannot be used: {}", without_backtrace(&error)),
     };
     Err(Error::argument("device", format!("{name:?} {why}\nhint: device=\"cpu\" is always there")))
+}
+
+/// Whether there is a card of this number that the kernels are compiled for.
+#[cfg(feature = "cuda")]
+fn check_cuda(number: usize) -> Result<()> {
+    use crate::kernels::cuda::{NEEDED, descriptions};
+    let found = descriptions()?;
+    let Some(card) = found.get(number) else {
+        candle_core::bail!("there is no such card, this machine has {}", found.len())
+    };
+    if card.capability < NEEDED {
+        let ((major, minor), (most, least)) = (card.capability, NEEDED);
+        let name = &card.name;
+        candle_core::bail!("{name} has compute capability {major}.{minor}, {most}.{least} is needed")
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_cuda(_number: usize) -> Result<()> {
+    Err(candle_core::Error::NotCompiledWithCudaSupport)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use candle_core::Result;
 use super::kv_store::CachedRow;
 use super::place::Place;
 #[cfg(feature = "cuda")]
-use crate::kernels::cuda::{Card, CardNumbers, pairs};
+use crate::kernels::cuda::{Card, CardNumbers, Numbers, pairs};
 
 /// The inputs of a step; see above.
 #[derive(Debug, Default)]
@@ -26,6 +26,55 @@ pub struct StepRows<'a> {
     pub target: &'a [CachedRow],
     /// What they see of their sources.
     pub source: &'a [CachedRow],
+    /// Where the entries of their own sequences are.
+    pub origins: &'a Origins,
+}
+
+/// Which slot has each entry of a slot's history: on a card, where slots continue each other's histories, the
+/// entries stay where they were stored.
+#[derive(Debug, Default)]
+pub struct Origins {
+    slots: usize,
+    /// `[capacity, slots]`
+    of: Vec<u32>,
+    /// Entries of the longest history there ever was.
+    length: usize,
+    /// How often it changed other than by new entries, of which the card knows.
+    changes: usize,
+    /// Those before a change, for the memory they have.
+    before: Vec<u32>,
+}
+
+impl Origins {
+    /// Of slots whose histories are empty.
+    pub fn new(slots: usize, capacity: usize) -> Self {
+        Origins { slots, of: vec![0; slots * capacity], ..Self::default() }
+    }
+
+    /// Of all entries up to the last that is stored.
+    fn used(&self) -> &[u32] {
+        &self.of[..self.slots * self.length]
+    }
+
+    /// Counts rows that were stored: each is where its slot is.
+    pub fn store(&mut self, rows: &[CachedRow]) {
+        for row in rows {
+            self.of[(row.length - 1) * self.slots + row.slot] = row.slot as u32;
+            self.length = self.length.max(row.length);
+        }
+    }
+
+    /// For each (destination, origin): the destination continues the origin's history; all at once.
+    pub fn reorder(&mut self, moves: &[(usize, usize)]) {
+        for entry in self.of.chunks_exact_mut(self.slots.max(1)).take(self.length) {
+            self.before.clear();
+            self.before.extend_from_slice(entry);
+            for &(destination, origin) in moves {
+                entry[destination] = self.before[origin];
+            }
+        }
+        self.changes += 1;
+    }
 }
 
 impl StepInputs {
@@ -47,30 +96,43 @@ impl StepInputs {
 mod on_card {
     use std::sync::Arc;
 
-    use super::{Card, CardNumbers, Result, StepInputs, StepRows, pairs};
+    use super::{Card, CardNumbers, Numbers, Result, StepInputs, StepRows, pairs};
 
     /// The inputs on a card.
     #[derive(Debug)]
     pub struct OnCard {
         card: Arc<Card>,
-        /// Tokens, positions, places of the target and of the source.
-        numbers: [CardNumbers; 4],
+        rows: usize,
+        /// Tokens, positions, places of the target and of the source: six numbers a row.
+        numbers: CardNumbers,
+        origins: CardNumbers,
+        /// Which of their changes the card knows.
+        changes: usize,
     }
 
     impl StepInputs {
         pub(super) fn set_on_card(&mut self, card: Arc<Card>, rows: StepRows<'_>) -> Result<bool> {
-            let (target, source) = (pairs(rows.target), pairs(rows.source));
-            let all = [rows.tokens, rows.positions, &target, &source];
-            let Some(mine) = &mut self.on_card else {
-                let [a, b, c, d] = all.map(|values| CardNumbers::new(&card, values));
-                self.on_card = Some(OnCard { card, numbers: [a?, b?, c?, d?] });
+            let StepRows { tokens, positions, target, source, origins } = rows;
+            // In one copy.
+            let numbers = [tokens, positions, &pairs(target), &pairs(source)].concat();
+            let of = &origins.of;
+            let Some(mine) = self.on_card.as_mut().filter(|mine| mine.origins.all().count == of.len())
+            else {
+                self.on_card = Some(OnCard {
+                    rows: tokens.len(),
+                    numbers: CardNumbers::new(&card, &numbers, 0)?,
+                    origins: CardNumbers::new(&card, of, 0)?,
+                    changes: origins.changes,
+                    card,
+                });
                 return Ok(true);
             };
-            let mut moved = false;
-            for (numbers, values) in mine.numbers.iter_mut().zip(all) {
-                moved |= numbers.set(&card, values)?;
+            mine.rows = tokens.len();
+            if mine.changes != origins.changes {
+                mine.origins.replace(origins.used())?;
+                mine.changes = origins.changes;
             }
-            Ok(moved)
+            mine.numbers.set(&numbers)
         }
 
         /// The inputs on a card, if they are there.
@@ -86,23 +148,28 @@ mod on_card {
         }
 
         /// A token each.
-        pub fn tokens(&self) -> &CardNumbers {
-            &self.numbers[0]
+        pub fn tokens(&self) -> Numbers {
+            self.numbers.part(0, self.rows)
         }
 
         /// Their positions.
-        pub fn positions(&self) -> &CardNumbers {
-            &self.numbers[1]
+        pub fn positions(&self) -> Numbers {
+            self.numbers.part(self.rows, self.rows)
         }
 
         /// What they see of their own sequences.
-        pub fn target(&self) -> &CardNumbers {
-            &self.numbers[2]
+        pub fn target(&self) -> Numbers {
+            self.numbers.part(2 * self.rows, 2 * self.rows)
         }
 
         /// What they see of their sources.
-        pub fn source(&self) -> &CardNumbers {
-            &self.numbers[3]
+        pub fn source(&self) -> Numbers {
+            self.numbers.part(4 * self.rows, 2 * self.rows)
+        }
+
+        /// Where the entries of their own sequences are.
+        pub fn origins(&self) -> Numbers {
+            self.origins.all()
         }
     }
 }

@@ -3,7 +3,8 @@
 // It is stricter than a card where that finds mistakes: fresh and freed memory is not a number, memory has
 // guards at both ends, copies must stay in one allocation, and nothing but kernels may be recorded.
 //
-// EMULATED_CARDS, EMULATED_CARD_MEMORY (bytes) and EMULATED_CARD_CAPABILITY ("8.0") say what is there.
+// EMULATED_CARDS, EMULATED_CARD_MEMORY (bytes) and EMULATED_CARD_CAPABILITY ("8.0") say what is there. With
+// EMULATED_CARD_REPORT, a file, the process leaves there what was asked of the card.
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -57,10 +58,27 @@ Stream* stream_of(void* stream) {
     return stream ? static_cast<Stream*>(stream) : &ordinary;
 }
 
+// What was asked for.
+struct Counts {
+    size_t launches = 0, graphs = 0, recorded = 0, refused = 0;
+    size_t uploads = 0, downloads = 0, copies = 0, allocations = 0;
+
+    ~Counts() {
+        const char* path = std::getenv("EMULATED_CARD_REPORT");
+        std::FILE* file = path ? std::fopen(path, "a") : nullptr;
+        if (file == nullptr || launches + graphs == 0) return;
+        std::fprintf(file, "{\"launches\": %zu, \"graphs\": %zu, \"recorded\": %zu, \"refused\": %zu, ",
+                     launches, graphs, recorded, refused);
+        std::fprintf(file, "\"uploads\": %zu, \"downloads\": %zu, \"copies\": %zu, \"allocations\": %zu}\n",
+                     uploads, downloads, copies, allocations);
+        std::fclose(file);
+    }
+} counts;
+
 // What may not be recorded ends a recording.
 bool refuses(void* stream) {
     Stream* on = stream_of(stream);
-    if (on->records) on->failed = true;
+    if (on->records) on->failed = true, counts.refused++;
     return on->records;
 }
 
@@ -78,6 +96,7 @@ int allocate(emulated::Device* start, size_t bytes) {
     std::lock_guard lock(mutex);
     if (bytes == 0) return INVALID_VALUE;
     if (used + bytes > memory()) return OUT_OF_MEMORY;
+    counts.allocations++;
     void* whole = nullptr;
     if (posix_memalign(&whole, 256, bytes + 256 + GUARD) != 0) return OUT_OF_MEMORY;
     auto* memory = static_cast<unsigned char*>(whole) + 256;
@@ -109,6 +128,7 @@ int copy(void* to, const void* from, size_t bytes, void* stream, bool to_card, b
     bool fits = !to_card || emulated::is_live(reinterpret_cast<emulated::Device>(to), bytes);
     fits = fits && (!from_card || emulated::is_live(reinterpret_cast<emulated::Device>(from), bytes));
     if (!fits) emulated::fail("a copy leaves its memory");
+    (to_card ? from_card ? counts.copies : counts.uploads : counts.downloads)++;
     std::memmove(to, from, bytes);
     return SUCCESS;
 }
@@ -121,6 +141,7 @@ void enqueue(void* stream, std::function<void()> work) {
     std::lock_guard lock(mutex);
     Stream* on = stream_of(stream);
     if (on->records) return on->work.push_back(std::move(work));
+    counts.launches++;
     work();
     for (auto& [start, bytes] : live) check_guards(start, bytes);
 }
@@ -242,6 +263,7 @@ EXPORT int cuStreamEndCapture(Stream* stream, Graph** graph) {
     stream->records = false;
     *graph = nullptr;
     if (stream->failed) return CAPTURE_INVALIDATED;
+    counts.recorded++;
     return *graph = new Graph(std::move(stream->work)), SUCCESS;
 }
 EXPORT int cuGraphInstantiateWithFlags(Graph** made, Graph* graph, unsigned long long) {
@@ -249,7 +271,11 @@ EXPORT int cuGraphInstantiateWithFlags(Graph** made, Graph* graph, unsigned long
 }
 EXPORT int cuGraphLaunch(Graph* graph, void* stream) {
     std::lock_guard lock(mutex);
+    // One launch for all.
+    size_t before = counts.launches;
     for (auto& work : *graph) emulated::enqueue(stream, work);
+    counts.launches = before;
+    counts.graphs++;
     return SUCCESS;
 }
 EXPORT int cuGraphDestroy(Graph* graph) { return delete graph, SUCCESS; }

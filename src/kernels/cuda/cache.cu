@@ -1,4 +1,7 @@
 // Keys and values of tokens fed so far, [slots, capacity, heads * width], and attention to them.
+//
+// Where slots continue each other's histories (beams do), entries stay where they are: `origins
+// [capacity, slots]` says which slot has each entry of a slot's history; without it, it is that slot itself.
 #include "numbers.h"
 
 // A row of a step: its slot, and how many entries of it the row sees (its own is the last of them).
@@ -10,10 +13,12 @@ struct Row {
 // Stores the rows' keys and values as the last entry of what each row sees.
 template <typename T>
 __device__ __forceinline__ void store(
-    const float* k, const float* v, const Row* rows, int capacity, int width, T* keys, T* values) {
+    const float* k, const float* v, const Row* rows, int capacity, int width, T* keys, T* values,
+    unsigned* origins, int slots) {
     Row row = rows[blockIdx.x];
     size_t to = (static_cast<size_t>(row.slot) * capacity + row.length - 1) * width;
     size_t from = static_cast<size_t>(blockIdx.x) * width;
+    if (origins != nullptr && threadIdx.x == 0) origins[(row.length - 1) * slots + row.slot] = row.slot;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         keys[to + i] = narrow<T>(k[from + i]);
         values[to + i] = narrow<T>(v[from + i]);
@@ -26,7 +31,7 @@ __device__ __forceinline__ void store(
 template <typename T>
 __device__ __forceinline__ void attend(
     const float* q, const T* keys, const T* values, const Row* rows, int capacity, int heads,
-    int head_width, float scale, float* out) {
+    int head_width, float scale, const unsigned* origins, int slots, float* out) {
     DYNAMIC_SHARED(query);
     float* weights = query + head_width;
     float* shared = weights + capacity;
@@ -34,13 +39,16 @@ __device__ __forceinline__ void attend(
     Row row = rows[blockIdx.x];
     int head = blockIdx.y, width = heads * head_width, length = row.length;
     size_t here = static_cast<size_t>(blockIdx.x) * width + head * head_width;
-    size_t history = static_cast<size_t>(row.slot) * capacity * width + head * head_width;
+    auto entry = [&](int j) {
+        size_t slot = origins == nullptr ? row.slot : origins[j * slots + row.slot];
+        return (slot * capacity + j) * width + head * head_width;
+    };
     for (int i = threadIdx.x; i < head_width; i += blockDim.x) query[i] = q[here + i] * scale;
     __syncthreads();
     // A thread has whole keys: 8 neighbours at a time.
     float largest = -INFINITY;
     for (int j = threadIdx.x; j < length; j += blockDim.x) {
-        const T* key = keys + history + static_cast<size_t>(j) * width;
+        const T* key = keys + entry(j);
         float score = 0.0f;
         for (int i = 0; i < head_width; i += 8) {
             float part[8];
@@ -67,7 +75,7 @@ __device__ __forceinline__ void attend(
     float total = 0.0f;
     if (group < groups) {
         for (int j = group; j < length; j += groups) {
-            total = fmaf(weights[j], widen(values[history + static_cast<size_t>(j) * width + i]), total);
+            total = fmaf(weights[j], widen(values[entry(j) + i]), total);
         }
     }
     sums[threadIdx.x] = total;
@@ -78,35 +86,16 @@ __device__ __forceinline__ void attend(
     }
 }
 
-// Slot `destination[i]` gets what `origin[i]` holds, from one copy of the cache to another: a block a
-// move and an entry.
-template <typename T>
-__device__ __forceinline__ void reorder(
-    const T* from, T* to, const unsigned* destination, const unsigned* origin, const unsigned* lengths,
-    int capacity, int width) {
-    unsigned slot = origin[blockIdx.x];
-    for (unsigned entry = blockIdx.y; entry < lengths[slot]; entry += gridDim.y) {
-        size_t source = (static_cast<size_t>(slot) * capacity + entry) * width;
-        size_t target = (static_cast<size_t>(destination[blockIdx.x]) * capacity + entry) * width;
-        for (int i = threadIdx.x; i < width; i += blockDim.x) to[target + i] = from[source + i];
-    }
-}
-
 #define CACHE(type, name)                                                                              \
     extern "C" __global__ void __launch_bounds__(256) store_##name(                                    \
         const float* k, const float* v, const Row* rows, int capacity, int width, type* keys,          \
-        type* values) {                                                                                \
-        store<type>(k, v, rows, capacity, width, keys, values);                                        \
+        type* values, unsigned* origins, int slots) {                                                  \
+        store<type>(k, v, rows, capacity, width, keys, values, origins, slots);                        \
     }                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) attend_##name(                                   \
         const float* q, const type* keys, const type* values, const Row* rows, int capacity,           \
-        int heads, int head_width, float scale, float* out) {                                          \
-        attend<type>(q, keys, values, rows, capacity, heads, head_width, scale, out);                  \
-    }                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) reorder_##name(                                  \
-        const type* from, type* to, const unsigned* destination, const unsigned* origin,               \
-        const unsigned* lengths, int capacity, int width) {                                            \
-        reorder<type>(from, to, destination, origin, lengths, capacity, width);                        \
+        int heads, int head_width, float scale, const unsigned* origins, int slots, float* out) {      \
+        attend<type>(q, keys, values, rows, capacity, heads, head_width, scale, origins, slots, out);  \
     }
 
 CACHE(float, float32)

@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaStorage, Layout, Result};
 use half::{bf16, f16};
 
-use super::{Card, CardNumbers, CardRows};
+use super::{Card, CardRows, Numbers};
 
 /// Threads of a warp.
 pub(super) const WARP: usize = 32;
@@ -345,19 +345,19 @@ impl Card {
     pub fn embed(
         &self,
         [table, positions]: [Weight; 2],
-        [tokens, places]: [&CardNumbers; 2],
+        [tokens, places]: [Numbers; 2],
         scale: f32,
         out: &mut CardRows,
     ) -> Result<()> {
         let (rows, width) = (out.rows(), out.width());
-        assert!(tokens.count() == rows && places.count() == rows, "another number of tokens");
+        assert!(tokens.count == rows && places.count == rows, "another number of tokens");
         assert!(table.len.is_multiple_of(width) && positions.len.is_multiple_of(width), "tables");
         assert!(positions.is_float32(), "positions");
         let arguments = [
             Argument::Pointer(table.start),
             Argument::Pointer(positions.start),
-            Argument::Pointer(tokens.pointer(self)),
-            Argument::Pointer(places.pointer(self)),
+            Argument::Pointer(tokens.start),
+            Argument::Pointer(places.start),
             Argument::Float(scale),
             Argument::Int(width as i32),
             Argument::Pointer(out.pointer()),

@@ -172,20 +172,30 @@ impl Drop for CardRows {
 /// Whole numbers on a card that change from step to step, where kernels find them each time.
 #[derive(Debug)]
 pub struct CardNumbers {
+    card: Arc<Card>,
     numbers: CudaSlice<u32>,
     count: usize,
 }
 
+/// Some of a card's whole numbers, for as long as these lie there.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    pub(super) start: CUdeviceptr,
+    /// How many.
+    pub count: usize,
+}
+
 impl CardNumbers {
-    /// A copy of `values`.
+    /// A copy of `values`, with room for `room` of them at least.
     ///
     /// # Errors
     /// What the driver reports.
-    pub fn new(card: &Card, values: &[u32]) -> Result<Self> {
+    pub fn new(card: &Arc<Card>, values: &[u32], room: usize) -> Result<Self> {
         // Room for a few more, so that they seldom move.
-        let room = values.len().next_power_of_two().max(32);
-        let mut numbers = CardNumbers { numbers: card.device.alloc_zeros::<u32>(room)?, count: 0 };
-        numbers.set(card, values)?;
+        let room = values.len().next_power_of_two().max(room).max(32);
+        let numbers = card.device.alloc_zeros::<u32>(room)?;
+        let mut numbers = CardNumbers { card: card.clone(), numbers, count: 0 };
+        numbers.set(values)?;
         Ok(numbers)
     }
 
@@ -193,25 +203,40 @@ impl CardNumbers {
     ///
     /// # Errors
     /// What the driver reports.
-    pub fn set(&mut self, card: &Card, values: &[u32]) -> Result<bool> {
+    pub fn set(&mut self, values: &[u32]) -> Result<bool> {
         let moves = values.len() > self.numbers.len();
         if moves {
-            self.numbers = card.device.alloc_zeros::<u32>(values.len().next_power_of_two())?;
+            let room = values.len().next_power_of_two();
+            self.numbers = self.card.device.alloc_zeros::<u32>(room)?;
         }
         self.count = values.len();
-        if !values.is_empty() {
-            card.stream.memcpy_htod(values, &mut self.numbers.slice_mut(..values.len())).w()?;
-        }
+        self.replace(values)?;
         Ok(moves)
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.count
+    /// Takes other values in the place of the first.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn replace(&mut self, first: &[u32]) -> Result<()> {
+        match first {
+            [] => Ok(()),
+            _ => {
+                let mut to = self.numbers.slice_mut(..first.len());
+                self.card.stream.memcpy_htod(first, &mut to).w()
+            }
+        }
     }
 
-    /// Where they begin.
-    pub(super) fn pointer(&self, card: &Card) -> CUdeviceptr {
-        self.numbers.device_ptr(&card.stream).0
+    /// All of them.
+    pub fn all(&self) -> Numbers {
+        self.part(0, self.count)
+    }
+
+    /// `count` of them, from `first` on.
+    pub fn part(&self, first: usize, count: usize) -> Numbers {
+        assert!(first + count <= self.numbers.len(), "there are not so many numbers");
+        let start = self.numbers.device_ptr(&self.card.stream).0;
+        Numbers { start: start + (4 * first) as CUdeviceptr, count }
     }
 }

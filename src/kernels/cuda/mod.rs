@@ -22,7 +22,7 @@ use candle_core::{CudaDevice, CudaStorage, Device, Result};
 pub use cache::{CardCache, pairs};
 pub use graph::Graphs;
 pub use launch::{Best, Layer, WIDEST, Weight};
-pub use memory::{CardNumbers, CardRows, Pool};
+pub use memory::{CardNumbers, CardRows, Numbers, Pool};
 
 /// The kernels, compiled by `build.rs`.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
@@ -135,7 +135,12 @@ pub struct Description {
     pub memory: u64,
     /// What of that is free.
     pub free: u64,
+    /// Its compute capability: what it can do, as its maker counts it.
+    pub capability: (i32, i32),
 }
+
+/// What the kernels are compiled for: with it came bfloat16.
+pub const NEEDED: (i32, i32) = (8, 0);
 
 /// The cards of this machine, by their numbers.
 ///
@@ -146,7 +151,12 @@ pub fn descriptions() -> Result<Vec<Description>> {
     let description = |number| {
         let context = CudaContext::new(number).w()?;
         let (free, memory) = context.mem_get_info().w()?;
-        Ok(Description { name: context.name().w()?, memory: memory as u64, free: free as u64 })
+        Ok(Description {
+            name: context.name().w()?,
+            memory: memory as u64,
+            free: free as u64,
+            capability: context.compute_capability().w()?,
+        })
     };
     (0..count as usize).map(description).collect()
 }
