@@ -1,17 +1,20 @@
 """The kernels for CUDA beside plain numpy, without a card: their sources are compiled for the CPU,
-where `emulate.h` lets the threads of a block take turns."""
+where `emulated_card/emulate.h` lets the threads of a block take turns."""
 
 import ctypes
 import math
 import shutil
-import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-SOURCES = Path(__file__).parents[1] / "src" / "kernels" / "cuda"
+sys.path.append(str(Path(__file__).parent / "emulated_card"))
+import build
+
 TYPES = ("float32", "float16", "bfloat16")
+MIXED = ("mixed_float16", "mixed_bfloat16")
 
 
 class Size(ctypes.Structure):
@@ -20,7 +23,7 @@ class Size(ctypes.Structure):
 
 class Layer(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out")),
+        *((name, ctypes.c_void_p) for name in ("weight", "scales", "bias", "out")),
         ("outputs", ctypes.c_int),
     ]
 
@@ -32,17 +35,11 @@ class Layers(ctypes.Structure):
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
     """A function that runs a kernel: `launch(name, grid, threads, shared floats, arguments...)`."""
-    compiler = shutil.which("c++")
-    if compiler is None:
+    if shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler")
     folder = tmp_path_factory.mktemp("kernels")
-    (folder / "all.cu").write_text(
-        "".join(f'#include "{source}"\n' for source in sorted(SOURCES.glob("*.cu")))
-    )
-    flags = ["-std=c++17", "-O1", "-DEMULATE", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
-    target = folder / "kernels.so"
-    subprocess.run([compiler, *flags, "-x", "c++", folder / "all.cu", "-o", target], check=True)
-    library = ctypes.CDLL(str(target))
+    kernels = build.compile_kernels(build.our_kernels(folder), folder)
+    library = ctypes.CDLL(str(build.link_driver([kernels], folder)))
 
     def argument(value):
         match value:
@@ -57,10 +54,11 @@ def launch(tmp_path_factory):
         return value
 
     def run(name, grid, threads, shared, *arguments):
-        blocks = (*grid, 1, 1)[:3]
-        kernel = getattr(library, f"emulate_{name}")
+        values = [argument(each) for each in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        blocks = (ctypes.c_uint * 3)(*(*grid, 1, 1)[:3])
         size = ctypes.c_size_t(4 * shared)
-        kernel(Size(*blocks), Size(threads, 1, 1), size, *map(argument, arguments))
+        library.emulated_launch(name.encode(), blocks, threads, size, pointers)
 
     return run
 
@@ -78,6 +76,8 @@ def rounded(x):
 
 def kept(x, kind):
     """Numbers as a weight or a cache keeps them, and what they mean."""
+    if kind.startswith("mixed"):
+        return x, kept(x, kind.removeprefix("mixed_"))[1]
     if kind == "bfloat16":
         return rounded(x)
     narrow = x.astype(kind)
@@ -94,10 +94,15 @@ def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize(("rows", "tile", "outputs"), [(1, 1, 1), (2, 2, 2), (3, 4, 4), (11, 8, 4)])
+# How many rows there are, and of them and of the outputs in a tile.
+TILES = [(1, 1, 1), (2, 2, 2), (3, 4, 4), (11, 8, 4)]
+COUNTS = (37, 5, 64)
+
+
+@pytest.mark.parametrize("kind", TYPES + MIXED)
+@pytest.mark.parametrize(("rows", "tile", "outputs"), TILES)
 def test_products_of_few_rows(launch, kind, rows, tile, outputs):
-    inputs, counts = 776, (37, 5, 64)
+    inputs, counts = 776, COUNTS
     x = normal(1, rows, inputs)
     weights = [kept(normal(2 + n, n, inputs), kind) for n in counts]
     biases = [normal(3, 37), None, normal(4, 64)]
@@ -106,15 +111,54 @@ def test_products_of_few_rows(launch, kind, rows, tile, outputs):
         layers = Layers()
         for i, n in enumerate(counts):
             bias = None if biases[i] is None else biases[i].ctypes.data
-            layers.each[i] = Layer(weights[i][0].ctypes.data, bias, answers[i].ctypes.data, n)
+            layers.each[i] = Layer(weights[i][0].ctypes.data, None, bias, answers[i].ctypes.data, n)
         grid = (math.ceil(max(counts) / (4 * outputs)), 3, math.ceil(rows / tile))
         launch(f"linear_{kind}_{tile}", grid, 128, 0, x, rows, inputs, layers, with_gelu)
-        seen = rounded(x)[1] if kind == "bfloat16" else x
+        seen = rounded(x)[1] if kind.endswith("bfloat16") else x
         for answer, (_, weight), bias in zip(answers, weights, biases, strict=True):
             expected = seen.astype(np.float64) @ weight.T.astype(np.float64)
             expected = expected if bias is None else expected + bias
             expected = gelu(expected) if with_gelu else expected
             np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-4)
+
+
+def quantized(x):
+    scales = 127 / (np.abs(x).max(axis=-1, keepdims=True) + np.float32(1e-7))
+    return np.round(x * scales).astype(np.int8), scales.astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "tile", "outputs"), TILES)
+def test_products_in_int8(launch, rows, tile, outputs):
+    inputs = 784
+    x = normal(1, rows, inputs)
+    values, scales = np.full((rows, inputs), 7, np.int8), np.full((rows, 1), 7, np.float32)
+    launch("quantize_rows", (rows,), 256, 0, x, inputs, values, scales)
+    np.testing.assert_allclose(scales, quantized(x)[1], rtol=2e-7)
+    assert np.abs(values.astype(int) - quantized(x)[0]).max() <= 1
+    weights = [quantized(normal(2 + n, n, inputs)) for n in COUNTS]
+    stored = [(q.astype(np.int16) + 128).astype(np.uint8) for q, _ in weights]
+    biases, answers = (
+        [normal(3, n) for n in COUNTS],
+        [np.empty((rows, n), np.float32) for n in COUNTS],
+    )
+    layers = Layers()
+    for i, n in enumerate(COUNTS):
+        parts = (stored[i], weights[i][1], biases[i], answers[i])
+        layers.each[i] = Layer(*(part.ctypes.data for part in parts), n)
+    for with_gelu in (0, 1):
+        grid = (math.ceil(max(COUNTS) / (4 * outputs)), 3, math.ceil(rows / tile))
+        launch(f"linear_int8_{tile}", grid, 128, 0, values, scales, rows, inputs, layers, with_gelu)
+        for answer, (q, divisor), bias in zip(answers, weights, biases, strict=True):
+            sums = values.astype(np.int64) @ q.T.astype(np.int64)
+            expected = sums / (scales.astype(np.float64) * divisor[:, 0]) + bias
+            expected = gelu(expected) if with_gelu else expected
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-5)
+    x[0, 5] = np.nan
+    launch("quantize_rows", (rows,), 256, 0, x, inputs, values, scales)
+    assert np.isnan(scales[0]) and np.isfinite(scales[1:]).all()
+    x[0, 5] = np.inf
+    launch("quantize_rows", (rows,), 256, 0, x, inputs, values, scales)
+    assert np.isnan(scales[0])
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -127,6 +171,12 @@ def test_embeddings_and_norms(launch, kind):
     out = np.empty((3, width), np.float32)
     launch(f"embed_{kind}", (3,), 64, 0, table, positions, tokens, places, 2.0, width, out)
     expected = meant[tokens] * 2 + positions[places]
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6)
+    values, scales = quantized(normal(1, 9, width))
+    stored = (values.astype(np.int16) + 128).astype(np.uint8)
+    arguments = (stored, scales, positions, tokens, places, 2.0, width, out)
+    launch("embed_int8", (3,), 64, 0, *arguments)
+    expected = (values / scales)[tokens] * 2 + positions[places]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6)
     x, residual = normal(5, 3, width), normal(6, 3, width)
     for other, total in ((residual, x + residual), (None, x)):
@@ -143,7 +193,11 @@ def test_caches(launch, kind):
     keys, values = (np.zeros_like(kept(np.zeros((slots, capacity, width), np.float32), kind)[0])
                     for _ in range(2))  # fmt: skip
     places = np.array(rows, np.uint32)
-    launch(f"store_{kind}", (len(rows),), 64, 0, k, v, places, capacity, width, keys, values)
+    origins = np.full((capacity, slots), 9, np.uint32)
+    arguments = (k, v, places, capacity, width, keys, values, origins, slots)
+    launch(f"store_{kind}", (len(rows),), 64, 0, *arguments)
+    assert (origins[:37, 2] == 2).all() and (origins[:2, 0] == 0).all() and origins[0, 3] == 3
+    assert (origins == 9).sum() == origins.size - len(rows)
     meant = np.zeros((2, slots, capacity, width), np.float32)
     for i, (slot, length) in enumerate(rows):
         meant[:, slot, length - 1] = kept(k[i], kind)[1], kept(v[i], kind)[1]
@@ -151,24 +205,22 @@ def test_caches(launch, kind):
     seen = [(2, 37), (0, 2), (3, 1), (2, 5), (1, 0)]
     q, out = normal(3, len(seen), width), np.full((len(seen), width), 7, np.float32)
     shared = head_width + capacity + 32 + 128
-    arguments = (q, keys, values, np.array(seen, np.uint32), capacity, heads, head_width, 0.25, out)
-    launch(f"attend_{kind}", (len(seen), heads), 128, shared, *arguments)
-    for i, (slot, length) in enumerate(seen):
-        for head in range(heads):
-            part = slice(head * head_width, (head + 1) * head_width)
-            key, value = meant[:, slot, :length, part]
-            weights = np.exp(key @ q[i, part] * 0.25)
-            expected = weights @ value / max(weights.sum(), 1e-30)
-            np.testing.assert_allclose(out[i, part], expected, rtol=0, atol=5e-6)
-
-    moved = np.zeros_like(keys)
-    destination, origin = np.array([0, 2], np.uint32), np.array([2, 0], np.uint32)
-    lengths = np.array([2, 0, 37, 1], np.uint32)
-    arguments = (keys, moved, destination, origin, lengths, capacity, width)
-    launch(f"reorder_{kind}", (2, 4), 64, 0, *arguments)
-    np.testing.assert_array_equal(moved[0, :37], keys[2, :37])
-    np.testing.assert_array_equal(moved[2, :2], keys[0, :2])
-    assert not moved[1].any() and not moved[2, 2:].any() and not moved[0, 37:].any()
+    seen_rows = np.array(seen, np.uint32)
+    # The second entry of slot 2 is that of slot 0; all others are where their slots are.
+    mixed = np.tile(np.arange(slots, dtype=np.uint32), (capacity, 1))
+    mixed[1, 2] = 0
+    for table in (None, mixed):
+        arguments = (q, keys, values, seen_rows, capacity, heads, head_width, 0.25, table, slots)
+        launch(f"attend_{kind}", (len(seen), heads), 128, shared, *arguments, out)
+        for i, (slot, length) in enumerate(seen):
+            of = np.full(length, slot) if table is None else table[:length, slot]
+            entries = np.arange(length)
+            for head in range(heads):
+                part = slice(head * head_width, (head + 1) * head_width)
+                key, value = meant[:, of, entries, part]
+                weights = np.exp(key @ q[i, part] * 0.25)
+                expected = weights @ value / max(weights.sum(), 1e-30)
+                np.testing.assert_allclose(out[i, part], expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize(

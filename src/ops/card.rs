@@ -1,6 +1,6 @@
 //! What operations do on NVIDIA's cards, in passes without gradients: each function here is the arm of one
-//! operation. It answers `None` where the operation is better left to candle's own: elsewhere, for
-//! weights in int8 or rounded for products, and for sizes that the kernels do not take.
+//! operation. It answers `None` where the operation is better left to candle's own: elsewhere, and for sizes
+//! that the kernels do not take.
 
 use std::ops::Deref;
 
@@ -38,10 +38,23 @@ fn held(card: &Card, tensor: &Tensor) -> Result<Option<cuda::Weight>> {
     cuda::Weight::new(card, cuda::storage(&storage)?, layout)
 }
 
-/// Whether the kernels multiply by a weight as it is, and no gradient is wanted.
-fn is_plain((weight, bias): &Affine<'_>) -> bool {
-    let floats = !weight.is_packed() && weight.scales().is_none() && weight.rounded().is_none();
-    floats && !weight.stored().track_op() && !bias.is_some_and(Tensor::track_op)
+/// What a weight holds, and how products take it.
+fn matrix(card: &Card, weight: &Weight) -> Result<Option<cuda::Weight>> {
+    let Some(scales) = weight.scales() else {
+        let plain = held(card, weight.stored())?;
+        return Ok(match (plain, weight.rounded()) {
+            (Some(plain), Some(format)) => Some(plain.rounded_to(format)),
+            (plain, _) => plain,
+        });
+    };
+    let Some(scales) = held(card, scales)? else { return Ok(None) };
+    let (storage, layout) = weight.stored().storage_and_layout();
+    cuda::Weight::int8(card, (cuda::storage(&storage)?, layout), scales).map(Some)
+}
+
+/// Whether no gradient is wanted.
+fn is_at_rest((weight, bias): &Affine<'_>) -> bool {
+    !weight.is_packed() && !weight.stored().track_op() && !bias.is_some_and(Tensor::track_op)
 }
 
 /// See [`linear_each`](super::linear::linear_each).
@@ -50,7 +63,7 @@ pub(super) fn linear_each<const N: usize>(
     layers: &[Affine<'_>; N],
     with_gelu: bool,
 ) -> Result<Option<[Hidden; N]>> {
-    if N > 3 || !layers.iter().all(is_plain) {
+    if N > 3 || !layers.iter().all(is_at_rest) {
         return Ok(None);
     }
     let Some(x) = x.on_card()? else { return Ok(None) };
@@ -60,7 +73,10 @@ pub(super) fn linear_each<const N: usize>(
     let mut parts = Vec::with_capacity(N);
     for ((weight, bias), out) in layers.iter().zip(&mut outs) {
         let bias = bias.map(|bias| held(card, bias)).transpose()?.flatten();
-        let Some(weight) = held(card, weight.stored())? else { return Ok(None) };
+        let Some(weight) = matrix(card, weight)? else { return Ok(None) };
+        if !weight.takes(x.rows(), x.width()) {
+            return Ok(None);
+        }
         parts.push(cuda::Layer { weight, bias, out });
     }
     card.linear(&x, &mut parts, with_gelu)?;
@@ -100,12 +116,16 @@ pub(super) fn embed(
     positions: &Tensor,
 ) -> Result<Option<Hidden>> {
     let Some(inputs) = inputs.on_card() else { return Ok(None) };
-    if !is_plain(&(table, Some(positions))) {
+    if !is_at_rest(&(table, Some(positions))) {
         return Ok(None);
     }
     let card = inputs.card();
-    let (Some(stored), Some(positions)) = (held(card, table.stored())?, held(card, positions)?)
-    else {
+    // Of numbers that products round the embeddings are as they are.
+    let stored = match table.scales() {
+        Some(_) => matrix(card, table)?,
+        None => held(card, table.stored())?,
+    };
+    let (Some(stored), Some(positions)) = (stored, held(card, positions)?) else {
         return Ok(None);
     };
     let mut out = card.rows(inputs.tokens().count, table.columns())?;

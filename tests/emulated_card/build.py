@@ -2,8 +2,8 @@
 
     python tests/emulated_card/build.py FOLDER
 
-`FOLDER` then has a compiler that compiles nothing (`bin/nvcc`), with which the core is built with the
-feature `cuda`, and `lib/`, the libraries that this core finds in the place of NVIDIA's.
+`FOLDER` then has a compiler that compiles nothing (`bin/nvcc`), with which the core is built with
+the feature `cuda`, and `lib/`, the libraries that this core finds in the place of NVIDIA's.
 """
 
 import json
@@ -21,9 +21,8 @@ FLAGS = [
 ]
 # What of candle's kernels its operations on floats and ids use.
 CANDLE = ("affine", "binary", "cast", "fill", "indexing", "reduce", "ternary", "unary")
-# The libraries that are linked, with the versions that NVIDIA gives them, and their sources.
+# The libraries beside the driver, with the versions that NVIDIA gives them, and their sources.
 LIBRARIES = {
-    "cuda.so.1": "driver.cpp",
     "cublas.so.13": "blas.cpp",
     "cublasLt.so.13": None,
     "cudart.so.13": None,
@@ -45,7 +44,8 @@ case $out in
     *) echo "// kernels are found by their names" > "$out" ;;
 esac
 for word; do
-    case $word in *.cu) [ -z "$folder" ] || cp /dev/null "$folder/$(basename "$word" .cu).ptx" ;; esac
+    case $word in *.cu) ;; *) continue ;; esac
+    [ -z "$folder" ] || cp /dev/null "$folder/$(basename "$word" .cu).ptx"
 done
 """
 
@@ -91,6 +91,20 @@ def candle_kernels() -> list[Path]:
     raise SystemExit("cargo does not know candle-kernels")
 
 
+def link(name: str, source: Path | None, more: list[str | Path], folder: Path) -> Path:
+    """One of the libraries."""
+    target = folder / f"lib{name}"
+    inputs = ["-x", "c++", str(source or "/dev/null"), "-x", "none", *map(str, more)]
+    command = ["c++", *FLAGS, "-shared", f"-Wl,-soname,lib{name}", "-o", str(target), *inputs]
+    subprocess.run(command, check=True)
+    return target
+
+
+def link_driver(objects: list[Path], folder: Path) -> Path:
+    """The driver with the kernels that these objects have."""
+    return link("cuda.so.1", HERE / "driver.cpp", objects, folder)
+
+
 def main(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("bin", "lib", "objects", "include"):
@@ -101,14 +115,13 @@ def main(folder: Path) -> None:
     objects = folder / "objects"
     kernels = [our_kernels(objects), *candle_kernels()]
     compiled = [compile_kernels(source, objects) for source in kernels]
-    for name, source in LIBRARIES.items():
-        target = folder / "lib" / f"lib{name}"
-        inputs = ["-x", "c++", str(HERE / source) if source else "/dev/null", "-x", "none"]
-        # The others call the driver, which has the kernels.
-        more = compiled if source == "driver.cpp" else [f"-L{folder / 'lib'}", "-l:libcuda.so.1"]
-        command = ["c++", *FLAGS, "-shared", f"-Wl,-soname,lib{name}", "-o", str(target)]
-        subprocess.run([*command, *inputs, *map(str, more)], check=True)
-        (folder / "lib" / f"lib{name.split('.')[0]}.so").symlink_to(target.name)
+    lib = folder / "lib"
+    driver = link_driver(compiled, lib)
+    others = [
+        link(name, source and HERE / source, [driver], lib) for name, source in LIBRARIES.items()
+    ]
+    for library in (driver, *others):
+        (lib / f"{library.name.split('.')[0]}.so").symlink_to(library.name)
     (folder / "lib64").symlink_to("lib")
 
 

@@ -11,6 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaStorage, Layout, Result};
 use half::{bf16, f16};
 
+use super::super::half_float::HalfFormat;
 use super::{Card, CardRows, Numbers};
 
 /// Threads of a warp.
@@ -47,6 +48,7 @@ pub(super) struct LayersParameter([LayerParameter; 3]);
 #[derive(Clone, Copy, Default)]
 struct LayerParameter {
     weight: CUdeviceptr,
+    scales: CUdeviceptr,
     bias: CUdeviceptr,
     out: CUdeviceptr,
     outputs: i32,
@@ -61,6 +63,8 @@ pub struct Weight {
     pub(super) start: CUdeviceptr,
     pub(super) kind: Kind,
     len: usize,
+    /// Of each row of a matrix in int8.
+    scales: Option<CUdeviceptr>,
 }
 
 /// What weights and caches are kept in.
@@ -69,6 +73,11 @@ pub(super) enum Kind {
     Float32,
     Float16,
     Bfloat16,
+    /// float32 that products round.
+    MixedFloat16,
+    MixedBfloat16,
+    /// With a scale for each row.
+    Int8,
 }
 
 impl Kind {
@@ -77,6 +86,18 @@ impl Kind {
             Kind::Float32 => "float32",
             Kind::Float16 => "float16",
             Kind::Bfloat16 => "bfloat16",
+            Kind::MixedFloat16 => "mixed_float16",
+            Kind::MixedBfloat16 => "mixed_bfloat16",
+            Kind::Int8 => "int8",
+        }
+    }
+
+    /// In what it is multiplied.
+    fn multiplied(self) -> Self {
+        match self {
+            Kind::MixedFloat16 => Kind::Float16,
+            Kind::MixedBfloat16 => Kind::Bfloat16,
+            other => other,
         }
     }
 
@@ -85,6 +106,9 @@ impl Kind {
             Kind::Float32 => cublas::cudaDataType::CUDA_R_32F,
             Kind::Float16 => cublas::cudaDataType::CUDA_R_16F,
             Kind::Bfloat16 => cublas::cudaDataType::CUDA_R_16BF,
+            Kind::MixedFloat16 | Kind::MixedBfloat16 | Kind::Int8 => {
+                unreachable!("products by cuBLAS are in numbers that it knows")
+            }
         }
     }
 }
@@ -112,7 +136,41 @@ impl Weight {
             _ => return Ok(None),
         };
         let start = start + (first * size) as CUdeviceptr;
-        Ok(Some(Weight { start, kind, len: end - first }))
+        Ok(Some(Weight { start, kind, len: end - first, scales: None }))
+    }
+
+    /// The same of float32, which products round to `format`.
+    pub fn rounded_to(self, format: HalfFormat) -> Self {
+        assert!(self.is_float32(), "only float32 is rounded");
+        let kind = match format {
+            HalfFormat::Float16 => Kind::MixedFloat16,
+            HalfFormat::Bfloat16 => Kind::MixedBfloat16,
+        };
+        Weight { kind, ..self }
+    }
+
+    /// A matrix of bytes with the scales of its rows.
+    ///
+    /// # Errors
+    /// If they are not contiguous.
+    pub fn int8(
+        card: &Card,
+        (bytes, layout): (&CudaStorage, &Layout),
+        scales: Weight,
+    ) -> Result<Self> {
+        let Some((first, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a kernel was given a tensor that is not contiguous");
+        };
+        assert!(scales.is_float32(), "scales are float32");
+        let start = bytes.as_cuda_slice::<u8>()?.device_ptr(&card.stream).0 + first as CUdeviceptr;
+        Ok(Weight { start, kind: Kind::Int8, len: end - first, scales: Some(scales.start) })
+    }
+
+    /// Whether kernels multiply so many rows of `inputs` by it.
+    pub fn takes(&self, rows: usize, inputs: usize) -> bool {
+        /// Beyond, there are better ways than to read the weights again and again.
+        const MOST_ROWS: usize = 256;
+        self.kind != Kind::Int8 || inputs.is_multiple_of(16) && rows <= MOST_ROWS
     }
 
     /// Whether it has float32.
@@ -206,13 +264,19 @@ impl Card {
             assert_eq!(out.rows(), rows, "`out` is not [rows, outputs]");
         }
         let alike = layers.iter().all(|layer| layer.weight.kind == layers[0].weight.kind);
-        if rows < MANY_ROWS && inputs.is_multiple_of(LANE_INPUTS) && alike {
+        let is_int8 = layers.iter().any(|layer| layer.weight.kind == Kind::Int8);
+        if alike && (is_int8 || rows < MANY_ROWS && inputs.is_multiple_of(LANE_INPUTS)) {
             return self.linear_few(x, layers, with_gelu);
         }
         layers.iter_mut().try_for_each(|layer| self.linear_many(x, layer, with_gelu))
     }
 
-    fn linear_few(&self, x: &CardRows, layers: &mut [Layer<'_>], with_gelu: bool) -> Result<()> {
+    fn linear_few(
+        self: &Arc<Self>,
+        x: &CardRows,
+        layers: &mut [Layer<'_>],
+        with_gelu: bool,
+    ) -> Result<()> {
         let Some(first) = layers.first() else { return Ok(()) };
         let (rows, kind) = (x.rows(), first.weight.kind);
         let (tile, outputs) = match rows {
@@ -225,6 +289,7 @@ impl Card {
         for (to, layer) in parameter.0.iter_mut().zip(layers.iter()) {
             *to = LayerParameter {
                 weight: layer.weight.start,
+                scales: layer.weight.scales.unwrap_or_default(),
                 bias: layer.bias.map_or(0, |bias| bias.start),
                 out: layer.out.pointer(),
                 outputs: layer.out.width() as i32,
@@ -232,14 +297,47 @@ impl Card {
         }
         let most = layers.iter().map(|layer| layer.out.width()).max().unwrap_or(0);
         let grid = (most.div_ceil(WARPS * outputs), layers.len(), rows.div_ceil(tile));
+        let quantized = (kind == Kind::Int8).then(|| self.quantize(x)).transpose()?;
+        let inputs = match &quantized {
+            None => vec![Argument::Pointer(x.pointer())],
+            Some(both) => both.iter().map(|part| Argument::Pointer(part.pointer())).collect(),
+        };
         let arguments = [
-            Argument::Pointer(x.pointer()),
             Argument::Int(rows as i32),
             Argument::Int(x.width() as i32),
             Argument::Layers(parameter),
             Argument::Int(i32::from(with_gelu)),
         ];
+        let arguments = [inputs, arguments.to_vec()].concat();
         self.launch(&format!("linear_{}_{tile}", kind.name()), grid, WARPS * WARP, 0, &arguments)
+    }
+
+    /// Rows in whole numbers of 8 bits, and the scale of each.
+    fn quantize(self: &Arc<Self>, x: &CardRows) -> Result<[CardRows; 2]> {
+        let (rows, width) = (x.rows(), x.width());
+        let both = [self.rows((rows * width).div_ceil(4), 1)?, self.rows(rows, 1)?];
+        let arguments = [
+            Argument::Pointer(x.pointer()),
+            Argument::Int(width as i32),
+            Argument::Pointer(both[0].pointer()),
+            Argument::Pointer(both[1].pointer()),
+        ];
+        self.launch("quantize_rows", (rows, 1, 1), ROW_THREADS, 0, &arguments)?;
+        Ok(both)
+    }
+
+    /// Numbers of float32 in fewer bits: two of them take the place of a float.
+    fn narrow(self: &Arc<Self>, from: CUdeviceptr, count: usize, kind: Kind) -> Result<CardRows> {
+        let narrow = self.rows(count.div_ceil(2), 1)?;
+        let arguments = [
+            Argument::Pointer(from),
+            Argument::Pointer(narrow.pointer()),
+            Argument::Int(count as i32),
+        ];
+        let blocks = count.div_ceil(ROW_THREADS);
+        let name = format!("narrow_{}", kind.name());
+        self.launch(&name, (blocks, 1, 1), ROW_THREADS, 0, &arguments)?;
+        Ok(narrow)
     }
 
     /// By cuBLAS: inputs in the weight's numbers, sums and results in float32.
@@ -253,25 +351,16 @@ impl Card {
         if rows == 0 || outputs == 0 {
             return Ok(());
         }
-        let kind = layer.weight.kind;
-        let narrow = match kind {
-            Kind::Float32 => None,
-            // Two of its numbers take the place of a float.
-            Kind::Float16 | Kind::Bfloat16 => {
-                let count = rows * inputs;
-                let narrow = self.rows(count.div_ceil(2), 1)?;
-                let arguments = [
-                    Argument::Pointer(x.pointer()),
-                    Argument::Pointer(narrow.pointer()),
-                    Argument::Int(count as i32),
-                ];
-                let blocks = count.div_ceil(ROW_THREADS);
-                let name = format!("narrow_{}", kind.name());
-                self.launch(&name, (blocks, 1, 1), ROW_THREADS, 0, &arguments)?;
-                Some(narrow)
-            }
+        let kind = layer.weight.kind.multiplied();
+        let narrowed = |from, count, is_wide: bool| match kind {
+            Kind::Float32 => Ok(None),
+            _ if is_wide => self.narrow(from, count, kind).map(Some),
+            _ => Ok(None),
         };
-        let from = narrow.as_ref().map_or(x.pointer(), CardRows::pointer);
+        let weight = narrowed(layer.weight.start, layer.weight.len, kind != layer.weight.kind)?;
+        let x_narrow = narrowed(x.pointer(), rows * inputs, true)?;
+        let from = x_narrow.as_ref().map_or(x.pointer(), CardRows::pointer);
+        let weight = weight.as_ref().map_or(layer.weight.start, CardRows::pointer);
         let (one, zero) = (1.0_f32, 0.0_f32);
         self.stream.context().bind_to_thread().w()?;
         // cuBLAS counts columns first: out^T [outputs, rows] = weight [outputs, inputs] x^T.
@@ -285,7 +374,7 @@ impl Card {
                 rows as i32,
                 inputs as i32,
                 (&raw const one).cast(),
-                layer.weight.start as *const _,
+                weight as *const _,
                 kind.of_cublas(),
                 inputs as i32,
                 from as *const _,
@@ -353,8 +442,8 @@ impl Card {
         assert!(tokens.count == rows && places.count == rows, "another number of tokens");
         assert!(table.len.is_multiple_of(width) && positions.len.is_multiple_of(width), "tables");
         assert!(positions.is_float32(), "positions");
+        let scales = table.scales.map(Argument::Pointer);
         let arguments = [
-            Argument::Pointer(table.start),
             Argument::Pointer(positions.start),
             Argument::Pointer(tokens.start),
             Argument::Pointer(places.start),
@@ -362,6 +451,8 @@ impl Card {
             Argument::Int(width as i32),
             Argument::Pointer(out.pointer()),
         ];
+        let table_is = [Argument::Pointer(table.start)];
+        let arguments: Vec<_> = table_is.into_iter().chain(scales).chain(arguments).collect();
         let name = format!("embed_{}", table.kind.name());
         self.launch(&name, (rows, 1, 1), ROW_THREADS, 0, &arguments)
     }

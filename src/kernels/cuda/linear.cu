@@ -3,26 +3,9 @@
 // A warp computes OUTPUTS neighbouring outputs of ROWS rows. Its lanes take eight neighbours of the
 // inputs each, side by side, so that a warp reads 512 bytes of a weight's row at a time; what they sum is
 // added once at the end. x is small and stays in the first cache.
-#include "numbers.h"
+#include "layers.h"
 
 constexpr int LANE_INPUTS = 8;
-
-// A layer over the inputs that all layers of a launch share.
-struct Layer {
-    const void* weight;  // [outputs, inputs]
-    const float* bias;   // [outputs], or none
-    float* out;          // [rows, outputs]
-    int outputs;
-};
-
-// Up to three layers side by side (queries, keys and values): blockIdx.y says which.
-struct Layers {
-    Layer each[3];
-};
-
-__device__ __forceinline__ float gelu(float x) {
-    return x * (0.5f + 0.5f * erff(x * 0.70710678118654752f));
-}
 
 template <typename T, int ROWS, int OUTPUTS>
 __device__ __forceinline__ void linear_few(
@@ -88,3 +71,5 @@ __device__ __forceinline__ void linear_few(
 LINEAR_OF(float, float32)
 LINEAR_OF(float16, float16)
 LINEAR_OF(bfloat16, bfloat16)
+LINEAR_OF(mixed_float16, mixed_float16)
+LINEAR_OF(mixed_bfloat16, mixed_bfloat16)

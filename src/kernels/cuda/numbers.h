@@ -19,6 +19,14 @@ struct float16 {
     uint16_t bits;
 };
 
+// float32 that products round to 16 bits.
+struct mixed_bfloat16 {
+    float value;
+};
+struct mixed_float16 {
+    float value;
+};
+
 __device__ __forceinline__ float widen(float x) { return x; }
 
 __device__ __forceinline__ float widen(bfloat16 x) {
@@ -79,6 +87,9 @@ __device__ __forceinline__ float16 narrow<float16>(float x) {
     return to_float16(x);
 }
 
+__device__ __forceinline__ float widen(mixed_bfloat16 x) { return widen(to_bfloat16(x.value)); }
+__device__ __forceinline__ float widen(mixed_float16 x) { return widen(to_float16(x.value)); }
+
 // An input of a product as weights of type T take it: bfloat16 rounds inputs too, as on the CPU.
 template <typename T>
 __device__ __forceinline__ float as_input(float x) {
@@ -89,12 +100,29 @@ __device__ __forceinline__ float as_input<bfloat16>(float x) {
     return widen(to_bfloat16(x));
 }
 
+template <>
+__device__ __forceinline__ float as_input<mixed_bfloat16>(float x) {
+    return widen(to_bfloat16(x));
+}
+
 // Eight neighbours of an array, which begins at a multiple of 16 bytes.
 __device__ __forceinline__ void load8(const float* from, float (&to)[8]) {
     const float4* parts = reinterpret_cast<const float4*>(from);
     float4 a = __ldg(parts), b = __ldg(parts + 1);
     to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
     to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+}
+
+__device__ __forceinline__ void load8(const mixed_bfloat16* from, float (&to)[8]) {
+    load8(reinterpret_cast<const float*>(from), to);
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = widen(mixed_bfloat16{to[i]});
+}
+
+__device__ __forceinline__ void load8(const mixed_float16* from, float (&to)[8]) {
+    load8(reinterpret_cast<const float*>(from), to);
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = widen(mixed_float16{to[i]});
 }
 
 template <typename T>
@@ -108,7 +136,8 @@ __device__ __forceinline__ void load8(const T* from, float (&to)[8]) {
     }
 }
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <typename T>
+__device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int mask = WARP_SIZE / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(ALL_LANES, x, mask);
     return x;

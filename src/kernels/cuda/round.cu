@@ -1,5 +1,5 @@
 // Passes over single numbers.
-#include "numbers.h"
+#include "layers.h"
 
 // y[i] = x[i], narrowed.
 template <typename T>
@@ -16,10 +16,6 @@ __device__ __forceinline__ void narrow_all(const float* x, T* y, int count) {
 NARROW(float16, float16)
 NARROW(bfloat16, bfloat16)
 
-__device__ __forceinline__ float gelu_of(float x) {
-    return x * (0.5f + 0.5f * erff(x * 0.70710678118654752f));
-}
-
 // y[row][i] = epilogue(y[row][i] + bias[i]); a block has one row.
 extern "C" __global__ void __launch_bounds__(256) add_bias(
     float* y, const float* bias, int outputs, int with_gelu) {
@@ -27,6 +23,6 @@ extern "C" __global__ void __launch_bounds__(256) add_bias(
     for (int i = threadIdx.x; i < outputs; i += blockDim.x) {
         float value = row[i];
         if (bias != nullptr) value += bias[i];
-        row[i] = with_gelu ? gelu_of(value) : value;
+        row[i] = with_gelu ? gelu(value) : value;
     }
 }
