@@ -6,7 +6,7 @@ use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
 use crate::ops::hidden::{self, Hidden};
-use crate::ops::recording::Recordings;
+use crate::ops::recording::{Output, Recordings};
 use crate::ops::{self, Way, head};
 
 /// One generation of a BART model over encoded sources.
@@ -17,7 +17,7 @@ pub struct BartDecoder {
     memory: Hidden,
     cache: Option<DecoderCache>,
     /// Of the tokens that were fed last.
-    hidden: Option<Arc<Hidden>>,
+    hidden: Option<Output>,
     /// The rows of `hidden` after which scores were wanted; none: after all.
     wanted: Vec<u32>,
     screening: head::Screening,
@@ -66,7 +66,7 @@ impl BartDecoder {
             let mut step = || model.decode_step(rows, places, cache);
             match further {
                 true => recordings.run(model.place(), rows.rows(), step),
-                false => step().map(Arc::new),
+                false => step().map(Output::New),
             }
         })?;
         // Here, since a recorded step does only what the card does.
@@ -82,7 +82,7 @@ impl BartDecoder {
             true => None,
             false => Some(self.model.place().alone(|| hidden.select(&self.wanted))?),
         };
-        let hidden = chosen.as_ref().unwrap_or(hidden.as_ref());
+        let hidden = chosen.as_ref().unwrap_or(hidden);
         let screening = &mut self.screening;
         if let Wanted::Best { ask, limit } = wanted
             && self.model.best_scores(hidden, (limit, ask), screening, scores.best_mut())?

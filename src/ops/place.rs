@@ -170,7 +170,9 @@ fn check_cuda(number: usize) -> Result<()> {
     if card.capability < NEEDED {
         let ((major, minor), (most, least)) = (card.capability, NEEDED);
         let name = &card.name;
-        candle_core::bail!("{name} has compute capability {major}.{minor}, {most}.{least} is needed")
+        candle_core::bail!(
+            "{name} has compute capability {major}.{minor}, {most}.{least} is needed"
+        )
     }
     Ok(())
 }

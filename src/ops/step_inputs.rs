@@ -52,7 +52,7 @@ impl Origins {
     }
 
     /// Of all entries up to the last that is stored.
-    fn used(&self) -> &[u32] {
+    pub fn used(&self) -> &[u32] {
         &self.of[..self.slots * self.length]
     }
 
@@ -116,7 +116,8 @@ mod on_card {
             // In one copy.
             let numbers = [tokens, positions, &pairs(target), &pairs(source)].concat();
             let of = &origins.of;
-            let Some(mine) = self.on_card.as_mut().filter(|mine| mine.origins.all().count == of.len())
+            let Some(mine) =
+                self.on_card.as_mut().filter(|mine| mine.origins.all().count == of.len())
             else {
                 self.on_card = Some(OnCard {
                     rows: tokens.len(),
@@ -175,3 +176,42 @@ mod on_card {
 }
 #[cfg(feature = "cuda")]
 pub use on_card::OnCard;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beside histories that are copied: what a slot's entries are found to be.
+    #[test]
+    fn origins_find_what_copies_would_have() {
+        let mut entries = vec![[0; 4]; 6];
+        let mut copied: Vec<Vec<u32>> = vec![Vec::new(); 4];
+        let mut origins = Origins::new(4, 6);
+        for (step, moves) in [
+            vec![(0, 1), (1, 0), (3, 2)],
+            vec![],
+            vec![(0, 3), (1, 3), (2, 3), (3, 3)],
+            vec![(2, 0), (0, 2)],
+            vec![(1, 0)],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let rows = [0, 1, 2, 3].map(|slot| CachedRow { slot, length: step + 1 });
+            origins.store(&rows);
+            for (slot, history) in copied.iter_mut().enumerate() {
+                entries[step][slot] = (10 * step + slot) as u32;
+                history.push(entries[step][slot]);
+            }
+            origins.reorder(&moves);
+            let before = copied.clone();
+            moves.iter().for_each(|&(to, from)| copied[to].clone_from(&before[from]));
+            assert_eq!(origins.used().len(), 4 * (step + 1));
+            for (slot, history) in copied.iter().enumerate() {
+                let found = origins.used().iter().skip(slot).step_by(4).zip(&entries);
+                let found: Vec<u32> = found.map(|(&of, entry)| entry[of as usize]).collect();
+                assert_eq!(&found, history, "slot {slot} after step {step}");
+            }
+        }
+    }
+}

@@ -76,6 +76,7 @@ def model_calls(model):
         **calls_of("BartSeq2SeqLM.resize_token_embeddings", size, tiny_model()),
         **calls_of("BartSeq2SeqLM.set_weights", {"weights": model.get_weights()}, model),
         **calls_of("BartSeq2SeqLM.summary", {"print_fn": len}, model),
+        **calls_of("BartSeq2SeqLM.to", {"device": "cpu"}, model),
     }
 
 
@@ -92,6 +93,7 @@ def lora_calls(folder):
 
     file = str(folder / "x.lora.h5")
     return {
+        "BartBackbone.to": (tiny_backbone().to, {"device": "cpu"}),
         "BartBackbone.get_layer": (
             tiny_backbone().get_layer,
             {"index": None, "name": "token_embedding"},
@@ -173,6 +175,7 @@ def classifier_calls(classifier):
         **calls_of(called, {"x": ["ab"]}, classifier),
         **calls_of("BartTextClassifier.compile", {}, small_classifier()),
         **calls_of("BartTextClassifier.classify", {"inputs": ["ab"]}, classifier),
+        **calls_of("BartTextClassifier.to", {"device": "cpu"}, classifier),
         **calls_of("BartTextClassifier.classify_zero_shot", zero_shot, classifier),
     }
 

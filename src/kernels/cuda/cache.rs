@@ -6,7 +6,8 @@ use candle_core::Result;
 
 use super::super::half_float::HalfFormat;
 use super::super::kv_cache::CachedRow;
-use super::launch::{Argument, Kind, ROW_THREADS, SHARED_FLOATS, WARP};
+use super::launch::{Argument, ROW_THREADS, SHARED_FLOATS, WARP};
+use super::weight::Kind;
 use super::{Card, CardRows, Numbers};
 
 /// The places of a step's rows as its kernels read them: pairs of slot and length.

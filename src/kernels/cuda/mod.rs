@@ -7,7 +7,9 @@
 mod cache;
 mod graph;
 mod launch;
+mod linear;
 mod memory;
+mod weight;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +23,10 @@ use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
 pub use cache::{CardCache, pairs};
 pub use graph::Graphs;
-pub use launch::{Best, Layer, WIDEST, Weight};
+pub use launch::{Best, WIDEST};
+pub use linear::Layer;
 pub use memory::{CardNumbers, CardRows, Numbers, Pool};
+pub use weight::Weight;
 
 /// The kernels, compiled by `build.rs`.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));

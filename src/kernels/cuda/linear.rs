@@ -1,0 +1,209 @@
+//! Products: of few rows by `linear.cu` and `int8.cu`, of many by cuBLAS.
+
+use std::sync::Arc;
+
+use candle_core::Result;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as cublas};
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
+
+use super::launch::{Argument, ROW_THREADS, WARP};
+use super::weight::{Kind, Weight};
+use super::{Card, CardRows};
+
+/// Warps of a block of `linear.cu`.
+const WARPS: usize = 4;
+/// Rows from which on cuBLAS multiplies: below, reading the weights is the limit.
+const MANY_ROWS: usize = 17;
+/// Inputs that a lane of `linear.cu` reads at a time.
+const LANE_INPUTS: usize = 8;
+/// `Layers` of `linear.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct LayersParameter([LayerParameter; 3]);
+
+/// `Layer` of `linear.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct LayerParameter {
+    weight: CUdeviceptr,
+    scales: CUdeviceptr,
+    bias: CUdeviceptr,
+    out: CUdeviceptr,
+    outputs: i32,
+}
+
+// SAFETY: plain numbers, laid out as in C.
+unsafe impl DeviceRepr for LayersParameter {}
+
+/// A linear layer of a launch.
+pub struct Layer<'a> {
+    /// `[outputs, inputs]`
+    pub weight: Weight,
+    /// `[outputs]`, float32.
+    pub bias: Option<Weight>,
+    /// `[rows, outputs]`
+    pub out: &'a mut CardRows,
+}
+
+impl Card {
+    /// Linear layers over the same inputs `x`, with GELU behind them if it is asked for.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    ///
+    /// # Panics
+    /// If sizes do not fit together (so do all functions here).
+    pub fn linear(
+        self: &Arc<Self>,
+        x: &CardRows,
+        layers: &mut [Layer<'_>],
+        with_gelu: bool,
+    ) -> Result<()> {
+        let (rows, inputs) = (x.rows(), x.width());
+        assert!(layers.len() <= 3, "at most three layers");
+        for Layer { weight, bias, out } in layers.iter() {
+            let outputs = out.width();
+            assert_eq!(weight.len, outputs * inputs, "`weight` is not [outputs, inputs]");
+            assert!(bias.is_none_or(|bias| bias.len == outputs && bias.is_float32()), "`bias`");
+            assert_eq!(out.rows(), rows, "`out` is not [rows, outputs]");
+        }
+        let alike = layers.iter().all(|layer| layer.weight.kind == layers[0].weight.kind);
+        let is_int8 = layers.iter().any(|layer| layer.weight.kind == Kind::Int8);
+        if alike && (is_int8 || rows < MANY_ROWS && inputs.is_multiple_of(LANE_INPUTS)) {
+            return self.linear_few(x, layers, with_gelu);
+        }
+        layers.iter_mut().try_for_each(|layer| self.linear_many(x, layer, with_gelu))
+    }
+
+    fn linear_few(
+        self: &Arc<Self>,
+        x: &CardRows,
+        layers: &mut [Layer<'_>],
+        with_gelu: bool,
+    ) -> Result<()> {
+        let Some(first) = layers.first() else { return Ok(()) };
+        let (rows, kind) = (x.rows(), first.weight.kind);
+        let (tile, outputs) = match rows {
+            0 | 1 => (1, 1),
+            2 => (2, 2),
+            3 | 4 => (4, 4),
+            _ => (8, 4),
+        };
+        let mut parameter = LayersParameter::default();
+        for (to, layer) in parameter.0.iter_mut().zip(layers.iter()) {
+            *to = LayerParameter {
+                weight: layer.weight.start,
+                scales: layer.weight.scales.unwrap_or_default(),
+                bias: layer.bias.map_or(0, |bias| bias.start),
+                out: layer.out.pointer(),
+                outputs: layer.out.width() as i32,
+            };
+        }
+        let most = layers.iter().map(|layer| layer.out.width()).max().unwrap_or(0);
+        let grid = (most.div_ceil(WARPS * outputs), layers.len(), rows.div_ceil(tile));
+        let quantized = (kind == Kind::Int8).then(|| self.quantize(x)).transpose()?;
+        let inputs = match &quantized {
+            None => vec![Argument::Pointer(x.pointer())],
+            Some(both) => both.iter().map(|part| Argument::Pointer(part.pointer())).collect(),
+        };
+        let arguments = [
+            Argument::Int(rows as i32),
+            Argument::Int(x.width() as i32),
+            Argument::Layers(parameter),
+            Argument::Int(i32::from(with_gelu)),
+        ];
+        let arguments = [inputs, arguments.to_vec()].concat();
+        self.launch(&format!("linear_{}_{tile}", kind.name()), grid, WARPS * WARP, 0, &arguments)
+    }
+
+    /// Rows in whole numbers of 8 bits, and the scale of each.
+    fn quantize(self: &Arc<Self>, x: &CardRows) -> Result<[CardRows; 2]> {
+        let (rows, width) = (x.rows(), x.width());
+        let both = [self.rows((rows * width).div_ceil(4), 1)?, self.rows(rows, 1)?];
+        let arguments = [
+            Argument::Pointer(x.pointer()),
+            Argument::Int(width as i32),
+            Argument::Pointer(both[0].pointer()),
+            Argument::Pointer(both[1].pointer()),
+        ];
+        self.launch("quantize_rows", (rows, 1, 1), ROW_THREADS, 0, &arguments)?;
+        Ok(both)
+    }
+
+    /// Numbers of float32 in fewer bits: two of them take the place of a float.
+    fn narrow(self: &Arc<Self>, from: CUdeviceptr, count: usize, kind: Kind) -> Result<CardRows> {
+        let narrow = self.rows(count.div_ceil(2), 1)?;
+        let arguments = [
+            Argument::Pointer(from),
+            Argument::Pointer(narrow.pointer()),
+            Argument::Int(count as i32),
+        ];
+        let blocks = count.div_ceil(ROW_THREADS);
+        let name = format!("narrow_{}", kind.name());
+        self.launch(&name, (blocks, 1, 1), ROW_THREADS, 0, &arguments)?;
+        Ok(narrow)
+    }
+
+    /// By cuBLAS: inputs in the weight's numbers, sums and results in float32.
+    fn linear_many(
+        self: &Arc<Self>,
+        x: &CardRows,
+        layer: &mut Layer<'_>,
+        with_gelu: bool,
+    ) -> Result<()> {
+        let (rows, inputs, outputs) = (x.rows(), x.width(), layer.out.width());
+        if rows == 0 || outputs == 0 {
+            return Ok(());
+        }
+        let kind = layer.weight.kind.multiplied();
+        let narrowed = |from, count, is_wide: bool| match kind {
+            Kind::Float32 => Ok(None),
+            _ if is_wide => self.narrow(from, count, kind).map(Some),
+            _ => Ok(None),
+        };
+        let weight = narrowed(layer.weight.start, layer.weight.len, kind != layer.weight.kind)?;
+        let x_narrow = narrowed(x.pointer(), rows * inputs, true)?;
+        let from = x_narrow.as_ref().map_or(x.pointer(), CardRows::pointer);
+        let weight = weight.as_ref().map_or(layer.weight.start, CardRows::pointer);
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        self.stream.context().bind_to_thread().w()?;
+        // cuBLAS counts columns first: out^T [outputs, rows] = weight [outputs, inputs] x^T.
+        // SAFETY: the sizes were checked, and both constants outlive the call.
+        let status = unsafe {
+            gemm_ex(
+                *self.blas.handle(),
+                cublas::cublasOperation_t::CUBLAS_OP_T,
+                cublas::cublasOperation_t::CUBLAS_OP_N,
+                outputs as i32,
+                rows as i32,
+                inputs as i32,
+                (&raw const one).cast(),
+                weight as *const _,
+                kind.of_cublas(),
+                inputs as i32,
+                from as *const _,
+                kind.of_cublas(),
+                inputs as i32,
+                (&raw const zero).cast(),
+                layer.out.pointer() as *mut _,
+                cublas::cudaDataType::CUDA_R_32F,
+                outputs as i32,
+                cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        };
+        status.map_err(candle_core::Error::wrap)?;
+        if layer.bias.is_none() && !with_gelu {
+            return Ok(());
+        }
+        let arguments = [
+            Argument::Pointer(layer.out.pointer()),
+            Argument::Pointer(layer.bias.map_or(0, |bias| bias.start)),
+            Argument::Int(outputs as i32),
+            Argument::Int(i32::from(with_gelu)),
+        ];
+        self.launch("add_bias", (rows, 1, 1), ROW_THREADS, 0, &arguments)
+    }
+}
