@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 FLAGS = [
-    *("-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-w", "-DEMULATE"),
+    *("-std=c++17", "-O2", "-fPIC", "-fno-strict-aliasing", "-w", "-DEMULATE"),
     *(f"-I{HERE}", f"-I{HERE / 'include'}"),
 ]
 # What of candle's kernels its operations on floats and ids use.

@@ -128,6 +128,9 @@ int copy(void* to, const void* from, size_t bytes, void* stream, bool to_card, b
     bool fits = !to_card || emulated::is_live(reinterpret_cast<emulated::Device>(to), bytes);
     fits = fits && (!from_card || emulated::is_live(reinterpret_cast<emulated::Device>(from), bytes));
     if (!fits) emulated::fail("a copy leaves its memory");
+    if (!to_card) {
+        for (auto& [start, size] : live) check_guards(start, size);
+    }
     (to_card ? from_card ? counts.copies : counts.uploads : counts.downloads)++;
     std::memmove(to, from, bytes);
     return SUCCESS;
@@ -143,7 +146,6 @@ void enqueue(void* stream, std::function<void()> work) {
     if (on->records) return on->work.push_back(std::move(work));
     counts.launches++;
     work();
-    for (auto& [start, bytes] : live) check_guards(start, bytes);
 }
 
 bool is_live(Device start, size_t bytes) {
