@@ -24,6 +24,10 @@ build: ## build the wheel, into target/wheels
 cuda-wheel: ## build the wheel bart-fast-cuda, into target/cuda-wheel; see docs/devices.md
 	cuda/build-wheel.sh
 
+.PHONY: test-emulated-card
+test-emulated-card: ## the code for NVIDIA's cards, tested on the CPU; see tests/emulated_card
+	tests/emulated_card/run.sh
+
 .PHONY: lint
 lint: ## formatting and lints, warnings as errors
 	cargo fmt --check

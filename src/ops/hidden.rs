@@ -133,7 +133,7 @@ impl Hidden {
             Values::Floats(floats) => Ok(work(floats)),
             Values::Tensor(tensor) => with_values(tensor, work),
             #[cfg(feature = "cuda")]
-            Values::Card(rows) => Ok(work(&rows.download()?)),
+            Values::Card(rows) => Ok(work(&rows.card().alone(|| rows.download())?)),
         }
     }
 

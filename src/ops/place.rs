@@ -63,16 +63,15 @@ impl Place {
         }
     }
 
-    /// Does `work` while nobody else has work for the card, if this is one: what others ask of it would be
-    /// recorded with it. Not to be nested.
+    /// Does `work` while no other thread has work for the card, if this is one: what others ask of it would
+    /// be recorded with it. May be nested.
     pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
         #[cfg(feature = "cuda")]
         if let Place::Portable(device) = self
             && device.is_cuda()
             && let Ok(card) = crate::kernels::cuda::Card::of(device)
         {
-            let _alone = card.alone();
-            return work();
+            return card.alone(work);
         }
         work()
     }
@@ -85,6 +84,15 @@ impl Place {
 
 /// The values of a tensor of floats on any device, row-major, as float32.
 pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    alone(tensor, || values_alone(tensor))
+}
+
+/// [`Place::alone`] with the device of a tensor.
+pub fn alone<R>(tensor: &Tensor, work: impl FnOnce() -> R) -> R {
+    Place::Portable(tensor.device().clone()).alone(work)
+}
+
+fn values_alone(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()
 }
 

@@ -58,7 +58,7 @@ pub fn evaluate(
     head: &ClassificationHead,
     texts: &LabelledTexts,
 ) -> Result<StepResult> {
-    Ok(texts.loss(model, head, &Pass::inference())?.1)
+    model.place().alone(|| Ok(texts.loss(model, head, &Pass::inference())?.1))
 }
 
 /// One step of training. A loss or gradient that is not finite changes nothing: see
@@ -77,11 +77,13 @@ pub fn train(
     model.check_trainable()?;
     suit_training();
     let _alone = model.lock_for_training();
-    let (loss, result) = texts.loss(model, head, &model.training_pass(seed))?;
-    // A language-model head of its own takes no part.
-    let trainable = model.trainable();
-    let of_model = trainable.iter().filter(|parameter| parameter.name() != "lm_head.weight");
-    let of_head = head.parameters().iter().filter(|parameter| parameter.is_trainable());
-    let parameters: Vec<&Parameter> = of_model.chain(of_head).map(Arc::as_ref).collect();
-    update(&parameters, optimizer, Some(&loss), result, learning_rate)
+    model.place().alone(|| {
+        let (loss, result) = texts.loss(model, head, &model.training_pass(seed))?;
+        // A language-model head of its own takes no part.
+        let trainable = model.trainable();
+        let of_model = trainable.iter().filter(|parameter| parameter.name() != "lm_head.weight");
+        let of_head = head.parameters().iter().filter(|parameter| parameter.is_trainable());
+        let parameters: Vec<&Parameter> = of_model.chain(of_head).map(Arc::as_ref).collect();
+        update(&parameters, optimizer, Some(&loss), result, learning_rate)
+    })
 }

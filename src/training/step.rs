@@ -155,7 +155,7 @@ fn select<T: Copy>(values: &[T], wanted: &[bool]) -> Vec<T> {
 /// # Errors
 /// Only what the tensor library reports.
 pub fn evaluate(model: &BartModel, examples: &Examples) -> Result<StepResult> {
-    Ok(examples.loss(model, &Pass::inference())?.1)
+    model.place().alone(|| Ok(examples.loss(model, &Pass::inference())?.1))
 }
 
 /// One step of training. A loss or gradient that is not finite changes nothing: see
@@ -173,10 +173,12 @@ pub fn train(
     model.check_trainable()?;
     suit_training();
     let _alone = model.lock_for_training();
-    let (loss, result) = examples.loss(model, &model.training_pass(seed))?;
-    let trainable = model.trainable();
-    let parameters: Vec<&Parameter> = trainable.iter().map(Arc::as_ref).collect();
-    update(&parameters, optimizer, loss.as_ref(), result, learning_rate)
+    model.place().alone(|| {
+        let (loss, result) = examples.loss(model, &model.training_pass(seed))?;
+        let trainable = model.trainable();
+        let parameters: Vec<&Parameter> = trainable.iter().map(Arc::as_ref).collect();
+        update(&parameters, optimizer, loss.as_ref(), result, learning_rate)
+    })
 }
 
 /// Changes `parameters` by the gradients of a loss, if both are finite.

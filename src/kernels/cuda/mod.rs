@@ -11,6 +11,7 @@ mod linear;
 mod memory;
 mod weight;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -105,9 +106,27 @@ impl Card {
         self.stream.synchronize().w()
     }
 
-    /// Waits until nobody else has work for the card.
-    pub fn alone(&self) -> MutexGuard<'_, ()> {
-        lock(&self.alone)
+    /// Does `work` while no other thread has work for the card; may be nested.
+    pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
+        thread_local! {
+            /// The cards that this thread has alone.
+            static HELD: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+        }
+        /// Gives it back, also after a panic.
+        struct Back;
+        impl Drop for Back {
+            fn drop(&mut self) {
+                HELD.with_borrow_mut(Vec::pop);
+            }
+        }
+        let number = self.stream.context().ordinal();
+        if HELD.with_borrow(|held| held.contains(&number)) {
+            return work();
+        }
+        let _alone = lock(&self.alone);
+        HELD.with_borrow_mut(|held| held.push(number));
+        let _back = Back;
+        work()
     }
 
     /// Does `work` with another pool in the place of the card's.

@@ -164,8 +164,9 @@ impl Parameter {
             format.round(&exact, &mut values);
         }
         let values = Tensor::from_vec(values, &self.shape[..], &Device::Cpu)?;
-        let stored = values.to_dtype(self.frozen.dtype())?.to_device(self.place.device())?;
-        Ok(self.frozen.slice_set(&stored, 0, 0)?)
+        let values = values.to_dtype(self.frozen.dtype())?;
+        self.place
+            .alone(|| Ok(self.frozen.slice_set(&values.to_device(self.place.device())?, 0, 0)?))
     }
 
     fn set_int8(&self, values: &[i8], scales: &[f32], stored_scales: &Tensor) -> Result<()> {
@@ -174,8 +175,10 @@ impl Parameter {
         }
         let device = self.place.device();
         let bytes: Vec<u8> = values.iter().copied().map(int8::byte).collect();
-        self.frozen.slice_set(&Tensor::from_vec(bytes, &self.shape[..], device)?, 0, 0)?;
-        Ok(stored_scales.slice_set(&Tensor::new(scales, device)?, 0, 0)?)
+        self.place.alone(|| {
+            self.frozen.slice_set(&Tensor::from_vec(bytes, &self.shape[..], device)?, 0, 0)?;
+            Ok(stored_scales.slice_set(&Tensor::new(scales, device)?, 0, 0)?)
+        })
     }
 
     fn assign_floats(&self, read: &Read<'_, f32>, transposed: bool) -> Result<()> {
