@@ -36,11 +36,11 @@ impl Dropout {
         if self.keeps(index) { self.kept_factor() } else { 0.0 }
     }
 
-    fn kept_factor(&self) -> f32 {
+    pub(super) fn kept_factor(&self) -> f32 {
         1.0 / (1.0 - self.probability)
     }
 
-    fn threshold(&self) -> u32 {
+    pub(super) fn threshold(&self) -> u32 {
         // A cast to u32 saturates, so 1 - 2^-33 and more drop all but one word in 2^32.
         (f64::from(self.probability) * 4_294_967_296.0) as u32
     }

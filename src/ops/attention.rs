@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::dropout::Dropout;
 use super::hidden::Hidden;
-use super::{floats, tensor, use_kernels, with_floats};
+use super::{floats, padded, place, tensor, use_kernels, with_floats};
 use crate::kernels::attention as kernel;
 use crate::kernels::isa::{self, Pairs};
 
@@ -30,12 +30,12 @@ pub struct Spans {
 }
 
 impl Spans {
-    fn sequences(&self) -> usize {
+    pub(super) fn sequences(&self) -> usize {
         self.queries.len() - 1
     }
 
     /// Query rows and key rows of sequence `s`.
-    fn counts(&self, s: usize) -> (usize, usize) {
+    pub(super) fn counts(&self, s: usize) -> (usize, usize) {
         (self.queries[s + 1] - self.queries[s], self.keys[s + 1] - self.keys[s])
     }
 }
@@ -53,12 +53,6 @@ impl Heads {
     /// What scores are multiplied by.
     pub(crate) fn scale(self) -> f32 {
         (1.0 / (self.width as f64).sqrt()) as f32
-    }
-
-    /// `rows` rows of `x` from `start` on, `[heads, rows, width]`.
-    fn split(self, x: &Tensor, start: usize, rows: usize) -> Result<Tensor> {
-        let split = x.narrow(0, start, rows)?.reshape((rows, self.count, self.width))?;
-        split.transpose(0, 1)?.contiguous()
     }
 }
 
@@ -79,7 +73,7 @@ pub fn attention(
     }
     let (q, k, v) = (q.tensor()?, k.tensor()?, v.tensor()?);
     if !use_kernels(&q) {
-        return portable(&q, &k, &v, spans, heads, dropout)?.try_into();
+        return padded::attention(&q, &k, &v, spans, heads, dropout)?.try_into();
     }
     let op = Attention { spans: spans.clone(), heads, dropout, log_sum_exp: OnceLock::new() };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?.try_into()
@@ -115,104 +109,10 @@ pub fn weights(q: &Hidden, k: &Hidden, spans: &Spans, heads: Heads) -> Result<Ve
     }
     let (q, k, mut all) = (q.tensor()?, k.tensor()?, Vec::new());
     for s in (0..spans.sequences()).filter(|&s| spans.counts(s).0 * spans.counts(s).1 > 0) {
-        let block = portable_weights(&q, &k, spans, s, heads, None)?;
-        all.extend(block.flatten_all()?.to_vec1::<f32>()?);
+        let block = padded::weights(&q, &k, spans, s, heads)?;
+        all.extend(place::values(&block)?);
     }
     Ok(all)
-}
-
-/// [`attention`], one sequence at a time, by candle's own operations.
-fn portable(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    spans: &Spans,
-    heads: Heads,
-    dropout: Option<Dropout>,
-) -> Result<Tensor> {
-    let mut outputs = Vec::new();
-    for s in 0..spans.sequences() {
-        let (lq, lk) = spans.counts(s);
-        if lq == 0 {
-            continue;
-        }
-        if lk == 0 {
-            outputs.push(Tensor::zeros((lq, q.dim(1)?), q.dtype(), q.device())?);
-            continue;
-        }
-        let weights = portable_weights(q, k, spans, s, heads, dropout)?;
-        let v = heads.split(v, spans.keys[s], lk)?;
-        let out = weights
-            .to_dtype(v.dtype())?
-            .matmul(&v)?
-            .transpose(0, 1)?
-            .reshape((lq, heads.count * heads.width))?;
-        outputs.push(out);
-    }
-    if outputs.is_empty() { Ok(q.clone()) } else { Tensor::cat(&outputs, 0) }
-}
-
-/// The weights of sequence `s`, `[heads, query rows, key rows]`.
-fn portable_weights(
-    q: &Tensor,
-    k: &Tensor,
-    spans: &Spans,
-    s: usize,
-    heads: Heads,
-    dropout: Option<Dropout>,
-) -> Result<Tensor> {
-    let (lq, lk) = spans.counts(s);
-    let (q_start, k_start) = (spans.queries[s], spans.keys[s]);
-    let (q, k) = (heads.split(q, q_start, lq)?, heads.split(k, k_start, lk)?);
-    let seen = seen(spans, s, q.device())?; // [lq, lk]
-    let hidden = ((&seen - 1.0)? * 1e30)?;
-    let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
-    let scores = (scores * f64::from(heads.scale()))?.broadcast_mul(&seen)?;
-    let scores = scores.broadcast_add(&hidden)?; // [heads, lq, lk]
-    let largest = scores.max_keepdim(D::Minus1)?.detach();
-    let weights = scores.broadcast_sub(&largest)?.exp()?.broadcast_mul(&seen)?;
-    let sums = weights.sum_keepdim(D::Minus1)?;
-    // A query that sees nothing has sum 0 and weights 0: divide by 1 instead.
-    let sums = (&sums + sums.eq(0.0)?.to_dtype(sums.dtype())?)?;
-    let mut weights = weights.broadcast_div(&sums)?;
-    if let Some(dropout) = dropout.filter(|dropout| dropout.probability > 0.0) {
-        let mask = dropout_mask(dropout, heads, q_start, lq, lk);
-        let mask = Tensor::from_vec(mask, weights.shape().clone(), weights.device())?;
-        weights = (weights * mask)?;
-    }
-    if spans.no_key == NoKey::MeanOfValues {
-        let sees_none = seen.sum_keepdim(D::Minus1)?.eq(0.0)?.to_dtype(DType::F32)?; // [lq, 1]
-        weights = weights.broadcast_add(&(sees_none / lk as f64)?)?;
-    }
-    Ok(weights)
-}
-
-/// 1 where a query of sequence `s` sees a key, else 0: `[query rows, key rows]`.
-fn seen(spans: &Spans, s: usize, device: &candle_core::Device) -> Result<Tensor> {
-    let ((lq, lk), k_start) = (spans.counts(s), spans.keys[s]);
-    let mut seen = Vec::with_capacity(lq * lk);
-    for i in 0..lq {
-        for j in 0..lk {
-            let visible = spans.visible.as_ref().is_none_or(|visible| visible[k_start + j]);
-            seen.push(f32::from(visible && (!spans.causal || j + lq <= i + lk)));
-        }
-    }
-    Tensor::from_vec(seen, (lq, lk), device)
-}
-
-/// The factors that dropout gives the weights of one sequence: `[heads, lq, lk]`.
-fn dropout_mask(dropout: Dropout, heads: Heads, q_start: usize, lq: usize, lk: usize) -> Vec<f32> {
-    let kept = 1.0 / (1.0 - dropout.probability);
-    let mut mask = Vec::with_capacity(heads.count * lq * lk);
-    for head in 0..heads.count {
-        for i in 0..lq {
-            for j in 0..lk {
-                let keep = kernel::dropout_keep(&dropout, heads.count, q_start + i, head, j);
-                mask.push(if keep { kept } else { 0.0 });
-            }
-        }
-    }
-    mask
 }
 
 struct Attention {

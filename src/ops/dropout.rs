@@ -5,6 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::hidden::Hidden;
 use super::{floats, tensor, use_kernels, with_floats};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::Card;
 use crate::kernels::dropout as kernel;
 
 pub use crate::kernels::dropout::Dropout;
@@ -18,9 +20,18 @@ pub fn dropout(x: Hidden, draw: Dropout) -> Result<Hidden> {
         if use_kernels(x) {
             return x.contiguous()?.apply_op1(Drop(draw));
         }
-        let factors: Vec<f32> = (0..x.elem_count() as u64).map(|i| draw.factor(i)).collect();
-        x * Tensor::from_vec(factors, x.shape().clone(), x.device())?.to_dtype(x.dtype())?
+        x * factors(draw, x)?.to_dtype(x.dtype())?
     })
+}
+
+/// What each element of `x` is multiplied by.
+fn factors(draw: Dropout, x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return Card::of(x.device())?.dropout_factors(draw, x.shape().clone());
+    }
+    let factors: Vec<f32> = (0..x.elem_count() as u64).map(|i| draw.factor(i)).collect();
+    Tensor::from_vec(factors, x.shape().clone(), x.device())
 }
 
 struct Drop(Dropout);

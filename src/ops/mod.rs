@@ -21,6 +21,7 @@ pub mod hidden;
 pub mod int8;
 pub mod kv_store;
 pub mod linear;
+mod padded;
 pub mod place;
 pub mod recompute;
 pub mod recording;

@@ -7,6 +7,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 
+use super::dropout::Draw;
 use super::linear::LayersParameter;
 use super::weight::Weight;
 use super::{Card, CardRows, Numbers};
@@ -27,6 +28,8 @@ pub(super) enum Argument {
     Int(i32),
     Float(f32),
     Layers(LayersParameter),
+    Long(u64),
+    Draw(Draw),
 }
 
 /// The best of each row of scores.
@@ -68,6 +71,8 @@ impl Card {
                 Argument::Int(number) => builder.arg(number),
                 Argument::Float(number) => builder.arg(number),
                 Argument::Layers(layers) => builder.arg(layers),
+                Argument::Long(number) => builder.arg(number),
+                Argument::Draw(draw) => builder.arg(draw),
             };
         }
         let config = LaunchConfig {

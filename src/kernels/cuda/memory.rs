@@ -4,12 +4,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor};
+use candle_core::{CudaStorage, DType, Device, Result, Shape, Storage, Tensor};
 
 use super::{Card, lock, storage};
 
@@ -68,6 +67,18 @@ impl Card {
             None => unsafe { self.device.alloc::<f32>(len)? },
         };
         Ok(CardRows { card: self.clone(), pool, memory: Some(memory), rows, width })
+    }
+
+    /// Floats of unspecified content, outside of the pool.
+    pub(super) fn floats(&self, count: usize) -> Result<CudaSlice<f32>> {
+        // SAFETY: a kernel writes every one of them before others read them.
+        unsafe { self.device.alloc::<f32>(count.max(1)) }
+    }
+
+    /// A tensor of candle with these floats.
+    pub(super) fn tensor(&self, floats: CudaSlice<f32>, shape: Shape) -> Tensor {
+        let stored = CudaStorage::wrap_cuda_slice(floats, self.device.clone());
+        Tensor::from_storage(Storage::Cuda(stored), shape, BackpropOp::none(), false)
     }
 
     /// Gives back to the driver what the pool keeps.
@@ -149,10 +160,7 @@ impl CardRows {
     pub fn tensor(&self) -> Result<Tensor> {
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         let copy = self.card.stream.clone_dtod(&memory.slice(..self.rows * self.width)).w()?;
-        let stored = CudaStorage::wrap_cuda_slice(copy, self.card.device.clone());
-        debug_assert_eq!(stored.dtype(), DType::F32);
-        let shape = (self.rows, self.width);
-        Ok(Tensor::from_storage(Storage::Cuda(stored), shape, BackpropOp::none(), false))
+        Ok(self.card.tensor(copy, (self.rows, self.width).into()))
     }
 
     /// The device of candle that holds them.

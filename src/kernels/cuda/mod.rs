@@ -5,6 +5,7 @@
 //! stream, so that memory that comes back to its pool may be handed out at once.
 
 mod cache;
+mod dropout;
 mod graph;
 mod launch;
 mod linear;
