@@ -155,7 +155,13 @@ fn linear_of_tensor(
     bias: Option<&Tensor>,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
-    let y = if use_kernels(x) && weight.is_packed() && !weight.stored().track_op() {
+    #[cfg(feature = "cuda")]
+    let by_card = super::card_product::product(x, weight)?;
+    #[cfg(not(feature = "cuda"))]
+    let by_card = None;
+    let y = if let Some(y) = by_card {
+        with_bias(y, bias)?
+    } else if use_kernels(x) && weight.is_packed() && !weight.stored().track_op() {
         frozen_linear::linear(x, weight, bias)?
     } else if let Some(scales) = weight.scales() {
         int8::linear(x, weight, scales, bias)?
@@ -174,14 +180,18 @@ fn linear_of_tensor(
         }
         let weight = weight.dense_for_products()?;
         let y = x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(x.dtype())?;
-        match bias {
-            Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
-            None => y,
-        }
+        with_bias(y, bias)?
     };
     match epilogue {
         Epilogue::None => Ok(y),
         Epilogue::Gelu => gelu::gelu(&y),
+    }
+}
+
+fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?),
+        None => Ok(y),
     }
 }
 

@@ -9,6 +9,8 @@ pub mod add_layer_norm;
 pub mod attention;
 #[cfg(feature = "cuda")]
 mod card;
+#[cfg(feature = "cuda")]
+mod card_product;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;

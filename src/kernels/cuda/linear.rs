@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::Result;
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as cublas};
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 
 use super::launch::{Argument, ROW_THREADS, WARP};
+use super::product::Factor;
 use super::weight::{Kind, Weight};
 use super::{Card, CardRows};
 
@@ -132,20 +131,6 @@ impl Card {
         Ok(both)
     }
 
-    /// Numbers of float32 in fewer bits: two of them take the place of a float.
-    fn narrow(self: &Arc<Self>, from: CUdeviceptr, count: usize, kind: Kind) -> Result<CardRows> {
-        let narrow = self.rows(count.div_ceil(2), 1)?;
-        let arguments = [
-            Argument::Pointer(from),
-            Argument::Pointer(narrow.pointer()),
-            Argument::Int(count as i32),
-        ];
-        let blocks = count.div_ceil(ROW_THREADS);
-        let name = format!("narrow_{}", kind.name());
-        self.launch(&name, (blocks, 1, 1), ROW_THREADS, 0, &arguments)?;
-        Ok(narrow)
-    }
-
     /// By cuBLAS: inputs in the weight's numbers, sums and results in float32.
     fn linear_many(
         self: &Arc<Self>,
@@ -157,44 +142,11 @@ impl Card {
         if rows == 0 || outputs == 0 {
             return Ok(());
         }
-        let kind = layer.weight.kind.multiplied();
-        let narrowed = |from, count, is_wide: bool| match kind {
-            Kind::Float32 => Ok(None),
-            _ if is_wide => self.narrow(from, count, kind).map(Some),
-            _ => Ok(None),
-        };
-        let weight = narrowed(layer.weight.start, layer.weight.len, kind != layer.weight.kind)?;
-        let x_narrow = narrowed(x.pointer(), rows * inputs, true)?;
-        let from = x_narrow.as_ref().map_or(x.pointer(), CardRows::pointer);
-        let weight = weight.as_ref().map_or(layer.weight.start, CardRows::pointer);
-        let (one, zero) = (1.0_f32, 0.0_f32);
-        self.stream.context().bind_to_thread().w()?;
-        // cuBLAS counts columns first: out^T [outputs, rows] = weight [outputs, inputs] x^T.
-        // SAFETY: the sizes were checked, and both constants outlive the call.
-        let status = unsafe {
-            gemm_ex(
-                *self.blas.handle(),
-                cublas::cublasOperation_t::CUBLAS_OP_T,
-                cublas::cublasOperation_t::CUBLAS_OP_N,
-                outputs as i32,
-                rows as i32,
-                inputs as i32,
-                (&raw const one).cast(),
-                weight as *const _,
-                kind.of_cublas(),
-                inputs as i32,
-                from as *const _,
-                kind.of_cublas(),
-                inputs as i32,
-                (&raw const zero).cast(),
-                layer.out.pointer() as *mut _,
-                cublas::cudaDataType::CUDA_R_32F,
-                outputs as i32,
-                cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        };
-        status.map_err(candle_core::Error::wrap)?;
+        let weight = layer.weight;
+        let x = Factor { start: x.pointer(), kind: Kind::Float32, transposed: false };
+        let w = Factor { start: weight.start, kind: weight.kind, transposed: true };
+        let sizes = (rows, outputs, inputs);
+        self.product(sizes, [x, w], weight.kind.multiplied(), layer.out.pointer())?;
         if layer.bias.is_none() && !with_gelu {
             return Ok(());
         }

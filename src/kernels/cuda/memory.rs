@@ -40,6 +40,11 @@ impl Pool {
     }
 }
 
+/// A tensor of candle of what a kernel has computed.
+pub fn tensor_of(storage: CudaStorage, shape: Shape) -> Tensor {
+    Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+}
+
 /// Floats `[rows, width]` on a card; they go back to their pool when they are dropped.
 #[derive(Debug)]
 pub struct CardRows {
@@ -77,8 +82,7 @@ impl Card {
 
     /// A tensor of candle with these floats.
     pub(super) fn tensor(&self, floats: CudaSlice<f32>, shape: Shape) -> Tensor {
-        let stored = CudaStorage::wrap_cuda_slice(floats, self.device.clone());
-        Tensor::from_storage(Storage::Cuda(stored), shape, BackpropOp::none(), false)
+        tensor_of(CudaStorage::wrap_cuda_slice(floats, self.device.clone()), shape)
     }
 
     /// Gives back to the driver what the pool keeps.

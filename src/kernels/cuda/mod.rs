@@ -10,6 +10,7 @@ mod graph;
 mod launch;
 mod linear;
 mod memory;
+mod product;
 mod weight;
 
 use std::cell::RefCell;
@@ -27,7 +28,7 @@ pub use cache::{CardCache, pairs};
 pub use graph::Graphs;
 pub use launch::{Best, WIDEST};
 pub use linear::Layer;
-pub use memory::{CardNumbers, CardRows, Numbers, Pool};
+pub use memory::{CardNumbers, CardRows, Numbers, Pool, tensor_of};
 pub use weight::Weight;
 
 /// The kernels, compiled by `build.rs`.
