@@ -85,6 +85,42 @@ impl RmspropStep {
     }
 }
 
+/// A rule with its constants, for whoever computes it elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ElementRule {
+    /// [`adam`]: its state is `m`, `v`, and `v_hat` or none.
+    Adam(AdamStep),
+    /// [`sgd`] or [`sgd_momentum`]: `m` or none.
+    Sgd {
+        /// Of the movement before.
+        momentum: f32,
+        /// Whether it looks ahead.
+        nesterov: bool,
+    },
+    /// [`rmsprop`]: `v`, then `m` or none and the average or none.
+    Rmsprop(RmspropStep),
+    /// [`lion`]: `m`.
+    Lion([f32; 2]),
+}
+
+impl ElementRule {
+    /// Its name, and its numbers in the order of its fields.
+    pub fn constants(self) -> (&'static str, [f32; 4]) {
+        match self {
+            ElementRule::Adam(AdamStep { alpha, keep_1, keep_2, epsilon }) => {
+                ("adam", [alpha, keep_1, keep_2, epsilon])
+            }
+            ElementRule::Sgd { momentum, nesterov } => {
+                ("sgd", [momentum, f32::from(u8::from(nesterov)), 0.0, 0.0])
+            }
+            ElementRule::Rmsprop(RmspropStep { rho, rest, epsilon, momentum }) => {
+                ("rmsprop", [rho, rest, epsilon, momentum])
+            }
+            ElementRule::Lion([beta_1, beta_2]) => ("lion", [beta_1, beta_2, 0.0, 0.0]),
+        }
+    }
+}
+
 /// `m += (g - m)(1 - beta_1)`, `v += (g^2 - v)(1 - beta_2)`, `w -= alpha m / (sqrt(v) + epsilon)`;
 /// with `v_hat` (AMSGrad) its running maximum takes the place of `v` in the last.
 ///

@@ -1,5 +1,6 @@
 //! `_core.Optimizer`: the optimizer state that training steps update.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -50,9 +51,10 @@ impl PyOptimizer {
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (iterations, slots) = py.detach(|| {
             let optimizer = self.lock();
-            let copy = |(key, values): (String, &[f32])| (key, values.to_vec());
-            (optimizer.iterations(), optimizer.state().into_iter().map(copy).collect::<Vec<_>>())
-        });
+            let copy = |(key, values): (String, Cow<'_, [f32]>)| (key, values.into_owned());
+            let state = optimizer.state()?.into_iter().map(copy).collect::<Vec<_>>();
+            Ok::<_, Error>((optimizer.iterations(), state))
+        })?;
         let state = PyDict::new(py);
         state.set_item(ITERATIONS, vec![iterations as i64].into_pyarray(py))?;
         for (key, values) in slots {

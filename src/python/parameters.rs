@@ -71,7 +71,8 @@ pub(super) fn put_averages<'a>(
     for parameter in parameters {
         let mut outcome = Ok(());
         parameter.update(|value| {
-            outcome = optimizer.put_average(parameter.name(), value, exchange);
+            outcome =
+                optimizer.put_average(parameter.name(), parameter.matrices(), value, exchange);
         })?;
         outcome?;
     }

@@ -42,6 +42,19 @@ impl<'a> Gradients<'a> {
         }
     }
 
+    /// The gradient as a contiguous tensor of float32, where candle computed it.
+    ///
+    /// # Errors
+    /// Only what the tensor library reports.
+    #[cfg(feature = "cuda")]
+    pub fn tensor(&self, parameter: &Parameter) -> Result<Tensor> {
+        let var = parameter.var().as_tensor();
+        match self.store.as_ref().and_then(|store| store.get(var)) {
+            Some(gradient) => Ok(gradient.to_dtype(candle_core::DType::F32)?.contiguous()?),
+            None => Ok(var.zeros_like()?),
+        }
+    }
+
     /// The norm of all gradients together.
     ///
     /// # Errors

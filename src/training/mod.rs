@@ -3,5 +3,7 @@
 pub mod classification;
 pub mod gradients;
 pub mod loss;
+#[cfg(feature = "cuda")]
+mod on_card;
 pub mod optimizer;
 pub mod step;

@@ -7,11 +7,16 @@
 //! weights stays zero; all but Adafactor are elementwise.
 
 mod config;
+#[cfg(feature = "cuda")]
+mod on_card;
+mod slots;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 pub use config::{OptimizerConfig, Rule};
 
+use self::slots::{AVERAGE, Slots, Values, check_length, slot_names};
 use crate::error::{Error, Result};
 pub use crate::kernels::adafactor::Matrices;
 use crate::kernels::adafactor::{self, AdafactorStep};
@@ -49,16 +54,6 @@ pub struct Optimizer {
     slots: HashMap<String, Slots>,
 }
 
-/// State of one parameter; what the two or three vectors are called is the rule's business
-/// ([`Rule::slot_names`]). A slot the rule does not use is absent.
-#[derive(Clone, Debug, Default)]
-struct Slots {
-    matrix: bool,
-    of_rule: Vec<Vec<f32>>,
-    accumulated: Option<Vec<f32>>,
-    average: Option<Vec<f32>>,
-}
-
 /// What is the same for every parameter of the current step.
 #[derive(Clone, Copy, Debug, Default)]
 struct Step {
@@ -71,6 +66,20 @@ struct Step {
     updates: bool,
     /// Squares of the mean gradients that were accumulated for this step.
     mean_squares: f64,
+}
+
+impl Step {
+    /// Which share of the running mean stays.
+    fn keeps_of_average(&self, config: &OptimizerConfig) -> Option<f32> {
+        // As in Keras the mean starts at the weights after the first update.
+        let first = self.number == 1;
+        config.ema_momentum.map(|keep| if first { 0.0 } else { keep as f32 })
+    }
+
+    /// Whether the running mean takes the value's place.
+    fn takes_average(&self, config: &OptimizerConfig) -> bool {
+        config.ema_overwrite_frequency.is_some_and(|every| self.number.is_multiple_of(every))
+    }
 }
 
 impl Optimizer {
@@ -123,6 +132,7 @@ impl Optimizer {
         let wants_norm = self.config.global_clipnorm.is_some();
         let slots = self.slots_of(name, matrices, gradient.len())?;
         let Some(accumulated) = slots.accumulated.as_mut() else { return Ok(()) };
+        let accumulated = accumulated.host()?;
         elementwise::add_assign(accumulated, gradient);
         if updates {
             elementwise::divide(accumulated, count as f32);
@@ -146,6 +156,7 @@ impl Optimizer {
         }
         let slots = self.slots.get_mut(name).expect("it was inserted");
         slots.check(name, config, length, matrices)?;
+        slots.bring_to(config, matrices)?;
         Ok(slots)
     }
 
@@ -177,20 +188,20 @@ impl Optimizer {
         let Self { config, step, slots, .. } = self;
         let slots = slots.get_mut(name).expect("it was just looked up");
         let own = (name, matrices);
-        match slots.accumulated.as_mut() {
-            None => Self::update_now(config, step, own, value, gradient, &mut slots.of_rule),
+        let of_rule = slots.of_rule.iter_mut().map(Values::host).collect::<Result<Vec<_>>>()?;
+        let mut of_rule: Vec<&mut [f32]> = of_rule.into_iter().map(Vec::as_mut_slice).collect();
+        match slots.accumulated.as_mut().map(Values::host).transpose()? {
+            None => Self::update_now(config, step, own, value, gradient, &mut of_rule),
             Some(mean) if step.updates => {
-                Self::update_now(config, step, own, value, mean, &mut slots.of_rule);
+                Self::update_now(config, step, own, value, mean, &mut of_rule);
                 mean.fill(0.0);
             }
             Some(_) => {}
         }
-        if let (Some(average), Some(keep)) = (slots.average.as_mut(), config.ema_momentum) {
-            // As in Keras the mean starts at the weights after the first update.
-            let keep = if step.number == 1 { 0.0 } else { keep as f32 };
+        let average = slots.average.as_mut().map(Values::host).transpose()?;
+        if let (Some(average), Some(keep)) = (average, step.keeps_of_average(config)) {
             rules::running_mean(average, value, keep);
-            if config.ema_overwrite_frequency.is_some_and(|every| step.number.is_multiple_of(every))
-            {
+            if step.takes_average(config) {
                 value.copy_from_slice(average);
             }
         }
@@ -202,11 +213,17 @@ impl Optimizer {
     ///
     /// # Errors
     /// `Error::Argument` when the mean has another length.
-    pub fn put_average(&mut self, name: &str, value: &mut [f32], exchange: bool) -> Result<()> {
-        let Some(average) = self.slots.get_mut(name).and_then(|slots| slots.average.as_mut())
-        else {
-            return Ok(());
-        };
+    pub fn put_average(
+        &mut self,
+        name: &str,
+        matrices: Option<Matrices>,
+        value: &mut [f32],
+        exchange: bool,
+    ) -> Result<()> {
+        let Some(slots) = self.slots.get_mut(name) else { return Ok(()) };
+        slots.bring_to(&self.config, matrices)?;
+        let Some(average) = slots.average.as_mut() else { return Ok(()) };
+        let average = average.host()?;
         check_length(name, AVERAGE, average.len(), value.len())?;
         if exchange {
             value.swap_with_slice(average);
@@ -252,16 +269,19 @@ impl Optimizer {
         Ok(StepReport { gradient_norm: norm as f32, applied })
     }
 
-    /// The state, one entry `parameter/slot` each, in the layout of its parameter. Opaque: meant
-    /// for [`Self::set_state`] of an optimizer of the same configuration on the same model.
-    pub fn state(&self) -> BTreeMap<String, &[f32]> {
+    /// The state, one entry `parameter/slot` each, that of matrices row-major. Opaque: meant for
+    /// [`Self::set_state`] of an optimizer of the same configuration on the same model, wherever that is.
+    ///
+    /// # Errors
+    /// What a card reports that keeps it.
+    pub fn state(&self) -> Result<BTreeMap<String, Cow<'_, [f32]>>> {
         let mut state = BTreeMap::new();
         for (parameter, slots) in &self.slots {
-            for (slot, values) in slots.names(&self.config).iter().zip(slots.values()) {
-                state.insert(format!("{parameter}/{slot}"), values.as_slice());
+            for (slot, values) in slots.names(&self.config).iter().zip(slots.saved(&self.config)?) {
+                state.insert(format!("{parameter}/{slot}"), values);
             }
         }
-        state
+        Ok(state)
     }
 
     /// Replaces the state and the number of steps made.
@@ -313,9 +333,11 @@ impl Optimizer {
         (name, matrices): (&str, Option<Matrices>),
         value: &mut [f32],
         gradient: &[f32],
-        slots: &mut [Vec<f32>],
+        slots: &mut [&mut [f32]],
     ) {
-        let common = config.common(step.learning_rate, step.gradient_scale, name, gradient);
+        let common = config.common(step.learning_rate, step.gradient_scale, name, || {
+            elementwise::sum_of_squares(gradient)
+        });
         match (&config.rule, slots) {
             (Rule::Adam { beta_1, beta_2, epsilon, .. }, [m, v, rest @ ..]) => {
                 let adam =
@@ -325,7 +347,7 @@ impl Optimizer {
                     gradient,
                     m,
                     v,
-                    rest.first_mut().map(Vec::as_mut_slice),
+                    rest.first_mut().map(|slot| &mut **slot),
                     common,
                     adam,
                 );
@@ -338,8 +360,8 @@ impl Optimizer {
                 let with_momentum = *momentum > 0.0;
                 let (m, average) = rest.split_at_mut(usize::from(with_momentum));
                 let rmsprop = RmspropStep::new(*rho, *epsilon, *momentum);
-                let m = m.first_mut().map(Vec::as_mut_slice);
-                let average = average.first_mut().map(Vec::as_mut_slice);
+                let m = m.first_mut().map(|slot| &mut **slot);
+                let average = average.first_mut().map(|slot| &mut **slot);
                 debug_assert_eq!(average.is_some(), *centered);
                 rules::rmsprop(value, gradient, v, m, average, common, rmsprop);
             }
@@ -350,7 +372,7 @@ impl Optimizer {
                 let adafactor = adafactor_step(rule, step);
                 match (slots, matrices) {
                     ([row, column], Some(shape)) => {
-                        let averages = [row.as_mut_slice(), column.as_mut_slice()];
+                        let averages = [&mut **row, &mut **column];
                         adafactor::matrices(value, gradient, averages, shape, common, adafactor);
                     }
                     ([v], _) => adafactor::vector(value, gradient, v, common, adafactor),
@@ -369,71 +391,6 @@ fn adafactor_step(rule: &Rule, step: &Step) -> AdafactorStep {
     };
     let (decay, epsilons) = ((beta_2_decay, clip_threshold), (epsilon_1, epsilon_2));
     AdafactorStep::new(decay, epsilons, step.learning_rate, step.number)
-}
-
-const ACCUMULATOR: &str = "gradient_accumulator";
-const AVERAGE: &str = "average";
-
-/// Every slot a parameter has, the accumulator and the running mean last.
-fn slot_names(config: &OptimizerConfig, matrix: bool) -> Vec<&'static str> {
-    let mut names = config.rule.slot_names(matrix);
-    names.extend(config.gradient_accumulation_steps.map(|_| ACCUMULATOR));
-    names.extend(config.ema_momentum.map(|_| AVERAGE));
-    names
-}
-
-impl Slots {
-    fn new(config: &OptimizerConfig, length: usize, matrices: Option<Matrices>) -> Self {
-        let lengths = config.rule.slot_lengths(length, matrices);
-        Self {
-            matrix: matrices.is_some(),
-            of_rule: lengths.into_iter().map(|length| vec![0.0; length]).collect(),
-            accumulated: config.gradient_accumulation_steps.map(|_| vec![0.0; length]),
-            average: config.ema_momentum.map(|_| vec![0.0; length]),
-        }
-    }
-
-    /// From the values of all slots, in the order of [`slot_names`].
-    fn from_values(config: &OptimizerConfig, matrix: bool, mut values: Vec<Vec<f32>>) -> Self {
-        let average = config.ema_momentum.and_then(|_| values.pop());
-        let accumulated = config.gradient_accumulation_steps.and_then(|_| values.pop());
-        Self { matrix, of_rule: values, accumulated, average }
-    }
-
-    fn names(&self, config: &OptimizerConfig) -> Vec<&'static str> {
-        slot_names(config, self.matrix)
-    }
-
-    fn values(&self) -> impl Iterator<Item = &Vec<f32>> {
-        self.of_rule.iter().chain(&self.accumulated).chain(&self.average)
-    }
-
-    fn check(
-        &self,
-        name: &str,
-        config: &OptimizerConfig,
-        length: usize,
-        matrices: Option<Matrices>,
-    ) -> Result<()> {
-        let mut lengths = config.rule.slot_lengths(length, matrices);
-        lengths.resize(slot_names(config, matrices.is_some()).len(), length);
-        let names = slot_names(config, matrices.is_some());
-        check_length(name, "state", self.values().count(), lengths.len())?;
-        for ((slot, values), expected) in names.iter().zip(self.values()).zip(lengths) {
-            check_length(name, slot, values.len(), expected)?;
-        }
-        Ok(())
-    }
-}
-
-fn check_length(parameter: &str, what: &str, got: usize, expected: usize) -> Result<()> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(Error::argument(
-        parameter,
-        format!("its {what} has {got} values, the parameter has {expected}"),
-    ))
 }
 
 /// Norm of several gradients taken as one vector, summed in one fixed order. Not finite if any

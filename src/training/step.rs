@@ -193,6 +193,17 @@ pub(super) fn update(
         return Ok(result);
     }
     let gradients = Gradients::of(parameters, loss)?;
+    #[cfg(feature = "cuda")]
+    if let Some(card) = super::on_card::card_of(parameters, optimizer)? {
+        return super::on_card::update(
+            &card,
+            parameters,
+            &gradients,
+            optimizer,
+            result,
+            learning_rate,
+        );
+    }
     let norm = gradients.norm()?;
     result.gradient_norm = Some(norm);
     if !norm.is_finite() {

@@ -174,8 +174,8 @@ class Task:
         return self.backbone.device
 
     def to(self, device: Any) -> "Task":
-        """Moves the model to a device: see `BartBackbone.to()`. The optimizer's state and a
-        classifier's head stay on the CPU.
+        """Moves the model to a device: see `BartBackbone.to()`. Training goes on there, with the
+        optimizer's state; a classifier's head stays on the CPU.
 
         Args:
             device: str, or a `torch.device`: "cpu", or a card such as "cuda", "cuda:1" or "metal".
@@ -187,7 +187,11 @@ class Task:
             ValueError: no such device, or the card cannot be used. The model stays where it was.
             MemoryError: the device has no room for it; likewise.
         """
+        before = self.backbone._model
         self.backbone.to(device)
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is not None:
+            optimizer.follow(before, self.backbone._model)
         return self
 
     def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:

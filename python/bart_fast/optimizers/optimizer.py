@@ -139,6 +139,11 @@ class Optimizer:
         """bool. Whether the optimizer was built for `owner`."""
         return self._core is not None and self._owner is owner
 
+    def follow(self, before, owner):
+        """Goes on with the same values in `owner`, if it was built for `before`."""
+        if self.serves(before):
+            self._owner = owner
+
     def start_anew(self):
         """Forgets the model it was built for, and all state of it."""
         self._core = self._owner = self._pending_state = None

@@ -9,6 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 
 use super::dropout::Draw;
 use super::linear::LayersParameter;
+use super::optimizer::Four;
 use super::weight::Weight;
 use super::{Card, CardRows, Numbers};
 
@@ -30,6 +31,7 @@ pub(super) enum Argument {
     Layers(LayersParameter),
     Long(u64),
     Draw(Draw),
+    Four(Four),
 }
 
 /// The best of each row of scores.
@@ -73,6 +75,7 @@ impl Card {
                 Argument::Layers(layers) => builder.arg(layers),
                 Argument::Long(number) => builder.arg(number),
                 Argument::Draw(draw) => builder.arg(draw),
+                Argument::Four(numbers) => builder.arg(numbers),
             };
         }
         let config = LaunchConfig {

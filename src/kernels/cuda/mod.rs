@@ -10,6 +10,7 @@ mod graph;
 mod launch;
 mod linear;
 mod memory;
+mod optimizer;
 mod product;
 mod weight;
 
@@ -29,6 +30,7 @@ pub use graph::Graphs;
 pub use launch::{Best, WIDEST};
 pub use linear::Layer;
 pub use memory::{CardNumbers, CardRows, Numbers, Pool, tensor_of};
+pub use optimizer::CardFloats;
 pub use weight::Weight;
 
 /// The kernels, compiled by `build.rs`.

@@ -150,13 +150,14 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 // The sum over a block of whole warps, known to all of its threads. `shared` holds a float a warp.
-__device__ __forceinline__ float block_sum(float x, float* shared) {
+template <typename T>
+__device__ __forceinline__ T block_sum(T x, T* shared) {
     int warp = threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE;
     int warps = blockDim.x / WARP_SIZE;
     x = warp_sum(x);
     if (lane == 0) shared[warp] = x;
     __syncthreads();
-    float total = 0.0f;
+    T total = 0;
     for (int i = 0; i < warps; i++) total += shared[i];
     __syncthreads();
     return total;

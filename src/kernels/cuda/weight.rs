@@ -91,6 +91,11 @@ impl Weight {
         Ok(Some(Weight { start, kind, len: end - first, scales: None }))
     }
 
+    /// Floats that lie somewhere.
+    pub(super) fn of_floats(start: CUdeviceptr, len: usize) -> Self {
+        Weight { start, kind: Kind::Float32, len, scales: None }
+    }
+
     /// The same of float32, which products round to `format`.
     pub fn rounded_to(self, format: HalfFormat) -> Self {
         assert!(self.is_float32(), "only float32 is rounded");
@@ -123,6 +128,12 @@ impl Weight {
         /// Beyond, there are better ways than to read the weights again and again.
         const MOST_ROWS: usize = 256;
         self.kind != Kind::Int8 || inputs.is_multiple_of(16) && rows <= MOST_ROWS
+    }
+
+    /// How many numbers it has.
+    #[expect(clippy::len_without_is_empty, reason = "no matrix is empty")]
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// Whether it has float32.

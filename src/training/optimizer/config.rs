@@ -5,7 +5,6 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::kernels::adafactor::Matrices;
-use crate::kernels::elementwise::sum_of_squares;
 use crate::kernels::optimizer::Common;
 
 /// The update rule with its own constants.
@@ -87,6 +86,11 @@ impl Rule {
     }
 
     /// Lengths of the same, for a parameter of `length` values.
+    /// Whether it keeps averages of a matrix' rows and columns, not numbers for each element.
+    pub(super) fn keeps_averages(&self) -> bool {
+        matches!(self, Rule::Adafactor { .. })
+    }
+
     pub(super) fn slot_lengths(&self, length: usize, matrices: Option<Matrices>) -> Vec<usize> {
         match (self, matrices) {
             (Rule::Adafactor { .. }, Some(matrices)) => matrices.averages().to_vec(),
@@ -265,13 +269,12 @@ impl OptimizerConfig {
         learning_rate: f64,
         scale: f32,
         name: &str,
-        gradient: &[f32],
+        squares: impl FnOnce() -> f64,
     ) -> Common {
         let decays = !self.exclude_from_weight_decay.iter().any(|excluded| excluded == name);
         let decay = self.weight_decay.filter(|_| decays).map_or(0.0, |decay| decay * learning_rate);
-        let norm_scale = self
-            .clipnorm
-            .map_or(1.0, |limit| (limit / sum_of_squares(gradient).sqrt().max(limit)) as f32);
+        let norm_scale =
+            self.clipnorm.map_or(1.0, |limit| (limit / squares().sqrt().max(limit)) as f32);
         Common {
             learning_rate: learning_rate as f32,
             decay: decay as f32,

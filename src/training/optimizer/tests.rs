@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernels::pack;
 
 fn adam(amsgrad: bool) -> Rule {
     Rule::Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7, amsgrad }
@@ -124,7 +125,10 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
         let mut parameters =
             [Parameter { name: "w", matrices: None, value: &mut value, gradient: &[bad, 1.0] }];
         assert!(!optimizer.apply(0.1, &mut parameters).unwrap().applied);
-        assert_eq!((value, optimizer.iterations(), optimizer.state().len()), ([1.0, 2.0], 0, 0));
+        assert_eq!(
+            (value, optimizer.iterations(), optimizer.state().unwrap().len()),
+            ([1.0, 2.0], 0, 0)
+        );
     }
 }
 
@@ -141,7 +145,8 @@ fn restored_state_continues_bit_for_bit() {
         let mut copy = value;
         for (i, gradient) in gradients.iter().enumerate() {
             if i == 3 {
-                let state = whole.state().into_iter().map(|(k, v)| (k, v.to_vec())).collect();
+                let state =
+                    whole.state().unwrap().into_iter().map(|(k, v)| (k, v.to_vec())).collect();
                 restored.set_state(whole.iterations(), state).unwrap();
                 copy = value;
             }
@@ -211,4 +216,44 @@ fn configurations_are_read_or_refused() {
 fn the_norm_takes_all_gradients_as_one() {
     assert_eq!(global_norm(&[&[3.0], &[0.0, 4.0], &[]]), 5.0);
     assert!(global_norm(&[&[1.0], &[f32::NAN]]).is_nan());
+}
+
+#[test]
+fn state_goes_with_a_matrix_to_another_layout() {
+    let (rows, columns) = (40, 3);
+    let plain = Matrices { count: 1, rows, columns, lanes: 1 };
+    let panels = Matrices { lanes: pack::PANEL, ..plain };
+    let packed = |values: &[f32]| {
+        let mut packed = vec![0.0; panels.stored()];
+        pack::from_rows(values, rows, columns, &mut packed);
+        packed
+    };
+    let gradient: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.7).sin()).collect();
+    for rule in all_rules() {
+        let config = OptimizerConfig {
+            gradient_accumulation_steps: Some(2),
+            ema_momentum: Some(0.9),
+            ..OptimizerConfig::new(rule)
+        };
+        let (mut moving, mut staying) = (Optimizer::new(config.clone()), Optimizer::new(config));
+        let mut value = vec![0.5; rows * columns];
+        let mut expected = value.clone();
+        let step = |optimizer: &mut Optimizer, matrices, value: &mut [f32], gradient: &[f32]| {
+            let parameter = Parameter { name: "w", matrices: Some(matrices), value, gradient };
+            assert!(optimizer.apply(0.1, &mut [parameter]).unwrap().applied);
+        };
+        for i in 0..6 {
+            step(&mut staying, plain, &mut expected, &gradient);
+            if i % 3 == 1 {
+                let mut there = packed(&value);
+                step(&mut moving, panels, &mut there, &packed(&gradient));
+                pack::to_rows(&there, rows, columns, &mut value);
+            } else {
+                step(&mut moving, plain, &mut value, &gradient);
+            }
+            let far = value.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-6, "{:?}: {far}", moving.config().rule);
+            assert_eq!(moving.state().unwrap().len(), staying.state().unwrap().len());
+        }
+    }
 }
