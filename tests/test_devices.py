@@ -116,7 +116,7 @@ def test_optimizers_are_the_same_there(name, there):
     for key, values in weights(models[there]).items():
         # Where gradients are roundings of 0, as those of key biases, their signs mean nothing.
         strays = np.abs(values - first[key]) > 0.05 * max(far[key], 1e-6)
-        assert "k_proj.bias" in key or strays.mean() < 0.02, key
+        assert "k_proj.bias" in key or strays.mean() < 0.1, key
 
 
 def test_devices_that_are_not_there():
