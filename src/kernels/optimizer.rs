@@ -44,10 +44,10 @@ impl Common {
 /// Constants of a step of Adam, computed in f64 and rounded once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
-    alpha: f32,
-    keep_1: f32,
-    keep_2: f32,
-    epsilon: f32,
+    pub(super) alpha: f32,
+    pub(super) keep_1: f32,
+    pub(super) keep_2: f32,
+    pub(super) epsilon: f32,
 }
 
 impl AdamStep {
@@ -67,10 +67,10 @@ impl AdamStep {
 /// Constants of a step of RMSprop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmspropStep {
-    rho: f32,
-    rest: f32,
-    epsilon: f32,
-    momentum: f32,
+    pub(super) rho: f32,
+    pub(super) rest: f32,
+    pub(super) epsilon: f32,
+    pub(super) momentum: f32,
 }
 
 impl RmspropStep {
@@ -81,42 +81,6 @@ impl RmspropStep {
             rest: (1.0 - rho) as f32,
             epsilon: epsilon as f32,
             momentum: momentum as f32,
-        }
-    }
-}
-
-/// A rule with its constants, for whoever computes it elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ElementRule {
-    /// [`adam`]: its state is `m`, `v`, and `v_hat` or none.
-    Adam(AdamStep),
-    /// [`sgd`] or [`sgd_momentum`]: `m` or none.
-    Sgd {
-        /// Of the movement before.
-        momentum: f32,
-        /// Whether it looks ahead.
-        nesterov: bool,
-    },
-    /// [`rmsprop`]: `v`, then `m` or none and the average or none.
-    Rmsprop(RmspropStep),
-    /// [`lion`]: `m`.
-    Lion([f32; 2]),
-}
-
-impl ElementRule {
-    /// Its name, and its numbers in the order of its fields.
-    pub fn constants(self) -> (&'static str, [f32; 4]) {
-        match self {
-            ElementRule::Adam(AdamStep { alpha, keep_1, keep_2, epsilon }) => {
-                ("adam", [alpha, keep_1, keep_2, epsilon])
-            }
-            ElementRule::Sgd { momentum, nesterov } => {
-                ("sgd", [momentum, f32::from(u8::from(nesterov)), 0.0, 0.0])
-            }
-            ElementRule::Rmsprop(RmspropStep { rho, rest, epsilon, momentum }) => {
-                ("rmsprop", [rho, rest, epsilon, momentum])
-            }
-            ElementRule::Lion([beta_1, beta_2]) => ("lion", [beta_1, beta_2, 0.0, 0.0]),
         }
     }
 }

@@ -64,7 +64,7 @@ def parameters_of(function):
 # methods that say that they are not there.
 _CALLED_BY_US = re.compile(r"on_\w+|set_(model|params|state)|get_next_token|compute_probabilities"
                            r"|similarity|draw|normalizer|build|apply|serves|append|add(_\w+)?"
-                           r"|adopt_settings")  # fmt: skip
+                           r"|adopt_settings|follow")  # fmt: skip
 _BASES = ("Callback", "CallbackList", "MonitorCallback", "ProgbarLogger", "LearningRateSchedule",
           "Loss", "Metric", "Optimizer", "TextClassifier", "TextMetric")  # fmt: skip
 

@@ -30,7 +30,7 @@ pub use graph::Graphs;
 pub use launch::{Best, WIDEST};
 pub use linear::Layer;
 pub use memory::{CardNumbers, CardRows, Numbers, Pool, tensor_of};
-pub use optimizer::CardFloats;
+pub use optimizer::{CardFloats, ElementRule};
 pub use weight::Weight;
 
 /// The kernels, compiled by `build.rs`.

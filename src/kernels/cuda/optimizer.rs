@@ -7,7 +7,9 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
 
-use super::super::optimizer::{Common, ElementRule};
+#[cfg(doc)]
+use super::super::optimizer as rules;
+use super::super::optimizer::{AdamStep, Common, RmspropStep};
 use super::Card;
 use super::launch::{Argument, ROW_THREADS};
 use super::weight::Weight;
@@ -22,6 +24,42 @@ pub(super) struct Four([f32; 4]);
 
 // SAFETY: plain numbers, laid out as in C.
 unsafe impl DeviceRepr for Four {}
+
+/// A rule with its constants, as `optimizer.cu` takes them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ElementRule {
+    /// [`adam`](rules::adam): its state is `m`, `v`, and `v_hat` or none.
+    Adam(AdamStep),
+    /// [`sgd`](rules::sgd) or [`sgd_momentum`](rules::sgd_momentum): `m` or none.
+    Sgd {
+        /// Of the movement before.
+        momentum: f32,
+        /// Whether it looks ahead.
+        nesterov: bool,
+    },
+    /// [`rmsprop`](rules::rmsprop): `v`, then `m` or none and the average or none.
+    Rmsprop(RmspropStep),
+    /// [`lion`](rules::lion): `m`.
+    Lion([f32; 2]),
+}
+
+impl ElementRule {
+    /// Its name, and its numbers in the order of its fields.
+    fn constants(self) -> (&'static str, [f32; 4]) {
+        match self {
+            ElementRule::Adam(AdamStep { alpha, keep_1, keep_2, epsilon }) => {
+                ("adam", [alpha, keep_1, keep_2, epsilon])
+            }
+            ElementRule::Sgd { momentum, nesterov } => {
+                ("sgd", [momentum, f32::from(u8::from(nesterov)), 0.0, 0.0])
+            }
+            ElementRule::Rmsprop(RmspropStep { rho, rest, epsilon, momentum }) => {
+                ("rmsprop", [rho, rest, epsilon, momentum])
+            }
+            ElementRule::Lion([beta_1, beta_2]) => ("lion", [beta_1, beta_2, 0.0, 0.0]),
+        }
+    }
+}
 
 /// Floats on a card that stay there.
 #[derive(Debug)]
@@ -144,7 +182,6 @@ impl Card {
     /// What the driver reports.
     pub fn copy(&self, value: Weight, other: &CardFloats) -> Result<()> {
         assert!(value.is_float32() && value.len == other.len, "arrays of unlike sizes");
-        // What is not a number must not stay: 0 times it is none either.
         use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtod_async;
         self.stream.context().bind_to_thread().w()?;
         let bytes = size_of::<f32>() * value.len;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::slots::Slots;
 use super::{Matrices, Optimizer, Rule};
 use crate::error::Result;
-use crate::kernels::cuda::{Card, Weight};
-use crate::kernels::optimizer::{AdamStep, ElementRule, RmspropStep};
+use crate::kernels::cuda::{Card, ElementRule, Weight};
+use crate::kernels::optimizer::{AdamStep, RmspropStep};
 
 impl Optimizer {
     /// Whether the rule is computed on cards: all but Adafactor's are.

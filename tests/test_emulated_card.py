@@ -1,0 +1,134 @@
+"""What only a card can do, or fail to do. `make test-emulated-card` has one that is the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import END, tiny_model, token_arrays
+
+import bart_fast
+
+CARDS = [each for each in bart_fast.devices() if each.name.startswith("Emulated card")]
+pytestmark = pytest.mark.skipif(not CARDS, reason="there is no emulated card")
+
+# What a model of a few thousand weights, and the libraries, leave free of it is little.
+MEMORY = 48_000_000
+RUN_OUT = """
+import numpy as np, pytest
+from tiny_models import END, tiny_model, token_arrays
+
+model, x = tiny_model().to("cuda"), token_arrays()
+expected = model.generate(x, max_length=6, stop_token_ids=[END])["decoder_token_ids"]
+many = {name: np.repeat(array, 4000, axis=0) for name, array in x.items()}
+for work in (
+    lambda: model.generate(many, max_length=6, num_beams=4),
+    lambda: model.predict(many, batch_size=8000),
+    lambda: model.train_on_batch(many, many["decoder_token_ids"]),
+):
+    with pytest.raises(MemoryError, match="the card has not the memory.*\\nhint: "):
+        work()
+    assert model.device == "cuda:0"
+    again = model.generate(x, max_length=6, stop_token_ids=[END])["decoder_token_ids"]
+    np.testing.assert_array_equal(again, expected)
+"""
+
+
+def run(code, **environment):
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_memory_that_runs_out_leaves_the_model_usable():
+    done = run(RUN_OUT, EMULATED_CARD_MEMORY=str(MEMORY))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ({"EMULATED_CARD_CAPABILITY": "7.5"}, "compute capability 7.5, 8.0 is needed"),
+        ({"EMULATED_CARDS": "0"}, "the driver of NVIDIA's does not answer"),
+        ({"EMULATED_CARD_MEMORY": "1000"}, "the card has not the memory"),
+    ],
+)
+def test_cards_that_cannot_be_used(what, why):
+    code = (
+        "import bart_fast\n"
+        "model = bart_fast.BartBackbone(9, 1, 1, 8, 8)\n"
+        "print(model.device)\n"
+        "try:\n    model.to('cuda')\nexcept (ValueError, MemoryError) as error:\n    print(error)\n"
+    )
+    done = run(code, BART_FAST_DEVICE="cpu", **what)
+    assert done.stdout.startswith("cpu\n") and done.stderr == "", done
+    assert why in done.stdout and "hint: " in done.stdout
+
+
+def test_a_free_card_is_the_default():
+    code = "import bart_fast; print(bart_fast.BartBackbone(9, 1, 1, 8, 8).device)"
+    done = run(code, BART_FAST_DEVICE="")
+    assert done.stdout == "cuda:0\n", done
+    old = run(code, BART_FAST_DEVICE="", EMULATED_CARD_CAPABILITY="7.5")
+    assert old.stdout == "cpu\n", old
+
+
+def test_what_a_step_asks_of_a_card(tmp_path):
+    """One recorded launch, four more, one copy there and one back, and no memory."""
+    code = (
+        "import numpy as np\n"
+        "from tiny_models import START, tiny_model, token_arrays\n"
+        "model, x = tiny_model(hidden_dim=32).to('cuda'), token_arrays()\n"
+        "x['decoder_token_ids'] = np.full((3, LENGTH), START)\n"
+        "x['decoder_padding_mask'] = np.arange(LENGTH) < np.ones((3, 1))\n"
+        "model.compile(sampler='SAMPLER')\n"
+        "model.generate(x, stop_token_ids=None)\n"
+    )
+    for sampler, uploads in (("greedy", 1), ("beam", 2)):
+        counts = []
+        for length in (8, 13):
+            report = tmp_path / f"{sampler}-{length}"
+            script = code.replace("SAMPLER", sampler).replace("LENGTH", str(length))
+            done = run(script, EMULATED_CARD_REPORT=str(report))
+            assert done.returncode == 0, done.stderr[-2000:]
+            counts.append(json.loads(report.read_text()))
+        steps = {name: (counts[1][name] - counts[0][name]) / 5 for name in counts[0]}
+        expected = {"launches": 4, "graphs": 1, "downloads": 1, "allocations": 0}
+        assert {name: steps[name] for name in expected} == expected, sampler
+        # A step after which beams stay who they are says nothing of them.
+        assert 1 <= steps["uploads"] <= uploads
+        assert counts[1]["refused"] == 0
+
+
+def test_threads_share_a_card():
+    """Steps that are recorded while others compute, move, and train."""
+    x = token_arrays()
+    models = [tiny_model(seed=seed).to("cuda") for seed in (1, 2)]
+    call = {"max_length": 8, "stop_token_ids": [END]}
+    expected = [model.generate(x, **call)["decoder_token_ids"] for model in models]
+    trained = tiny_model(seed=3).to("cuda")
+    failures = []
+
+    def generate(i):
+        for _ in range(8):
+            got = models[i].generate(x, **call)["decoder_token_ids"]
+            if not np.array_equal(got, expected[i]):
+                failures.append(f"model {i}: {got}")
+
+    def train():
+        for _ in range(4):
+            trained.train_on_batch(x, x["decoder_token_ids"])
+            trained.to("cpu").to("cuda")
+
+    threads = [threading.Thread(target=generate, args=(i,)) for i in (0, 1)]
+    threads.append(threading.Thread(target=train))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
