@@ -96,7 +96,9 @@ impl BartDecoder {
 impl Drop for BartDecoder {
     fn drop(&mut self) {
         self.hidden = None;
+        self.cache = None;
         hidden::trim();
+        self.model.place().trim();
     }
 }
 

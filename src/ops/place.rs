@@ -76,6 +76,17 @@ impl Place {
         work()
     }
 
+    /// Gives back memory that a card keeps for passes to come.
+    pub fn trim(&self) {
+        #[cfg(feature = "cuda")]
+        if let Place::Portable(device) = self
+            && device.is_cuda()
+            && let Ok(card) = crate::kernels::cuda::Card::of(device)
+        {
+            card.alone(|| card.trim());
+        }
+    }
+
     /// Whether our kernels compute here.
     pub fn has_kernels(&self) -> bool {
         matches!(self, Place::Kernels)

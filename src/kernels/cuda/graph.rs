@@ -35,6 +35,15 @@ struct Recording(CudaGraph);
 // SAFETY: the driver's graphs belong to no thread; whoever has one launches or drops it alone.
 unsafe impl Send for Recording {}
 
+impl Recording {
+    fn launch(&self, card: &Card) -> Result<()> {
+        use candle_core::cuda_backend::cudarc::driver::result::graph::launch;
+        card.stream.context().bind_to_thread().w()?;
+        // SAFETY: the graph lives, and what it works in lives in the pool beside it.
+        unsafe { launch(self.0.cu_graph_exec(), card.stream.cu_stream()) }.w()
+    }
+}
+
 impl<T> Default for Graphs<T> {
     fn default() -> Self {
         Graphs { pool: Arc::default(), recorded: HashMap::new() }
@@ -64,7 +73,7 @@ impl<T> Graphs<T> {
         let pool = self.pool.clone();
         match self.recorded.get(&key) {
             Some(Recorded::Graph(graph, left)) => {
-                graph.0.launch().w()?;
+                graph.launch(card)?;
                 return read(left);
             }
             Some(Recorded::Warm) => {}
@@ -80,7 +89,7 @@ impl<T> Graphs<T> {
             self.recorded.insert(key, Recorded::Refused);
             return read(&card.with_pool(&pool, work)?);
         };
-        graph.0.launch().w()?;
+        graph.launch(card)?;
         let result = read(&left);
         self.recorded.insert(key, Recorded::Graph(graph, left));
         result
@@ -93,16 +102,15 @@ fn record<T, E>(
     pool: &Arc<Pool>,
     work: &mut impl FnMut() -> std::result::Result<T, E>,
 ) -> Option<(Recording, T)> {
-    begin(card).ok()?;
-    pool.close(true);
-    let left = card.with_pool(pool, work);
-    pool.close(false);
-    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = card.stream.end_capture(flags);
-    Some((Recording(graph.ok()??), left.ok()?))
-}
-
-fn begin(card: &Card) -> Result<()> {
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    card.stream.begin_capture(mode).w()
+    card.recorder.begin_capture(mode).ok()?;
+    pool.close(true);
+    let left = card.set_recording(true).map_err(|_| ()).map(|()| card.with_pool(pool, work));
+    pool.close(false);
+    let back = card.set_recording(false);
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = card.recorder.end_capture(flags);
+    back.ok()?;
+    let left = left.ok()?;
+    Some((Recording(graph.ok()??), left.ok()?))
 }

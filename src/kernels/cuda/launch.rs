@@ -66,7 +66,7 @@ impl Card {
             );
         }
         let function = self.function(name)?;
-        let mut builder = self.stream.launch_builder(&function);
+        let mut builder = self.launches_on().launch_builder(&function);
         for argument in arguments {
             match argument {
                 Argument::Pointer(pointer) => builder.arg(pointer),
@@ -205,6 +205,6 @@ impl Card {
         use candle_core::cuda_backend::cudarc::driver::result::memset_d8_async;
         self.stream.context().bind_to_thread().w()?;
         // SAFETY: the caller's memory has so many floats.
-        unsafe { memset_d8_async(start, 0, 4 * floats, self.stream.cu_stream()) }.w()
+        unsafe { memset_d8_async(start, 0, 4 * floats, self.launches_on().cu_stream()) }.w()
     }
 }

@@ -68,14 +68,18 @@ impl Card {
             None if pool.closed.load(Ordering::Relaxed) => {
                 candle_core::bail!("memory was asked for while a graph was recorded")
             }
-            // SAFETY: kernels write every float of rows before others read them.
-            None => unsafe { self.device.alloc::<f32>(len)? },
+            None => self.floats(len).or_else(|_| {
+                // What lies unused may be enough.
+                self.trim();
+                self.floats(len)
+            })?,
         };
         Ok(CardRows { card: self.clone(), pool, memory: Some(memory), rows, width })
     }
 
     /// Floats of unspecified content, outside of the pool.
     pub(super) fn floats(&self, count: usize) -> Result<CudaSlice<f32>> {
+        self.check_not_recording()?;
         // SAFETY: a kernel writes every one of them before others read them.
         unsafe { self.device.alloc::<f32>(count.max(1)) }
     }
@@ -95,6 +99,7 @@ impl Card {
     /// # Errors
     /// What the driver reports.
     pub fn upload(self: &Arc<Self>, floats: &[f32], width: usize) -> Result<CardRows> {
+        self.check_not_recording()?;
         let mut rows = self.rows(floats.len() / width.max(1), width)?;
         let memory = rows.memory.as_mut().expect("it is there until it is dropped");
         self.stream.memcpy_htod(floats, &mut memory.slice_mut(..floats.len())).w()?;
@@ -106,6 +111,7 @@ impl Card {
     /// # Errors
     /// What the driver reports.
     pub fn rows_of(self: &Arc<Self>, tensor: &Tensor) -> Result<CardRows> {
+        self.check_not_recording()?;
         let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
         let (count, width) = tensor.dims2()?;
         let mut rows = self.rows(count, width)?;
@@ -153,6 +159,7 @@ impl CardRows {
     /// # Errors
     /// What the card reports of this and of the work before.
     pub fn download(&self) -> Result<Vec<f32>> {
+        self.card.check_not_recording()?;
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         self.card.stream.clone_dtoh(&memory.slice(..self.rows * self.width)).w()
     }
@@ -162,6 +169,7 @@ impl CardRows {
     /// # Errors
     /// What the driver reports.
     pub fn tensor(&self) -> Result<Tensor> {
+        self.card.check_not_recording()?;
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         let copy = self.card.stream.clone_dtod(&memory.slice(..self.rows * self.width)).w()?;
         Ok(self.card.tensor(copy, (self.rows, self.width).into()))
@@ -231,6 +239,7 @@ impl CardNumbers {
     /// # Errors
     /// What the driver reports.
     pub fn replace(&mut self, first: &[u32]) -> Result<()> {
+        self.card.check_not_recording()?;
         match first {
             [] => Ok(()),
             _ => {

@@ -16,6 +16,7 @@ mod weight;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::WrapErr;
@@ -43,11 +44,14 @@ const WORKSPACE: usize = 32 << 20;
 pub struct Card {
     device: CudaDevice,
     stream: Arc<CudaStream>,
+    /// Where work is recorded: on the card's own stream others' memory would be freed meanwhile.
+    recorder: Arc<CudaStream>,
+    recording: AtomicBool,
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<String, CudaFunction>>,
     blas: Arc<CudaBlas>,
     /// What cuBLAS works in.
-    _workspace: CudaSlice<u8>,
+    workspace: CudaSlice<u8>,
     /// Where rows are taken from.
     pool: Mutex<Arc<Pool>>,
     /// Held by whoever has work for the card: what others launch meanwhile would be recorded with it.
@@ -76,30 +80,60 @@ impl Card {
         if let Some(card) = cards.get(&number) {
             return Ok(card.clone());
         }
-        // SAFETY: this process uses one stream a card, so that no other needs to wait for an event.
+        // SAFETY: this process uses one stream a card, so that no other needs to wait for an event; nothing runs on the
+        // one that records.
         unsafe { device.disable_event_tracking() };
         let module = stream.context().load_module(PTX.into()).w()?;
         let (blas, workspace) = (device.cublas_handle(), device.alloc_zeros::<u8>(WORKSPACE)?);
-        let (start, _guard) = workspace.device_ptr(&stream);
-        // SAFETY: the workspace lives as long as the card, and with that as its handle.
-        let status =
-            unsafe { cublas::cublasSetWorkspace_v2(*blas.handle(), start as *mut _, WORKSPACE) };
-        drop(_guard);
-        if status != cublas::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
-            candle_core::bail!("cuBLAS does not take its workspace: {status:?}");
-        }
+        let recorder = stream.context().new_stream().w()?;
         let card = Arc::new(Card {
             device: device.clone(),
             stream,
+            recorder,
+            recording: AtomicBool::new(false),
             module,
             functions: Mutex::default(),
             blas,
-            _workspace: workspace,
+            workspace,
             pool: Mutex::default(),
             alone: Mutex::new(()),
         });
+        card.set_recording(false)?;
         cards.insert(number, card.clone());
         Ok(card)
+    }
+
+    /// Has what is launched from now on go to where it is recorded, or back.
+    fn set_recording(&self, recording: bool) -> Result<()> {
+        self.recording.store(recording, Ordering::Relaxed);
+        let (start, _guard) = self.workspace.device_ptr(&self.stream);
+        let (handle, stream) = (*self.blas.handle(), self.launches_on().cu_stream());
+        // SAFETY: stream and workspace live as long as the card. The handle forgets the workspace with the
+        // stream.
+        let statuses = unsafe {
+            [
+                cublas::cublasSetStream_v2(handle, stream.cast()),
+                cublas::cublasSetWorkspace_v2(handle, start as *mut _, WORKSPACE),
+            ]
+        };
+        match statuses.iter().all(|&status| status == cublas::cublasStatus_t::CUBLAS_STATUS_SUCCESS)
+        {
+            true => Ok(()),
+            false => candle_core::bail!("cuBLAS does not take its stream: {statuses:?}"),
+        }
+    }
+
+    /// The stream that kernels go to.
+    fn launches_on(&self) -> &Arc<CudaStream> {
+        if self.recording.load(Ordering::Relaxed) { &self.recorder } else { &self.stream }
+    }
+
+    /// Refuses what a recording would not have: copies, and operations of candle.
+    fn check_not_recording(&self) -> Result<()> {
+        match self.recording.load(Ordering::Relaxed) {
+            true => candle_core::bail!("this cannot be recorded"),
+            false => Ok(()),
+        }
     }
 
     /// Waits until the card has done all it was asked for.
