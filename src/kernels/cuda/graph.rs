@@ -104,13 +104,26 @@ fn record<T, E>(
 ) -> Option<(Recording, T)> {
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     card.recorder.begin_capture(mode).ok()?;
-    pool.close(true);
-    let left = card.set_recording(true).map_err(|_| ()).map(|()| card.with_pool(pool, work));
-    pool.close(false);
-    let back = card.set_recording(false);
+    let left = {
+        let _recording = WhileRecording { card, pool };
+        pool.close(true);
+        card.set_recording(true).ok().map(|()| card.with_pool(pool, work))
+    };
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = card.recorder.end_capture(flags);
-    back.ok()?;
-    let left = left.ok()?;
-    Some((Recording(graph.ok()??), left.ok()?))
+    Some((Recording(graph.ok()??), left?.ok()?))
+}
+
+/// Has launches go back to the card's own stream, also after a panic.
+struct WhileRecording<'a> {
+    card: &'a Card,
+    pool: &'a Pool,
+}
+
+impl Drop for WhileRecording<'_> {
+    fn drop(&mut self) {
+        self.pool.close(false);
+        // It fails where nothing works any more, and then the next launch says so.
+        let _ = self.card.set_recording(false);
+    }
 }
