@@ -105,6 +105,18 @@ def test_what_a_step_asks_of_a_card(tmp_path):
         assert counts[1]["refused"] == 0
 
 
+def test_two_cards_have_a_model_each():
+    x = token_arrays()
+    models = [tiny_model(dropout=0.0).to(device) for device in ("cuda:0", "cuda:1")]
+    assert [model.device for model in models] == ["cuda:0", "cuda:1"]
+    answers = [model.generate(x, max_length=8)["decoder_token_ids"] for model in models]
+    np.testing.assert_array_equal(*answers)
+    losses = [model.train_on_batch(x, x["decoder_token_ids"])[0] for model in models]
+    assert losses[0] == losses[1]
+    assert models[1].to("cuda:0").device == "cuda:0"
+    np.testing.assert_array_equal(models[1](x), models[0](x))
+
+
 def test_threads_share_a_card():
     """Steps that are recorded while others compute, move, and train."""
     x = token_arrays()
