@@ -75,7 +75,9 @@ def test_a_free_card_is_the_default():
     done = run(code, BART_FAST_DEVICE="")
     assert done.stdout == "cuda:0\n", done
     old = run(code, BART_FAST_DEVICE="", EMULATED_CARD_CAPABILITY="7.5")
-    assert old.stdout == "cpu\n", old
+    assert (old.stdout, old.stderr) == ("cpu\n", ""), old
+    full = run(code, BART_FAST_DEVICE="", EMULATED_CARD_MEMORY="1000")
+    assert full.stdout == "cpu\n" and "the model is on the CPU: the card has not" in full.stderr
 
 
 def test_what_a_step_asks_of_a_card(tmp_path):

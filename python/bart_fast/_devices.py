@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,27 @@ def _checked(name: Any, argument: str, received: Any) -> str:
         # Threads of the tensor library's own would be missing in a child that is forked.
         os.environ["RAYON_NUM_THREADS"] = "1"
     return name
+
+
+def placed(core: Any, device: Any) -> Any:
+    """A new model of the core on the device that was asked for. Where none was, and the free card
+    cannot be used, it is on the CPU, and a warning says why.
+
+    Raises:
+        ValueError: the device that was asked for cannot be used.
+        MemoryError: it has no room for the model.
+    """
+    name = check_device(device)
+    asked = device is not None or os.environ.get(_VARIABLE)
+    try:
+        return moved(core, name)
+    except (ValueError, MemoryError) as error:
+        if asked:
+            raise
+        why = str(error).split("\n", 1)[0]
+        hint = 'hint: device="cpu", or BART_FAST_DEVICE=cpu, does not try'
+        warnings.warn(f"the model is on the CPU: {why}\n{hint}", RuntimeWarning, stacklevel=4)
+        return core
 
 
 def moved(core: Any, device: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bart_fast import _core
-from bart_fast._devices import check_device, moved
+from bart_fast._devices import check_device, placed
 from bart_fast._dtypes import check_dtype
 from bart_fast._random import draw_seed
 from bart_fast._validation import (
@@ -138,13 +138,13 @@ class BartBackbone(Backbone):
                     argument, f"must be at most {_LARGEST_SIZE}", getattr(self, argument)
                 )
         precision = check_dtype(dtype) or "float32"
-        device = check_device(device)
+        check_device(device)
         self.name = check_text("name", name)
         implied = self._implied_config()
         self._core_config = {**implied, **_check_core_config(core_config, implied)}
         # Weights that are about to be loaded need not be drawn.
         seed = None if _zeros else draw_seed()
-        self._model = moved(_core.Model(json.dumps(self._core_config), seed, precision), device)
+        self._model = placed(_core.Model(json.dumps(self._core_config), seed, precision), device)
         self.trainable = trainable
         # What the preset names, if the backbone comes from one: see `loading.py`.
         self._special_tokens = SpecialTokens()
