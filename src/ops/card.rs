@@ -32,22 +32,16 @@ impl Deref for Held<'_> {
     }
 }
 
-/// What a tensor holds; `None` for whole numbers.
-fn held(card: &Card, tensor: &Tensor) -> Result<Option<cuda::Weight>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    cuda::Weight::new(card, cuda::storage(&storage)?, layout)
-}
-
 /// What a weight holds, and how products take it.
 fn matrix(card: &Card, weight: &Weight) -> Result<Option<cuda::Weight>> {
     let Some(scales) = weight.scales() else {
-        let plain = held(card, weight.stored())?;
+        let plain = cuda::Weight::of_tensor(card, weight.stored())?;
         return Ok(match (plain, weight.rounded()) {
             (Some(plain), Some(format)) => Some(plain.rounded_to(format)),
             (plain, _) => plain,
         });
     };
-    let Some(scales) = held(card, scales)? else { return Ok(None) };
+    let Some(scales) = cuda::Weight::of_tensor(card, scales)? else { return Ok(None) };
     let (storage, layout) = weight.stored().storage_and_layout();
     cuda::Weight::int8(card, (cuda::storage(&storage)?, layout), scales).map(Some)
 }
@@ -72,7 +66,7 @@ pub(super) fn linear_each<const N: usize>(
     let mut outs = rows.collect::<Result<Vec<_>>>()?;
     let mut parts = Vec::with_capacity(N);
     for ((weight, bias), out) in layers.iter().zip(&mut outs) {
-        let bias = bias.map(|bias| held(card, bias)).transpose()?.flatten();
+        let bias = bias.map(|bias| cuda::Weight::of_tensor(card, bias)).transpose()?.flatten();
         let Some(weight) = matrix(card, weight)? else { return Ok(None) };
         if !weight.takes(x.rows(), x.width()) {
             return Ok(None);
@@ -100,7 +94,9 @@ pub(super) fn add_layer_norm(
         other => other.flatten(),
     };
     let card = x.card();
-    let (Some(gamma), Some(beta)) = (held(card, gamma)?, held(card, beta)?) else {
+    let (Some(gamma), Some(beta)) =
+        (cuda::Weight::of_tensor(card, gamma)?, cuda::Weight::of_tensor(card, beta)?)
+    else {
         return Ok(None);
     };
     let mut out = card.rows(x.rows(), x.width())?;
@@ -123,9 +119,10 @@ pub(super) fn embed(
     // Of numbers that products round the embeddings are as they are.
     let stored = match table.scales() {
         Some(_) => matrix(card, table)?,
-        None => held(card, table.stored())?,
+        None => cuda::Weight::of_tensor(card, table.stored())?,
     };
-    let (Some(stored), Some(positions)) = (stored, held(card, positions)?) else {
+    let (Some(stored), Some(positions)) = (stored, cuda::Weight::of_tensor(card, positions)?)
+    else {
         return Ok(None);
     };
     let mut out = card.rows(inputs.tokens().count, table.columns())?;

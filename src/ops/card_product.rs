@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Sha
 
 use super::weight::{HalfFormat, Weight};
 use super::{Way, way};
-use crate::kernels::cuda::{Card, Weight as Matrix, storage, tensor_of};
+use crate::kernels::cuda::{Card, Weight as Matrix, tensor_of};
 
 /// `x [rows, in]` times `weight [out, in]` transposed; `None` where it is not for a card, or not in bfloat16.
 pub(super) fn product(x: &Tensor, weight: &Weight) -> Result<Option<Tensor>> {
@@ -45,8 +45,8 @@ impl CustomOp2 for Product {
         let card = Card::of(&candle_core::Device::Cuda(x.device.clone()))?;
         let (rows, inputs) = x_layout.shape().dims2()?;
         let outputs = weight_layout.shape().dims2()?.0;
-        let x = matrix(&card, x, x_layout)?;
-        let weight = matrix(&card, weight, weight_layout)?;
+        let x = floats(Matrix::new(&card, x, x_layout)?)?;
+        let weight = floats(Matrix::new(&card, weight, weight_layout)?)?;
         let factors = [(x, false), (weight, true)];
         let product = card.product_bfloat16((rows, outputs, inputs), factors)?;
         Ok((product, Shape::from((rows, outputs))))
@@ -62,10 +62,7 @@ impl CustomOp2 for Product {
         let ((rows, inputs), outputs) = (x.dims2()?, weight.dim(0)?);
         let card = Card::of(x.device())?;
         let dy = dy.contiguous()?;
-        let of = |tensor: &Tensor| {
-            let (stored, layout) = tensor.storage_and_layout();
-            matrix(&card, storage(&stored)?, layout)
-        };
+        let of = |tensor: &Tensor| floats(Matrix::of_tensor(&card, tensor)?);
         let x = x.contiguous()?;
         let product = |(m, n, k), factors| -> Result<Tensor> {
             Ok(tensor_of(card.product_bfloat16((m, n, k), factors)?, Shape::from((m, n))))
@@ -80,8 +77,8 @@ impl CustomOp2 for Product {
     }
 }
 
-fn matrix(card: &Card, storage: &CudaStorage, layout: &Layout) -> Result<Matrix> {
-    match Matrix::new(card, storage, layout)? {
+fn floats(matrix: Option<Matrix>) -> Result<Matrix> {
+    match matrix {
         Some(matrix) => Ok(matrix),
         None => candle_core::bail!("a product in bfloat16 takes floats"),
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::gradients::Gradients;
 use super::loss::StepResult;
 use super::optimizer::Optimizer;
 use crate::error::Result;
-use crate::kernels::cuda::{Card, Weight, storage};
+use crate::kernels::cuda::{Card, Weight};
 use crate::model::Parameter;
 use crate::ops::{Way, way};
 
@@ -75,9 +75,7 @@ pub(super) fn update(
 }
 
 fn floats(card: &Card, tensor: &Tensor) -> Result<Weight> {
-    debug_assert!(matches!(tensor.device(), Device::Cuda(_)));
-    let (stored, layout) = tensor.storage_and_layout();
-    match Weight::new(card, storage(&stored)?, layout)? {
+    match Weight::of_tensor(card, tensor)? {
         Some(floats) => Ok(floats),
         None => unreachable!("what is trained has floats"),
     }

@@ -46,7 +46,7 @@ pub struct StepReport {
 }
 
 /// An optimizer and its state.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
     iterations: u64,

@@ -8,7 +8,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaStorage, DType, Device, Result, Shape, Storage, Tensor};
+use candle_core::{CudaStorage, DType, Result, Shape, Storage, Tensor};
 
 use super::{Card, lock, storage};
 
@@ -94,18 +94,6 @@ impl Card {
         lock(&lock(&self.pool).free).clear();
     }
 
-    /// A copy of floats of the host.
-    ///
-    /// # Errors
-    /// What the driver reports.
-    pub fn upload(self: &Arc<Self>, floats: &[f32], width: usize) -> Result<CardRows> {
-        self.check_not_recording()?;
-        let mut rows = self.rows(floats.len() / width.max(1), width)?;
-        let memory = rows.memory.as_mut().expect("it is there until it is dropped");
-        self.stream.memcpy_htod(floats, &mut memory.slice_mut(..floats.len())).w()?;
-        Ok(rows)
-    }
-
     /// A copy of a tensor `[rows, width]` on this card.
     ///
     /// # Errors
@@ -173,11 +161,6 @@ impl CardRows {
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         let copy = self.card.stream.clone_dtod(&memory.slice(..self.rows * self.width)).w()?;
         Ok(self.card.tensor(copy, (self.rows, self.width).into()))
-    }
-
-    /// The device of candle that holds them.
-    pub fn device(&self) -> Device {
-        Device::Cuda(self.card.device.clone())
     }
 }
 

@@ -19,13 +19,13 @@ struct float16 {
     uint16_t bits;
 };
 
-// float32 that products round to 16 bits.
-struct mixed_bfloat16 {
+// float32 that products round to a number of 16 bits.
+template <typename Half>
+struct mixed {
     float value;
 };
-struct mixed_float16 {
-    float value;
-};
+using mixed_bfloat16 = mixed<bfloat16>;
+using mixed_float16 = mixed<float16>;
 
 __device__ __forceinline__ float widen(float x) { return x; }
 
@@ -87,8 +87,10 @@ __device__ __forceinline__ float16 narrow<float16>(float x) {
     return to_float16(x);
 }
 
-__device__ __forceinline__ float widen(mixed_bfloat16 x) { return widen(to_bfloat16(x.value)); }
-__device__ __forceinline__ float widen(mixed_float16 x) { return widen(to_float16(x.value)); }
+template <typename Half>
+__device__ __forceinline__ float widen(mixed<Half> x) {
+    return widen(narrow<Half>(x.value));
+}
 
 // An input of a product as weights of type T take it: bfloat16 rounds inputs too, as on the CPU.
 template <typename T>
@@ -113,16 +115,11 @@ __device__ __forceinline__ void load8(const float* from, float (&to)[8]) {
     to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
 
-__device__ __forceinline__ void load8(const mixed_bfloat16* from, float (&to)[8]) {
+template <typename Half>
+__device__ __forceinline__ void load8(const mixed<Half>* from, float (&to)[8]) {
     load8(reinterpret_cast<const float*>(from), to);
 #pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = widen(mixed_bfloat16{to[i]});
-}
-
-__device__ __forceinline__ void load8(const mixed_float16* from, float (&to)[8]) {
-    load8(reinterpret_cast<const float*>(from), to);
-#pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = widen(mixed_float16{to[i]});
+    for (int i = 0; i < 8; i++) to[i] = widen(mixed<Half>{to[i]});
 }
 
 template <typename T>

@@ -105,15 +105,6 @@ impl CardFloats {
         self.card.stream.clone_dtoh(&self.memory.slice(..self.len)).w()
     }
 
-    /// A copy on the card.
-    ///
-    /// # Errors
-    /// What the driver reports, memory that runs out among it.
-    pub fn try_clone(&self) -> Result<Self> {
-        let memory = self.card.stream.clone_dtod(&self.memory).w()?;
-        Ok(CardFloats { card: self.card.clone(), memory, len: self.len })
-    }
-
     /// Sets them all to 0.
     ///
     /// # Errors

@@ -3,11 +3,11 @@
 use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
-use candle_core::{CudaStorage, Layout, Result};
+use candle_core::{CudaStorage, Layout, Result, Tensor};
 use half::{bf16, f16};
 
 use super::super::half_float::HalfFormat;
-use super::Card;
+use super::{Card, storage};
 
 /// A matrix or vector of floats of some type on a card.
 #[derive(Clone, Copy)]
@@ -89,6 +89,15 @@ impl Weight {
         };
         let start = start + (first * size) as CUdeviceptr;
         Ok(Some(Weight { start, kind, len: end - first, scales: None }))
+    }
+
+    /// [`Self::new`] of a tensor.
+    ///
+    /// # Errors
+    /// If it is not contiguous, or not on a card.
+    pub fn of_tensor(card: &Card, tensor: &Tensor) -> Result<Option<Self>> {
+        let (stored, layout) = tensor.storage_and_layout();
+        Self::new(card, storage(&stored)?, layout)
     }
 
     /// Floats that lie somewhere.

@@ -71,21 +71,9 @@ impl Values {
     }
 }
 
-impl Clone for Values {
-    fn clone(&self) -> Self {
-        match self {
-            Values::Host(values) => Values::Host(values.clone()),
-            #[cfg(feature = "cuda")]
-            Values::Card(values) => Values::Card(
-                values.card().alone(|| values.try_clone()).expect("the card has the memory"),
-            ),
-        }
-    }
-}
-
 /// State of one parameter; what the two or three vectors are called is the rule's business
 /// ([`Rule::slot_names`]). A slot the rule does not use is absent.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Slots {
     matrix: bool,
     /// How the values of a matrix lie; `None`: row-major, as they are saved.
