@@ -15,8 +15,12 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let all = out.join("kernels.cu");
-    let names = ["linear", "int8", "norm", "cache", "best", "round", "dropout", "optimizer"];
-    let includes: String = names.map(|name| format!("#include \"{name}.cu\"\n")).concat();
+    let files = std::fs::read_dir(SOURCES).expect("the sources are there");
+    let mut names: Vec<_> = files.flatten().map(|file| file.file_name()).collect();
+    names.retain(|name| Path::new(name).extension().is_some_and(|kind| kind == "cu"));
+    names.sort();
+    let include = |name| format!("#include \"{}\"\n", Path::new(name).display());
+    let includes: String = names.iter().map(include).collect();
     std::fs::write(&all, includes).expect("OUT_DIR can be written");
     // Code for the oldest card we serve; the driver compiles it for the one that is there.
     let mut nvcc = Command::new(nvcc());

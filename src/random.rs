@@ -66,13 +66,12 @@ pub struct Stream {
 impl Stream {
     /// The numbers of step `step` of sequence `sequence` under `seed`.
     pub fn new(seed: u64, sequence: u64, step: u64) -> Self {
-        Self {
-            key: derived_key(seed, sequence, SAMPLING_DOMAIN),
-            step,
-            next_block: 0,
-            words: [0; 4],
-            used: 4,
-        }
+        Self { key: Self::key(seed, sequence), step, next_block: 0, words: [0; 4], used: 4 }
+    }
+
+    /// The key of the numbers of a sequence, whatever the step.
+    pub fn key(seed: u64, sequence: u64) -> [u32; 2] {
+        derived_key(seed, sequence, SAMPLING_DOMAIN)
     }
 
     /// The next word, uniform over all `u32`.

@@ -80,31 +80,85 @@ def test_a_free_card_is_the_default():
     assert full.stdout == "cpu\n" and "the model is on the CPU: the card has not" in full.stderr
 
 
+def asked(code, report, **environment):
+    """What a program asks of the card."""
+    done = run(code, EMULATED_CARD_REPORT=str(report), **environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(report.read_text())
+
+
 def test_what_a_step_asks_of_a_card(tmp_path):
-    """One recorded launch, four more, one copy there and one back, and no memory."""
+    """One recorded launch, one copy there and one back, and no memory; and where the host need not say who
+    comes next, a launch that guesses, while the host looks at the last step."""
     code = (
-        "import numpy as np\n"
+        "import numpy as np, bart_fast\n"
         "from tiny_models import START, tiny_model, token_arrays\n"
         "model, x = tiny_model(hidden_dim=32).to('cuda'), token_arrays()\n"
         "x['decoder_token_ids'] = np.full((3, LENGTH), START)\n"
         "x['decoder_padding_mask'] = np.arange(LENGTH) < np.ones((3, 1))\n"
-        "model.compile(sampler='SAMPLER')\n"
+        "model.compile(sampler=SAMPLER)\n"
         "model.generate(x, stop_token_ids=None)\n"
     )
-    for sampler, uploads in (("greedy", 1), ("beam", 2)):
+    top_k = "bart_fast.samplers.TopKSampler(k=3, seed=5)"
+    for sampler, uploads, guesses in (("'greedy'", 1, 1), (top_k, 1, 1), ("'beam'", 2, 0)):
         counts = []
         for length in (8, 13):
-            report = tmp_path / f"{sampler}-{length}"
             script = code.replace("SAMPLER", sampler).replace("LENGTH", str(length))
-            done = run(script, EMULATED_CARD_REPORT=str(report))
-            assert done.returncode == 0, done.stderr[-2000:]
-            counts.append(json.loads(report.read_text()))
+            counts.append(asked(script, tmp_path / f"{sampler[-9:]}-{length}"))
         steps = {name: (counts[1][name] - counts[0][name]) / 5 for name in counts[0]}
-        expected = {"launches": 4, "graphs": 1, "downloads": 1, "allocations": 0}
+        expected = {"launches": guesses, "graphs": 1, "downloads": 1, "allocations": 0}
+        expected["ahead"] = guesses
         assert {name: steps[name] for name in expected} == expected, sampler
         # A step after which beams stay who they are says nothing of them.
         assert 1 <= steps["uploads"] <= uploads
         assert counts[1]["refused"] == 0
+
+
+AHEAD = """
+import numpy as np
+from tiny_models import START, tiny_model
+import bart_fast
+
+def answers(device, sampler, **call):
+    # Of a model whose answers depend on the position, and so do not repeat themselves.
+    model = tiny_model(hidden_dim=32)
+    core, random = model.backbone._model, np.random.default_rng(0)
+    deviations = {name: 6 if "position" in name else 0.25 for name, _ in core.parameters()}
+    core.set_parameters({
+        name: random.normal(0, deviations[name], shape).astype(np.float32)
+        for name, shape in core.parameters() if "decoder" in name and "norm" not in name
+    })
+    model.to(device)
+    model.compile(sampler=sampler)
+    ids = np.random.default_rng(1).integers(4, 20, (ROWS, 9))
+    lengths = np.arange(ROWS) % 8 + 2
+    x = {"encoder_token_ids": ids, "encoder_padding_mask": np.arange(9) < lengths[:, None]}
+    start = np.full((ROWS, 16), START)
+    start[:, 1:] = np.random.default_rng(2).integers(4, 20, (ROWS, 15))
+    x |= {"decoder_token_ids": start,
+          "decoder_padding_mask": np.arange(16) < 1 + np.arange(ROWS)[:, None] % 3}
+    return model.generate(x, stop_token_ids=STOP, **call)
+
+ROWS, STOP = 9, [2, 6, 24, 26]
+for call in CALLS:
+    found = [answers(device, SAMPLER, **call) for device in ("cpu", "cuda")]
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=f"{call} {name}")
+    lengths = found[0]["decoder_padding_mask"].sum(1)
+    assert len(set(lengths)) > 2, (call, lengths)
+"""
+
+
+def test_going_ahead_changes_no_answer(tmp_path):
+    """Rows that end one by one, prompts of unlike lengths, and rules that the card learns of later."""
+    calls = [{}, {"min_length": 7}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": [5, 6, 9]}]
+    calls += [{"repetition_penalty": 1.5}, {"forced_eos_token_id": 2}]
+    for sampler in ("'greedy'", "bart_fast.samplers.TopKSampler(k=4, seed=3, temperature=0.7)"):
+        code = AHEAD.replace("CALLS", repr(calls)).replace("SAMPLER", sampler)
+        right = asked(code, tmp_path / f"right {sampler[-9:]}")
+        wrong = asked(code, tmp_path / f"wrong {sampler[-9:]}", EMULATED_CARD_WRONG_GUESSES="1")
+        assert right["ahead"] > 0.5 * right["graphs"] and right["refused"] == 0
+        assert wrong["graphs"] > right["graphs"]
 
 
 def test_two_cards_have_a_model_each():

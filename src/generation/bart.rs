@@ -1,13 +1,18 @@
 //! The real model behind [`StepModel`]: BART over its caches.
 
+mod ahead;
+
 use std::sync::Arc;
 
+use self::ahead::Ahead;
 use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
 use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
+use crate::ops::head::{self, Found};
 use crate::ops::hidden::{self, Hidden};
+use crate::ops::likely::Likely;
 use crate::ops::recording::{Output, Recordings};
-use crate::ops::{self, Way, head};
+use crate::ops::{self, Way};
 
 /// One generation of a BART model over encoded sources.
 #[derive(Debug)]
@@ -16,16 +21,36 @@ pub struct BartDecoder {
     source: Batch,
     memory: Hidden,
     cache: Option<DecoderCache>,
-    /// Of the tokens that were fed last.
-    hidden: Option<Output>,
-    /// The rows of `hidden` after which scores were wanted; none: after all.
+    /// What the last pass gave.
+    passed: Option<Output<Passed>>,
+    /// The rows of `passed` after which scores were wanted; none: after all.
     wanted: Vec<u32>,
     screening: head::Screening,
     /// The rows of a step and their places, kept for the memory they have.
     rows: Batch,
     places: CachedRows,
-    recordings: Recordings,
+    recordings: Recordings<Key, Passed>,
+    /// Candidates that recorded steps find.
+    candidates: usize,
+    /// What is likely chosen after the step that comes next, if that was said.
+    likely: Likely,
+    expects: bool,
+    ahead: Option<Ahead>,
+    /// The rows of the last step.
+    last: Vec<StepRow>,
 }
+
+/// What a pass gives.
+#[derive(Debug)]
+struct Passed {
+    /// Of the tokens that were fed.
+    hidden: Hidden,
+    /// The best scores, where a card has found them by itself.
+    found: Option<Found>,
+}
+
+/// Steps with one key are alike: the number of rows, and below which id how many of the best are found.
+type Key = (usize, Option<(usize, usize)>);
 
 impl BartDecoder {
     /// Encodes the sources, once for the whole generation; `stop` is asked before each layer.
@@ -40,44 +65,66 @@ impl BartDecoder {
             source,
             memory,
             cache: None,
-            hidden: None,
+            passed: None,
             wanted: Vec::new(),
             screening: head::Screening::default(),
             rows: Batch::default(),
             places: CachedRows::default(),
             recordings: Recordings::default(),
+            candidates: 1,
+            likely: Likely::default(),
+            expects: false,
+            ahead: None,
+            last: Vec::new(),
         })
     }
 
-    /// Feeds `self.rows` to the cache: the prompts, or those of a further step.
-    fn feed(&mut self, slots: impl IntoIterator<Item = usize>, further: bool) -> Result<()> {
+    /// Feeds `self.rows` to the cache: those of a further step with what is `wanted` of it, or the prompts.
+    fn feed(
+        &mut self,
+        slots: impl IntoIterator<Item = usize>,
+        wanted: Option<Wanted>,
+    ) -> Result<()> {
         self.rows.check("decoder_token_ids", self.model.config())?;
+        let found = wanted.and_then(|wanted| self.found(wanted));
+        let BartDecoder { model, rows, places, recordings, .. } = self;
         let cache = self.cache.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
-        cache.place(slots, &mut self.places);
+        cache.place(slots, places);
         // Gone before the new one is made, which can have its memory.
-        self.hidden = None;
-        let BartDecoder { model, rows, places, recordings, .. } = self;
-        let hidden = model.place().alone(|| {
-            if places.bring_to(model.place(), rows, cache)? {
+        self.passed = None;
+        let passed = model.place().alone(|| {
+            let further = wanted.is_some();
+            if places.bring_to(model.place(), rows, cache, further)? {
                 recordings.forget();
             }
-            let mut step = || model.decode_step(rows, places, cache);
+            let mut step = || -> Result<_> {
+                let hidden = model.decode_step(rows, places, cache)?;
+                let found = found.map(|found| model.find_best(&hidden, found, places));
+                Ok(Passed { hidden, found: found.transpose()?.flatten() })
+            };
+            let count = places.inputs().rows().unwrap_or(rows.rows());
             match further {
-                true => recordings.run(model.place(), rows.rows(), step),
+                true => recordings.run(model.place(), (count, found), step),
                 false => step().map(Output::New),
             }
         })?;
         // Here, since a recorded step does only what the card does.
         cache.advance(places);
-        self.hidden = Some(hidden);
+        if wanted.is_some() {
+            // A card may have filled up the rows.
+            let is_longer = passed.hidden.rows() > self.rows.rows();
+            self.wanted.clear();
+            self.wanted.extend((0..self.rows.rows() as u32).filter(|_| is_longer));
+        }
+        self.passed = Some(passed);
         Ok(())
     }
 
     /// Leaves what is wanted of the scores after the rows of the last pass that count.
     fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
-        let Some(hidden) = &self.hidden else { return Ok(()) };
+        let Some(Passed { hidden, .. }) = self.passed.as_deref() else { return Ok(()) };
         let chosen = match self.wanted.is_empty() {
             true => None,
             false => Some(self.model.place().alone(|| hidden.select(&self.wanted))?),
@@ -95,7 +142,8 @@ impl BartDecoder {
 
 impl Drop for BartDecoder {
     fn drop(&mut self) {
-        self.hidden = None;
+        self.ahead = None;
+        self.passed = None;
         self.cache = None;
         hidden::trim();
         self.model.place().trim();
@@ -130,28 +178,51 @@ impl StepModel for BartDecoder {
         self.wanted.extend(self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
         let slots =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()));
-        self.feed(slots, false)?;
+        self.feed(slots, None)?;
         self.score(wanted, scores)
     }
 
     fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
-        self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
-        self.wanted.clear();
-        self.feed(rows.iter().map(|row| row.slot), true)?;
-        self.score(wanted, scores)
+        rows.clone_into(&mut self.last);
+        let model = self.model.clone();
+        let done = model.place().alone(|| {
+            if self.take_ahead(rows, wanted, scores)? {
+                return Ok(());
+            }
+            self.feed_further(rows, wanted)?;
+            match self.finish(rows, wanted, scores)? {
+                true => Ok(()),
+                false => self.score(wanted, scores),
+            }
+        });
+        self.expects = false;
+        done
     }
 
     fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
+        let last = std::mem::take(&mut self.last);
+        self.feed_again(&last, Wanted::All)?;
+        self.last = last;
         self.score(Wanted::All, scores)
     }
 
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {
         hidden.clear();
-        if let Some(states) = &self.hidden {
+        if let Some(Passed { hidden: states, .. }) = self.passed.as_deref() {
+            let floats = self.rows.rows() * states.width();
             let place = self.model.place();
-            place.alone(|| states.read(|states| hidden.extend_from_slice(states)))?;
+            place.alone(|| states.read(|states| hidden.extend_from_slice(&states[..floats])))?;
         }
         Ok(())
+    }
+
+    fn goes_on(&self) -> bool {
+        self.cache.as_ref().is_some_and(DecoderCache::is_on_card)
+    }
+
+    fn expect(&mut self, likely: &mut Likely) {
+        std::mem::swap(&mut self.likely, likely);
+        self.expects = true;
     }
 
     fn is_batch_invariant(&self) -> bool {
@@ -174,5 +245,4 @@ impl StepModel for BartDecoder {
 }
 
 #[cfg(test)]
-#[path = "bart_tests.rs"]
 mod tests;

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::head::{Ask, Best};
+use crate::ops::likely::Likely;
 
 /// The prompt of one source, fed before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct StepRow {
 }
 
 /// What a generation wants to know of the scores after each token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// All of them.
     All,
@@ -129,6 +130,15 @@ pub trait StepModel {
     fn hidden_states(&self, _hidden: &mut Vec<f32>) -> Result<()> {
         Err(Error::argument("model", "gives no hidden states, which contrastive search compares"))
     }
+
+    /// Whether the model goes on with what is likely chosen after a step, while it is being chosen.
+    fn goes_on(&self) -> bool {
+        false
+    }
+
+    /// Tells what is likely chosen after each row of the step that comes next. Taken or not, the scores are the
+    /// same; a model that [goes on](StepModel::goes_on) then gives nothing else of that step.
+    fn expect(&mut self, _likely: &mut Likely) {}
 
     /// Whether the scores of a history have the same bits whatever else a pass holds.
     fn is_batch_invariant(&self) -> bool {

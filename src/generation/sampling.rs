@@ -16,6 +16,7 @@ use super::speculation::{Speculation, Speculative};
 use crate::error::Result;
 use crate::kernels::parallel;
 use crate::ops::head::Best;
+use crate::ops::likely::Likely;
 use crate::random::Stream;
 
 /// Scores below which the rows of a pass are not shared among threads.
@@ -36,6 +37,7 @@ pub(super) struct Sampling {
     scores: Scores,
     steps: Vec<StepRow>,
     ruled_out: RuledOut,
+    likely: Likely,
     /// What was chosen from all scores after rows of the last pass.
     chosen: Vec<Chosen>,
     /// A row's history with some of its guesses; the best tokens that are allowed.
@@ -85,6 +87,7 @@ impl Sampling {
             scores: Scores::default(),
             steps: Vec::new(),
             ruled_out: RuledOut::default(),
+            likely: Likely::default(),
             chosen: Vec::new(),
             history: Vec::with_capacity(longest),
             candidates: Vec::new(),
@@ -179,6 +182,28 @@ impl Sampling {
             return Wanted::All;
         }
         self.ruled_out.wanted(candidates, self.limit(vocabulary), log_sum)
+    }
+
+    /// Tells a model that goes on meanwhile what is likely chosen after each row that is fed.
+    fn expect(&mut self, model: &mut dyn StepModel, wanted: Wanted) {
+        let sampler = &self.settings.sampler;
+        let is_known = sampler.candidates() == Some(1) || sampler.draw().is_some();
+        let is_alone = self.speculation.is_none() && matches!(wanted, Wanted::Best { .. });
+        if !is_known || !is_alone || !model.goes_on() {
+            return;
+        }
+        let likely = &mut self.likely;
+        likely.clear();
+        likely.draw = sampler.draw();
+        for (fed, &row) in self.live.iter().enumerate() {
+            let input = &self.inputs[row / self.settings.returned];
+            likely.push(input.forced(self.rows[row].ids.len()), self.ruled_out.row(fed));
+            if likely.draw.is_some() {
+                let stream = input.stream(row % self.settings.returned);
+                likely.keys.push(Stream::key(self.options.seed, stream));
+            }
+        }
+        model.expect(likely);
     }
 
     /// Only tokens below this are generated.
@@ -369,6 +394,7 @@ impl Decoding for Sampling {
         if mem::replace(&mut self.has_begun, true) {
             self.plan(model.vocabulary_size());
             let wanted = self.wanted(model.vocabulary_size());
+            self.expect(model, wanted);
             model.step(&self.steps, wanted, &mut scores)?;
         } else {
             self.begin(model, &mut scores)?;

@@ -25,7 +25,7 @@ const MOST_VECTORS: usize = 8;
 const ROWS_TO_SHARE: usize = 8;
 
 /// What is asked of every row of results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ask {
     /// How many of the best.
     pub count: usize,

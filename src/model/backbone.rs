@@ -325,6 +325,20 @@ impl BartModel {
         Ok(self.place.alone(found)?)
     }
 
+    /// Has a card find the best scores after a step, given its hidden states: see [`ops::head::find`].
+    ///
+    /// # Errors
+    /// What the card reports.
+    pub fn find_best(
+        &self,
+        hidden: &Hidden,
+        (limit, count): (usize, usize),
+        slots: &CachedRows,
+    ) -> Result<Option<ops::head::Found>> {
+        let (weight, bias) = self.head(&Pass::inference());
+        Ok(ops::head::find(hidden, &weight, bias, (limit, count), slots.inputs())?)
+    }
+
     /// Weight and bias of the head; the bias is never trained.
     fn head(&self, pass: &Pass) -> (ops::weight::Weight, Option<&Tensor>) {
         let untrained = Pass::inference();

@@ -8,6 +8,7 @@ use crate::ops::attention::Heads;
 use crate::ops::for_each;
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
+use crate::ops::likely::Likely;
 use crate::ops::place::Place;
 use crate::ops::step_inputs::{Origins, StepInputs, StepRows};
 use crate::ops::weight::HalfFormat;
@@ -22,6 +23,8 @@ pub struct DecoderCache {
     lengths_before: Vec<usize>,
     slot_sources: Vec<usize>,
     source_lengths: Vec<usize>,
+    /// Entries that a slot on a card has room for.
+    capacity: usize,
     /// Where the entries of targets are, on a card.
     origins: Option<Origins>,
 }
@@ -44,21 +47,61 @@ pub struct CachedRows {
 }
 
 impl CachedRows {
-    /// Has what a card needs of these rows and their tokens at its place; whether it lies elsewhere since.
+    /// Has what a card needs of these rows and their tokens at its place; whether it lies elsewhere since. With
+    /// `fill_up` a step has more rows than these (see [`StepInputs::set`]).
     ///
     /// # Errors
     /// What the device reports.
-    pub fn bring_to(&mut self, place: &Place, rows: &Batch, cache: &DecoderCache) -> Result<bool> {
-        let Some(origins) = &cache.origins else { return Ok(false) };
-        let (tokens, positions) = (rows.tokens(), rows.positions());
-        let (target, source) = (&self.target, &self.source);
-        Ok(self.inputs.set(place, StepRows { tokens, positions, target, source, origins })?)
+    pub fn bring_to(
+        &mut self,
+        place: &Place,
+        rows: &Batch,
+        cache: &DecoderCache,
+        fill_up: bool,
+    ) -> Result<bool> {
+        let CachedRows { target, source, inputs, .. } = self;
+        match step_rows(rows, target, source, cache) {
+            Some(rows) => Ok(inputs.set(place, rows, fill_up)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Has a card know of these rows, all but their tokens, while it is at the step before them: see
+    /// [`StepInputs::set_likely`]. Whether it knows.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn bring_likely(
+        &mut self,
+        rows: &Batch,
+        cache: &DecoderCache,
+        from: &[u32],
+        likely: &Likely,
+    ) -> Result<bool> {
+        let CachedRows { target, source, inputs, .. } = self;
+        let has_room = target.iter().all(|row| row.length <= cache.capacity);
+        match step_rows(rows, target, source, cache).filter(|_| has_room) {
+            Some(rows) => Ok(inputs.set_likely(rows, from, likely)?),
+            None => Ok(false),
+        }
     }
 
     /// What was brought.
-    pub(super) fn inputs(&self) -> &StepInputs {
+    pub fn inputs(&self) -> &StepInputs {
         &self.inputs
     }
+}
+
+/// What a card knows of rows, where it keeps their histories.
+fn step_rows<'a>(
+    rows: &'a Batch,
+    target: &'a [CachedRow],
+    source: &'a [CachedRow],
+    cache: &'a DecoderCache,
+) -> Option<StepRows<'a>> {
+    let origins = cache.origins.as_ref()?;
+    let (tokens, positions) = (rows.tokens(), rows.positions());
+    Some(StepRows { tokens, positions, target, source, origins })
 }
 
 impl DecoderCache {
@@ -78,23 +121,31 @@ impl DecoderCache {
     ) -> Result<Self> {
         let count = config.decoder_attention_heads;
         let heads = Heads { count, width: config.d_model / count };
+        let longest = |lengths: &[usize]| lengths.iter().copied().max().unwrap_or(0);
+        let capacity = longest(slot_capacities);
+        let most = capacity.max(longest(&source_lengths));
         let layer = |_| -> Result<_> {
             Ok(LayerCache {
-                target: KvStore::new(place, heads, format, slot_capacities)?,
-                source: KvStore::new(place, heads, format, &source_lengths)?,
+                target: KvStore::new(place, heads, format, slot_capacities, most)?,
+                source: KvStore::new(place, heads, format, &source_lengths, most)?,
             })
         };
         let layers = (0..config.decoder_layers).map(layer).collect::<Result<Vec<_>>>()?;
         let stay = layers.iter().any(|layer: &LayerCache| layer.target.entries_stay());
-        let capacity = slot_capacities.iter().copied().max().unwrap_or(0);
         Ok(DecoderCache {
             layers,
+            capacity,
             lengths: vec![0; slot_capacities.len()],
             lengths_before: Vec::new(),
             origins: stay.then(|| Origins::new(slot_capacities.len(), capacity)),
             slot_sources,
             source_lengths,
         })
+    }
+
+    /// Whether a card keeps it.
+    pub fn is_on_card(&self) -> bool {
+        self.origins.is_some()
     }
 
     /// Leaves in `places` those of new rows, given the slot of each (in order; a slot may take several).

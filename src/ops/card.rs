@@ -6,12 +6,12 @@ use std::ops::Deref;
 
 use candle_core::{Result, Tensor};
 
-use super::head::{Ask, Best};
+use super::head::{Arrived, Arriving, Ask, Best, Found, MOST_FOUND};
 use super::hidden::Hidden;
 use super::linear::Affine;
 use super::step_inputs::StepInputs;
 use super::weight::Weight;
-use crate::kernels::cuda::{self, Card, CardRows};
+use crate::kernels::cuda::{self, Card, CardRows, Numbers};
 
 /// Rows on a card: those of a [`Hidden`], or a copy of a tensor's.
 pub(super) enum Held<'a> {
@@ -131,6 +131,25 @@ pub(super) fn embed(
     Ok(Some(Hidden::of_card(out)))
 }
 
+/// See [`find`](super::head::find).
+pub(super) fn find(
+    x: &Hidden,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    (limit, count): (usize, usize),
+    tokens: Option<Numbers>,
+) -> Result<Option<Found>> {
+    let limit = limit.min(weight.rows());
+    let count = count.min(limit);
+    if count == 0 || count > MOST_FOUND || x.rows() == 0 {
+        return Ok(None);
+    }
+    let Some([scores]) = linear_each(x, &[(weight, bias)], false)? else { return Ok(None) };
+    let Some(scores) = scores.on_card()? else { return Ok(None) };
+    let best = scores.card().best(&scores, limit, count, tokens)?;
+    Ok(Some(Found { best }))
+}
+
 /// See [`best`](super::head::best); whether the answer is there.
 pub(super) fn best(
     x: &Hidden,
@@ -139,22 +158,35 @@ pub(super) fn best(
     (limit, ask): (usize, Ask),
     best: &mut Best,
 ) -> Result<bool> {
-    /// More than these are chosen faster on the host.
-    const MOST: usize = 64;
-    let limit = limit.min(weight.rows());
-    let count = ask.count.min(limit);
-    if count == 0 || count > MOST {
-        return Ok(false);
+    let Some(found) = find(x, weight, bias, (limit, ask.count), None)? else { return Ok(false) };
+    let all: Vec<u32> = (0..x.rows() as u32).collect();
+    Ok(found.fetch()?.wait(&all, &[], ask, best)? == Arrived::Best)
+}
+
+/// See [`Arriving::wait`].
+pub(super) fn wait(
+    arriving: Arriving,
+    from: &[u32],
+    tokens: &[u32],
+    ask: Ask,
+    best: &mut Best,
+) -> Result<Arrived> {
+    let rows = arriving.rows;
+    let there = arriving.words.wait(|words| cuda::Best::of_words(words, rows))?;
+    let of_row = |row: u32| &there.found[row as usize * there.count..][..there.count];
+    let mut fed = from.iter().filter_map(|&row| there.tokens.get(row as usize));
+    if !tokens.is_empty() && !fed.by_ref().eq(tokens) {
+        return Ok(Arrived::OtherTokens);
     }
-    let Some([scores]) = linear_each(x, &[(weight, bias)], false)? else { return Ok(false) };
-    let Some(scores) = scores.on_card()? else { return Ok(false) };
-    let mut found = cuda::Best::default();
-    scores.card().best(&scores, limit, count, &mut found)?;
-    let complete = found.found.iter().all(|&(_, id)| id != u32::MAX);
-    if found.broken || !complete {
-        return Ok(false);
+    let is_whole = |&row: &u32| {
+        let wanted = of_row(row).iter().take(ask.count);
+        !there.log_sums[row as usize].is_nan() && wanted.clone().all(|&(_, id)| id != u32::MAX)
+    };
+    if !from.iter().all(is_whole) {
+        return Ok(Arrived::NotAll);
     }
-    let log_sums = if ask.log_sum { found.log_sums } else { Vec::new() };
-    best.set(scores.rows(), found.found.iter().map(|&(score, id)| (id, score)), log_sums);
-    Ok(true)
+    let wanted = from.iter().flat_map(|&row| of_row(row).iter().take(ask.count));
+    let log_sums = from.iter().filter(|_| ask.log_sum).map(|&row| there.log_sums[row as usize]);
+    best.set(from.len(), wanted.map(|&(score, id)| (id, score)), log_sums.collect());
+    Ok(Arrived::Best)
 }

@@ -5,7 +5,9 @@
 use candle_core::{Result, Tensor};
 
 use super::hidden::Hidden;
+use super::likely::Likely;
 use super::linear;
+use super::step_inputs::StepInputs;
 use super::weight::{Weight, panels};
 use super::{floats, on_cpu};
 pub use crate::kernels::best::{Ask, Best};
@@ -78,6 +80,103 @@ pub fn best(
         }
         Ok(gemm::linear_best(x, rows, inputs, w, limit, bias, ask, best))
     })?
+}
+
+/// More of the best than these a card does not find: the host is faster.
+pub const MOST_FOUND: usize = 64;
+
+/// What [`best`] gives, where a card has found it: it is fetched later, so that finding it can be recorded.
+#[derive(Debug)]
+pub struct Found {
+    #[cfg(feature = "cuda")]
+    pub(super) best: crate::kernels::cuda::CardBest,
+    #[cfg(not(feature = "cuda"))]
+    never: std::convert::Infallible,
+}
+
+/// What is on its way to the host.
+#[derive(Debug)]
+pub struct Arriving {
+    #[cfg(feature = "cuda")]
+    pub(super) words: crate::kernels::cuda::Arriving,
+    #[cfg(feature = "cuda")]
+    pub(super) rows: usize,
+    #[cfg(not(feature = "cuda"))]
+    never: std::convert::Infallible,
+}
+
+/// Has a card find the `count` best of the first `limit` scores of each row of a step, without waiting for it;
+/// `None` where [`best`] is the way.
+///
+/// # Errors
+/// What the card reports.
+pub fn find(
+    x: &Hidden,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    (limit, count): (usize, usize),
+    inputs: &StepInputs,
+) -> Result<Option<Found>> {
+    #[cfg(feature = "cuda")]
+    if let Some(inputs) = inputs.on_card() {
+        return super::card::find(x, weight, bias, (limit, count), Some(inputs.tokens()));
+    }
+    let (_, _, _, _) = (x, weight, bias, (limit, count, inputs));
+    Ok(None)
+}
+
+impl Found {
+    /// Has it copied to the host, which goes on meanwhile.
+    ///
+    /// # Errors
+    /// What the card reports.
+    pub fn fetch(&self) -> Result<Arriving> {
+        #[cfg(feature = "cuda")]
+        return Ok(Arriving { words: self.best.fetch()?, rows: self.best.rows() });
+        #[cfg(not(feature = "cuda"))]
+        match self.never {}
+    }
+
+    /// Has the tokens of the next step, for which `inputs` are [set](StepInputs::set_likely), be what is likely
+    /// after `rows` of these.
+    ///
+    /// # Errors
+    /// What the card reports.
+    pub fn follow(&self, inputs: &StepInputs, rows: usize, likely: &Likely) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(inputs) = inputs.on_card() {
+            inputs.follow(&self.best, rows, likely)?;
+        }
+        let (_, _, _) = (inputs, rows, likely);
+        Ok(())
+    }
+}
+
+/// What has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// What was asked for.
+    Best,
+    /// The card was at other tokens.
+    OtherTokens,
+    /// A score is not a finite number, or there are fewer than were asked for.
+    NotAll,
+}
+
+impl Arriving {
+    /// Waits for it, and takes what `ask` asks for of the rows `from`, which were fed `tokens`.
+    ///
+    /// # Errors
+    /// What the card reports of this and of the work before.
+    pub fn wait(self, from: &[u32], tokens: &[u32], ask: Ask, best: &mut Best) -> Result<Arrived> {
+        #[cfg(feature = "cuda")]
+        return super::card::wait(self, from, tokens, ask, best);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let (_, _, _, _) = (from, tokens, ask, best);
+            match self.never {}
+        }
+    }
 }
 
 /// Calls `work` with the floats of a bias, if there is one.

@@ -35,7 +35,8 @@ enum Entries {
 
 impl KvStore {
     /// Empty histories at a place that will hold up to the given numbers of entries, rounded to `format`
-    /// (`None`: as they come).
+    /// (`None`: as they come). Of stores that steps read together none has more than `most`: a card keeps all of
+    /// them, or none.
     ///
     /// # Errors
     /// What a card reports, memory that runs out among it.
@@ -44,11 +45,13 @@ impl KvStore {
         heads: Heads,
         format: Option<HalfFormat>,
         capacities: &[usize],
+        most: usize,
     ) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        if let Some(entries) = on_card(place, heads, format, capacities)? {
+        if let Some(entries) = on_card(place, heads, format, (capacities, most))? {
             return Ok(KvStore { heads, format, entries: Entries::Card(Box::new(entries)) });
         }
+        let _ = most;
         let entries = match way() {
             Way::Kernel if place.has_kernels() => {
                 Entries::Kernel(KvCache::new(heads.count, heads.width, format, capacities))
@@ -163,10 +166,10 @@ fn on_card(
     place: &Place,
     heads: Heads,
     format: Option<HalfFormat>,
-    capacities: &[usize],
+    (capacities, most): (&[usize], usize),
 ) -> Result<Option<CardCache>> {
     let capacity = capacities.iter().copied().max().unwrap_or(0);
-    let takes = place.device().is_cuda() && CardCache::takes(heads.width, capacity);
+    let takes = place.device().is_cuda() && CardCache::takes(heads.width, most);
     if !takes || way() == Way::Portable {
         return Ok(None);
     }
@@ -276,7 +279,7 @@ mod tests {
 
     /// Fills two slots, then thrice stores a row in each, attends and swaps them: every output.
     fn decode(format: Option<HalfFormat>) -> Vec<f32> {
-        let mut store = KvStore::new(&Place::Kernels, HEADS, format, &[40, 40]).unwrap();
+        let mut store = KvStore::new(&Place::Kernels, HEADS, format, &[40, 40], 40).unwrap();
         let inputs = StepInputs::default();
         let read = |x: Hidden| x.read(<[f32]>::to_vec).unwrap();
         let mut outputs = read(

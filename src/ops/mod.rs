@@ -22,6 +22,7 @@ pub mod head_loss;
 pub mod hidden;
 pub mod int8;
 pub mod kv_store;
+pub mod likely;
 pub mod linear;
 mod padded;
 pub mod place;

@@ -4,9 +4,10 @@
 use candle_core::Result;
 
 use super::kv_store::CachedRow;
+use super::likely::Likely;
 use super::place::Place;
 #[cfg(feature = "cuda")]
-use crate::kernels::cuda::{Card, CardNumbers, Numbers, pairs};
+use crate::kernels::cuda::Card;
 
 /// The inputs of a step; see above.
 #[derive(Debug, Default)]
@@ -78,17 +79,57 @@ impl Origins {
 }
 
 impl StepInputs {
-    /// Takes the rows of the next step at a place; whether something lies elsewhere since.
+    /// Takes the rows of the next step at a place; whether something lies elsewhere since. With `fill_up` the
+    /// last row is repeated, so that there are few numbers of rows.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn set(&mut self, place: &Place, rows: StepRows<'_>) -> Result<bool> {
+    pub fn set(&mut self, place: &Place, rows: StepRows<'_>, fill_up: bool) -> Result<bool> {
         #[cfg(feature = "cuda")]
         if place.device().is_cuda() {
-            return self.set_on_card(Card::of(place.device())?, rows);
+            return self.set_on_card(Card::of(place.device())?, rows, fill_up);
         }
-        let (_, _) = (place, rows);
+        let (_, _, _) = (place, rows, fill_up);
         Ok(false)
+    }
+
+    /// Takes the rows of the step after the one that found `found`, all but their tokens: these are what is
+    /// likely after its rows `from`, of which the host will hear later. Whether there is room for it all.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn set_likely(
+        &mut self,
+        rows: StepRows<'_>,
+        from: &[u32],
+        likely: &Likely,
+    ) -> Result<bool> {
+        #[cfg(feature = "cuda")]
+        if let Some(mine) = &mut self.on_card {
+            return mine.set_likely(rows, from, likely);
+        }
+        let (_, _, _) = (rows, from, likely);
+        Ok(false)
+    }
+
+    /// How many rows a step has, with those that fill it up, where a card has it.
+    pub fn rows(&self) -> Option<usize> {
+        #[cfg(feature = "cuda")]
+        return self.on_card().map(|mine| mine.tokens().count);
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+}
+
+/// A number of rows that steps of `rows` rows are filled up to: few of these numbers are recorded, and at most a
+/// third of the work is in vain.
+#[cfg(any(feature = "cuda", test))]
+fn filled_up(rows: usize) -> usize {
+    let whole = rows.next_power_of_two();
+    match rows {
+        0..=4 => rows,
+        _ if rows <= whole / 4 * 3 => whole / 4 * 3,
+        _ => whole,
     }
 }
 
@@ -96,14 +137,15 @@ impl StepInputs {
 mod on_card {
     use std::sync::Arc;
 
-    use super::{Card, CardNumbers, Numbers, Result, StepInputs, StepRows, pairs};
+    use super::{Likely, Result, StepInputs, StepRows, filled_up};
+    use crate::kernels::cuda::{self, Card, CardBest, CardNumbers, Numbers, pairs};
 
     /// The inputs on a card.
     #[derive(Debug)]
     pub struct OnCard {
         card: Arc<Card>,
         rows: usize,
-        /// Tokens, positions, places of the target and of the source: six numbers a row.
+        /// Tokens, positions, places of the target and of the source: six numbers a row. Then what is likely.
         numbers: CardNumbers,
         origins: CardNumbers,
         /// Which of their changes the card knows.
@@ -111,24 +153,29 @@ mod on_card {
     }
 
     impl StepInputs {
-        pub(super) fn set_on_card(&mut self, card: Arc<Card>, rows: StepRows<'_>) -> Result<bool> {
-            let StepRows { tokens, positions, target, source, origins } = rows;
-            // In one copy.
-            let numbers = [tokens, positions, &pairs(target), &pairs(source)].concat();
+        pub(super) fn set_on_card(
+            &mut self,
+            card: Arc<Card>,
+            rows: StepRows<'_>,
+            fill_up: bool,
+        ) -> Result<bool> {
+            let count = rows.tokens.len();
+            let count = if fill_up { filled_up(count) } else { count };
+            let (numbers, origins) = (numbers_of(rows, count), rows.origins);
             let of = &origins.of;
             let Some(mine) =
                 self.on_card.as_mut().filter(|mine| mine.origins.all().count == of.len())
             else {
                 self.on_card = Some(OnCard {
-                    rows: tokens.len(),
-                    numbers: CardNumbers::new(&card, &numbers, 0)?,
+                    rows: count,
+                    numbers: CardNumbers::new(&card, &numbers, ROOM * count)?,
                     origins: CardNumbers::new(&card, of, 0)?,
                     changes: origins.changes,
                     card,
                 });
                 return Ok(true);
             };
-            mine.rows = tokens.len();
+            mine.rows = count;
             if mine.changes != origins.changes {
                 mine.origins.replace(origins.used())?;
                 mine.changes = origins.changes;
@@ -142,7 +189,68 @@ mod on_card {
         }
     }
 
+    /// Numbers that there is room for, for each row: with what is likely after it.
+    const ROOM: usize = 32;
+
+    /// In one copy: tokens, positions, places of the target and of the source, filled up to `count` rows.
+    fn numbers_of(rows: StepRows<'_>, count: usize) -> Vec<u32> {
+        fn fill<const N: usize>(numbers: &mut Vec<u32>, of_rows: &[[u32; N]], count: usize) {
+            numbers.extend(of_rows.as_flattened());
+            let last = of_rows.last().copied().into_iter();
+            numbers.extend(last.cycle().take(count - of_rows.len()).flatten());
+        }
+        let mut numbers = Vec::with_capacity(6 * count);
+        for of_rows in [rows.tokens, rows.positions] {
+            fill(&mut numbers, of_rows.as_chunks::<1>().0, count);
+        }
+        for places in [rows.target, rows.source] {
+            fill(&mut numbers, pairs(places).as_chunks::<2>().0, count);
+        }
+        numbers
+    }
+
     impl OnCard {
+        /// See [`StepInputs::set_likely`].
+        pub(super) fn set_likely(
+            &mut self,
+            rows: StepRows<'_>,
+            from: &[u32],
+            likely: &Likely,
+        ) -> Result<bool> {
+            let count = filled_up(rows.tokens.len());
+            let mut numbers = numbers_of(rows, count);
+            for more in [from, &likely.given, &likely.ends, likely.keys.as_flattened()] {
+                numbers.extend_from_slice(more);
+            }
+            numbers.extend_from_slice(&likely.ruled_out);
+            let has_room = numbers.len() <= self.numbers.room();
+            if has_room {
+                self.rows = count;
+                self.numbers.set(&numbers)?;
+            }
+            Ok(has_room)
+        }
+
+        /// Has the tokens be what is likely after the rows of which `best` is: as [`Self::set_likely`] was told.
+        pub fn follow(&self, best: &CardBest, rows: usize, likely: &Likely) -> Result<()> {
+            let mut first = 6 * self.rows;
+            let mut next = |count| {
+                first += count;
+                self.numbers.part(first - count, count)
+            };
+            let [from, given, ends] = [(); 3].map(|()| next(rows));
+            let keys = next(2 * likely.keys.len());
+            let ruled_out = next(likely.ruled_out.len());
+            let (candidates, temperature) = match likely.draw {
+                Some(draw) => (draw.candidates, draw.temperature),
+                None => (1, 1.0),
+            };
+            let keys = likely.draw.map(|_| keys);
+            let likely =
+                cuda::Likely { from, given, ends, ruled_out, keys, candidates, temperature };
+            best.follow(likely, (self.positions(), self.tokens()), rows)
+        }
+
         /// The card.
         pub fn card(&self) -> &Arc<Card> {
             &self.card
@@ -180,6 +288,18 @@ pub use on_card::OnCard;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_filled_up_to_few_numbers_of_rows() {
+        for (rows, expected) in
+            [(0, 0), (1, 1), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (12, 12), (13, 16), (33, 48)]
+        {
+            assert_eq!(filled_up(rows), expected, "{rows}");
+        }
+        for rows in 1..300 {
+            assert!(filled_up(rows) >= rows && 2 * filled_up(rows) <= 3 * rows, "{rows}");
+        }
+    }
 
     /// Beside histories that are copied: what a slot's entries are found to be.
     #[test]

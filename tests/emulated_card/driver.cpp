@@ -1,12 +1,15 @@
 // The part of NVIDIA's driver that this project uses, for cards that are the CPU.
 //
 // It is stricter than a card where that finds mistakes: fresh and freed memory is not a number, memory has
-// guards at both ends, copies must stay in one allocation, and nothing but kernels may be recorded.
+// guards at both ends, copies must stay in one allocation, and nothing but kernels may be recorded. It is as late
+// as a card may be: what it is asked for is done when somebody waits for it.
 //
 // EMULATED_CARDS, EMULATED_CARD_MEMORY (bytes) and EMULATED_CARD_CAPABILITY ("8.0") say what is there. With
-// EMULATED_CARD_REPORT, a file, the process leaves there what was asked of the card.
+// EMULATED_CARD_REPORT, a file, the process leaves there what was asked of the card. With
+// EMULATED_CARD_WRONG_GUESSES the card guesses wrong now and then what the host will choose.
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <mutex>
 
 #include "card.h"
@@ -35,9 +38,14 @@ struct Stream {
     bool records = false, failed = false;
     std::vector<std::function<void()>> work;
 };
-using Graph = std::vector<std::function<void()>>;
+struct Graph {
+    std::vector<std::function<void()>> work;
+    // What is done when its last launch is.
+    size_t last = 0;
+};
 struct Function {
     emulated::Pack pack;
+    std::string name;
 };
 
 std::recursive_mutex mutex;
@@ -58,10 +66,40 @@ Stream* stream_of(void* stream) {
     return stream ? static_cast<Stream*>(stream) : &ordinary;
 }
 
-// What was asked for.
+// What was asked for and not yet done, of all streams; and how much was done.
+std::deque<std::function<void()>> asked;
+size_t done = 0;
+
+void do_first(size_t last) {
+    while (done < last) {
+        auto work = std::move(asked.front());
+        asked.pop_front();
+        done++;
+        work();
+    }
+}
+void do_all() {
+    std::lock_guard lock(mutex);
+    do_first(done + asked.size());
+}
+
+struct Event {
+    size_t last = 0;
+};
+
+// Memory of the host that copies are late with.
+std::map<char*, size_t> pinned;
+
+bool is_pinned(const void* start) {
+    auto* at = static_cast<const char*>(start);
+    auto after = pinned.upper_bound(const_cast<char*>(at));
+    return after != pinned.begin() && at < std::prev(after)->first + std::prev(after)->second;
+}
+
+// What was asked for; `ahead`: how often somebody waited when more was asked for than that.
 struct Counts {
     size_t launches = 0, graphs = 0, recorded = 0, refused = 0;
-    size_t uploads = 0, downloads = 0, copies = 0, allocations = 0;
+    size_t uploads = 0, downloads = 0, copies = 0, allocations = 0, ahead = 0;
 
     ~Counts() {
         const char* path = std::getenv("EMULATED_CARD_REPORT");
@@ -69,8 +107,8 @@ struct Counts {
         if (file == nullptr || launches + graphs == 0) return;
         std::fprintf(file, "{\"launches\": %zu, \"graphs\": %zu, \"recorded\": %zu, \"refused\": %zu, ",
                      launches, graphs, recorded, refused);
-        std::fprintf(file, "\"uploads\": %zu, \"downloads\": %zu, \"copies\": %zu, \"allocations\": %zu}\n",
-                     uploads, downloads, copies, allocations);
+        std::fprintf(file, "\"uploads\": %zu, \"downloads\": %zu, \"copies\": %zu, ", uploads, downloads, copies);
+        std::fprintf(file, "\"allocations\": %zu, \"ahead\": %zu}\n", allocations, ahead);
         std::fclose(file);
     }
 } counts;
@@ -94,6 +132,7 @@ void check_guards(emulated::Device start, size_t bytes) {
 
 int allocate(emulated::Device* start, size_t bytes) {
     std::lock_guard lock(mutex);
+    do_all();
     if (bytes == 0) return INVALID_VALUE;
     if (used + bytes > memory()) return OUT_OF_MEMORY;
     counts.allocations++;
@@ -111,6 +150,7 @@ int allocate(emulated::Device* start, size_t bytes) {
 
 int release_memory(emulated::Device start) {
     std::lock_guard lock(mutex);
+    do_all();
     auto found = live.find(start);
     if (found == live.end()) return INVALID_VALUE;
     check_guards(start, found->second);
@@ -128,11 +168,18 @@ int copy(void* to, const void* from, size_t bytes, void* stream, bool to_card, b
     bool fits = !to_card || emulated::is_live(reinterpret_cast<emulated::Device>(to), bytes);
     fits = fits && (!from_card || emulated::is_live(reinterpret_cast<emulated::Device>(from), bytes));
     if (!fits) emulated::fail("a copy leaves its memory");
-    if (!to_card) {
-        for (auto& [start, size] : live) check_guards(start, size);
-    }
     (to_card ? from_card ? counts.copies : counts.uploads : counts.downloads)++;
-    std::memmove(to, from, bytes);
+    auto work = [=] {
+        if (!to_card) {
+            for (auto& [start, size] : live) check_guards(start, size);
+        }
+        std::memmove(to, from, bytes);
+    };
+    bool late = to_card ? from_card || is_pinned(from) : is_pinned(to);
+    // Who reads too early finds nothing.
+    if (late && !to_card) std::memset(to, NOT_A_NUMBER, bytes);
+    asked.push_back(work);
+    if (!late) do_all();
     return SUCCESS;
 }
 
@@ -145,7 +192,7 @@ void enqueue(void* stream, std::function<void()> work) {
     Stream* on = stream_of(stream);
     if (on->records) return on->work.push_back(std::move(work));
     counts.launches++;
-    work();
+    asked.push_back(std::move(work));
 }
 
 bool is_live(Device start, size_t bytes) {
@@ -189,7 +236,7 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 EXPORT int cuCtxDestroy_v2(Context*) { return SUCCESS; }
 EXPORT int cuCtxGetCurrent(Context** context) { return *context = bound, SUCCESS; }
 EXPORT int cuCtxSetCurrent(Context* context) { return bound = context, SUCCESS; }
-EXPORT int cuCtxSynchronize() { return SUCCESS; }
+EXPORT int cuCtxSynchronize() { return do_all(), SUCCESS; }
 
 EXPORT int cuMemAlloc_v2(emulated::Device* start, size_t bytes) { return allocate(start, bytes); }
 EXPORT int cuMemFree_v2(emulated::Device start) { return release_memory(start); }
@@ -201,6 +248,17 @@ EXPORT int cuMemFreeAsync(emulated::Device start, void* stream) {
 }
 EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
     return *total = memory(), *free = *total - std::min(used, *total), SUCCESS;
+}
+EXPORT int cuMemHostAlloc(void** start, size_t bytes, unsigned) {
+    std::lock_guard lock(mutex);
+    if (posix_memalign(start, 64, bytes) != 0) return OUT_OF_MEMORY;
+    return pinned[static_cast<char*>(*start)] = bytes, SUCCESS;
+}
+EXPORT int cuMemFreeHost(void* start) {
+    std::lock_guard lock(mutex);
+    do_all();
+    pinned.erase(static_cast<char*>(start));
+    return std::free(start), SUCCESS;
 }
 EXPORT int cuMemcpyHtoDAsync_v2(emulated::Device to, const void* from, size_t bytes, void* stream) {
     return copy(reinterpret_cast<void*>(to), from, bytes, stream, true, false);
@@ -230,7 +288,7 @@ EXPORT int cuModuleGetFunction(Function** function, void*, const char* name) {
         std::fprintf(stderr, "emulated card: there is no kernel %s\n", name);
         return NOT_FOUND;
     }
-    return *function = new Function{found->second}, SUCCESS;
+    return *function = new Function{found->second, name}, SUCCESS;
 }
 EXPORT int cuLaunchKernel(
     Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
@@ -239,16 +297,33 @@ EXPORT int cuLaunchKernel(
     if (gy > 65535 || gz > 65535 || shared > (48 << 10)) return INVALID_VALUE;
     auto work = function->pack(arguments);
     emulated::enqueue(stream, [=] { emulated::launch({gx, gy, gz}, {bx, by, bz}, shared, work); });
+    if (function->name == "follow" && std::getenv("EMULATED_CARD_WRONG_GUESSES")) {
+        auto* tokens = *static_cast<unsigned**>(arguments[6]);
+        std::lock_guard lock(mutex);
+        asked.push_back([=] { *tokens ^= done % 3 == 0; });
+    }
     return SUCCESS;
 }
 
 EXPORT int cuStreamCreate(Stream** stream, unsigned) { return *stream = new Stream, SUCCESS; }
 EXPORT int cuStreamDestroy_v2(Stream* stream) { return delete stream, SUCCESS; }
-EXPORT int cuStreamSynchronize(void* stream) { return refuses(stream) ? CAPTURE_UNSUPPORTED : SUCCESS; }
+EXPORT int cuStreamSynchronize(void* stream) {
+    if (refuses(stream)) return CAPTURE_UNSUPPORTED;
+    return do_all(), SUCCESS;
+}
 EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
-EXPORT int cuEventCreate(void** event, unsigned) { return *event = event, SUCCESS; }
-EXPORT int cuEventDestroy_v2(void*) { return SUCCESS; }
-EXPORT int cuEventRecord(void*, void*) { return SUCCESS; }
+EXPORT int cuEventCreate(Event** event, unsigned) { return *event = new Event, SUCCESS; }
+EXPORT int cuEventDestroy_v2(Event* event) { return delete event, SUCCESS; }
+EXPORT int cuEventRecord(Event* event, void*) {
+    std::lock_guard lock(mutex);
+    return event->last = done + asked.size(), SUCCESS;
+}
+EXPORT int cuEventSynchronize(Event* event) {
+    std::lock_guard lock(mutex);
+    do_first(event->last);
+    if (!asked.empty()) counts.ahead++;
+    return SUCCESS;
+}
 
 EXPORT int cuStreamBeginCapture_v2(Stream* stream, int) {
     std::lock_guard lock(mutex);
@@ -266,7 +341,9 @@ EXPORT int cuStreamEndCapture(Stream* stream, Graph** graph) {
     *graph = nullptr;
     if (stream->failed) return CAPTURE_INVALIDATED;
     counts.recorded++;
-    return *graph = new Graph(std::move(stream->work)), SUCCESS;
+    *graph = new Graph{std::move(stream->work)};
+    stream->work.clear();
+    return SUCCESS;
 }
 EXPORT int cuGraphInstantiateWithFlags(Graph** made, Graph* graph, unsigned long long) {
     return *made = new Graph(*graph), SUCCESS;
@@ -275,13 +352,18 @@ EXPORT int cuGraphLaunch(Graph* graph, void* stream) {
     std::lock_guard lock(mutex);
     // One launch for all.
     size_t before = counts.launches;
-    for (auto& work : *graph) emulated::enqueue(stream, work);
+    for (auto& work : graph->work) emulated::enqueue(stream, work);
     counts.launches = before;
     counts.graphs++;
+    graph->last = done + asked.size();
     return SUCCESS;
 }
 EXPORT int cuGraphDestroy(Graph* graph) { return delete graph, SUCCESS; }
-EXPORT int cuGraphExecDestroy(Graph* graph) { return delete graph, SUCCESS; }
+EXPORT int cuGraphExecDestroy(Graph* graph) {
+    std::lock_guard lock(mutex);
+    if (done < graph->last) emulated::fail("a recording ends that may be under way");
+    return delete graph, SUCCESS;
+}
 
 EXPORT int cuGetErrorString(int result, const char** text) {
     switch (result) {

@@ -17,6 +17,7 @@ use super::beams::{self, BeamSettings};
 use super::contrastive::{self, ContrastiveSettings};
 use super::scores;
 use crate::error::{Error, Result};
+use crate::ops::likely::Draw;
 use crate::random::Stream;
 
 pub use greedy::Greedy;
@@ -36,6 +37,12 @@ pub trait Sampler: Debug + Send + Sync {
     /// Among how many of the likeliest tokens it chooses, whatever the others' logits; `None`: it looks
     /// at all.
     fn candidates(&self) -> Option<usize> {
+        None
+    }
+
+    /// How it draws among several candidates, so that a card can guess what it draws; `None`: no way that a
+    /// card knows.
+    fn draw(&self) -> Option<Draw> {
         None
     }
 

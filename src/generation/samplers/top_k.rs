@@ -3,6 +3,7 @@
 use super::{Choice, Method, Sampler, check_k, check_temperature, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
+use crate::ops::likely::Draw;
 use crate::random::Stream;
 
 /// Draws among the `k` most probable tokens in proportion to their probabilities at
@@ -28,6 +29,10 @@ impl Sampler for TopK {
 
     fn candidates(&self) -> Option<usize> {
         Some(self.k)
+    }
+
+    fn draw(&self) -> Option<Draw> {
+        Some(Draw { candidates: self.k, temperature: self.temperature })
     }
 
     fn choose_among(&self, candidates: &[(u32, f32)], draws: &mut Stream) -> Choice {

@@ -2,12 +2,7 @@
 // id first; and the logarithm of the sum of all exponentials.
 //
 // Two launches: blocks find the best of a part of a row each, then one block a row finds the best of these.
-#include "numbers.h"
-
-struct Candidate {
-    float score;
-    unsigned id;
-};
+#include "best.h"
 
 __device__ __forceinline__ bool better(float score, unsigned id, float than, unsigned other) {
     return score > than || (score == than && id < other);
@@ -30,8 +25,6 @@ __device__ __forceinline__ Candidate block_best(float score, unsigned id, float*
     __syncthreads();
     return {score, id};
 }
-
-constexpr unsigned NO_ID = 0xffffffffu;
 
 // The `count` best of `length` candidates in shared memory, which are used up. `take(n, candidate)` gets
 // them, the best first; where there are too few the rest has no id.
@@ -57,25 +50,23 @@ __device__ __forceinline__ void choose(
 }
 
 // Part `blockIdx.x` of row `blockIdx.y` of `scores [rows, stride]`, of which the first `limit` count:
-// `count` candidates, and the part's largest score and its sum of exponentials below that. A score that is
-// NaN or positive infinity sets `broken`.
+// `count` candidates, and the part's largest score and its sum of exponentials below that, which a score that
+// is NaN or positive infinity makes NaN.
 extern "C" __global__ void __launch_bounds__(256) best_of_part(
-    const float* scores, int stride, int limit, int part, int count, Candidate* candidates, float* sums,
-    unsigned* broken) {
+    const float* scores, int stride, int limit, int part, int count, Candidate* candidates, float* sums) {
     DYNAMIC_SHARED(here);
     float* warp_scores = here + part;
     unsigned* warp_ids = reinterpret_cast<unsigned*>(warp_scores + WARP_SIZE);
     int first = blockIdx.x * part, length = min(part, limit - first);
     const float* row = scores + static_cast<size_t>(blockIdx.y) * stride + first;
-    float largest = -INFINITY;
+    float largest = -INFINITY, sum = 0.0f;
     for (int i = threadIdx.x; i < length; i += blockDim.x) {
         float score = row[i];
-        if (!(score < INFINITY)) *broken = 1;
+        if (!(score < INFINITY)) sum = NAN;
         here[i] = score;
         largest = fmaxf(largest, score);
     }
     largest = block_max(largest, warp_scores);
-    float sum = 0.0f;
     if (largest > -INFINITY) {
         for (int i = threadIdx.x; i < length; i += blockDim.x) sum += expf(here[i] - largest);
     }
@@ -87,9 +78,11 @@ extern "C" __global__ void __launch_bounds__(256) best_of_part(
            [&](int n, Candidate best) { candidates[place * count + n] = best; });
 }
 
-// The best `count` of a row's `parts * count` candidates, and the logarithm of the sum over the row.
+// The best `count` of a row's `parts * count` candidates, and the logarithm of the sum over the row. Beside
+// them, in `fed`, the row's token, if it is known here: whoever reads them sees after what they come.
 extern "C" __global__ void __launch_bounds__(256) best_of_row(
-    const Candidate* candidates, const float* sums, int parts, int count, Candidate* best, float* log_sums) {
+    const Candidate* candidates, const float* sums, int parts, int count, const unsigned* tokens,
+    Candidate* best, float* log_sums, unsigned* fed) {
     DYNAMIC_SHARED(chosen_before);
     float* here = chosen_before;
     int length = parts * count;
@@ -103,12 +96,15 @@ extern "C" __global__ void __launch_bounds__(256) best_of_row(
     for (int i = threadIdx.x; i < parts; i += blockDim.x) largest = fmaxf(largest, parts_of_row[2 * i]);
     largest = block_max(largest, warp_scores);
     for (int i = threadIdx.x; i < parts; i += blockDim.x) {
-        if (parts_of_row[2 * i] > -INFINITY) {
+        if (parts_of_row[2 * i] > -INFINITY || parts_of_row[2 * i + 1] != 0.0f) {
             sum += parts_of_row[2 * i + 1] * expf(parts_of_row[2 * i] - largest);
         }
     }
     sum = block_sum(sum, warp_scores);
-    if (threadIdx.x == 0) log_sums[blockIdx.x] = largest + logf(sum);
+    if (threadIdx.x == 0) {
+        log_sums[blockIdx.x] = largest + logf(sum);
+        if (tokens != nullptr) fed[blockIdx.x] = tokens[blockIdx.x];
+    }
     choose(here, ids, 0, length, count, warp_scores, warp_ids,
            [&](int n, Candidate chosen) { best[blockIdx.x * count + n] = chosen; });
 }

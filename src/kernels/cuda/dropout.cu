@@ -1,6 +1,6 @@
-// Factors of dropout, 0 or 1 / (1 - probability), from the generator that the CPU has
-// (`src/random.rs`: Philox4x32-10, Salmon et al. 2011): a draw depends on seed, stream and element only.
-#include "numbers.h"
+// Factors of dropout, 0 or 1 / (1 - probability), from the generator that the CPU has: a draw depends on seed,
+// stream and element only.
+#include "philox.h"
 
 // What is drawn from: `words[i] >= threshold` keeps an element.
 struct Draw {
@@ -12,21 +12,11 @@ struct Draw {
 
 // The factors of elements 4 * block .. 4 * block + 4.
 __device__ __forceinline__ void factors_of(const Draw& draw, unsigned long long block, float (&factors)[4]) {
-    unsigned key[2] = {draw.seed[0], draw.seed[1]};
-    unsigned counter[4] = {
+    unsigned words[4] = {
         static_cast<unsigned>(block), static_cast<unsigned>(block >> 32), draw.stream[0], draw.stream[1]};
+    philox(draw.seed[0], draw.seed[1], words);
 #pragma unroll
-    for (int round = 0; round < 10; round++) {
-        unsigned long long first = 0xD2511F53ull * counter[0], second = 0xCD9E8D57ull * counter[2];
-        unsigned next[4] = {
-            static_cast<unsigned>(second >> 32) ^ counter[1] ^ key[0], static_cast<unsigned>(second),
-            static_cast<unsigned>(first >> 32) ^ counter[3] ^ key[1], static_cast<unsigned>(first)};
-#pragma unroll
-        for (int i = 0; i < 4; i++) counter[i] = next[i];
-        key[0] += 0x9E3779B9u, key[1] += 0xBB67AE85u;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) factors[i] = counter[i] >= draw.threshold ? draw.kept : 0.0f;
+    for (int i = 0; i < 4; i++) factors[i] = words[i] >= draw.threshold ? draw.kept : 0.0f;
 }
 
 // factors[i] of element i.

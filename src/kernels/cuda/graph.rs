@@ -2,6 +2,7 @@
 //! longer than the card, unless it launches all of them at once.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use candle_core::Result;
@@ -16,9 +17,9 @@ use super::{Card, Pool};
 /// Recorded work by its key, and what it leaves.
 ///
 /// The memory it works in is a pool of its own: nobody else can have it in between.
-pub struct Graphs<T> {
+pub struct Graphs<K, T> {
     pool: Arc<Pool>,
-    recorded: HashMap<usize, Recorded<T>>,
+    recorded: HashMap<K, Recorded<T>>,
 }
 
 enum Recorded<T> {
@@ -30,33 +31,44 @@ enum Recorded<T> {
 }
 
 /// A recording.
-struct Recording(CudaGraph);
+struct Recording {
+    graph: CudaGraph,
+    card: Arc<Card>,
+}
 
 // SAFETY: the driver's graphs belong to no thread; whoever has one launches or drops it alone.
 unsafe impl Send for Recording {}
 
 impl Recording {
-    fn launch(&self, card: &Card) -> Result<()> {
+    fn launch(&self) -> Result<()> {
         use candle_core::cuda_backend::cudarc::driver::result::graph::launch;
-        card.stream.context().bind_to_thread().w()?;
+        let stream = &self.card.stream;
+        stream.context().bind_to_thread().w()?;
         // SAFETY: the graph lives, and what it works in lives in the pool beside it.
-        unsafe { launch(self.0.cu_graph_exec(), card.stream.cu_stream()) }.w()
+        unsafe { launch(self.graph.cu_graph_exec(), stream.cu_stream()) }.w()
     }
 }
 
-impl<T> Default for Graphs<T> {
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // The card may be at it; where waiting fails it does nothing any more.
+        let _ = self.card.synchronize();
+    }
+}
+
+impl<K, T> Default for Graphs<K, T> {
     fn default() -> Self {
         Graphs { pool: Arc::default(), recorded: HashMap::new() }
     }
 }
 
-impl<T> std::fmt::Debug for Graphs<T> {
+impl<K, T> std::fmt::Debug for Graphs<K, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Graphs({})", self.recorded.len())
     }
 }
 
-impl<T> Graphs<T> {
+impl<K: Eq + Hash, T> Graphs<K, T> {
     /// Does `work` and hands what it leaves to `read`: the first time as it is, the second time while it is
     /// recorded, and from then on by the recording. `work` must launch the same kernels each time on what
     /// lies where it did, and copy nothing to or from the host.
@@ -65,15 +77,15 @@ impl<T> Graphs<T> {
     /// What `work` and `read` return, or the driver reports.
     pub fn run<E: From<candle_core::Error>, R>(
         &mut self,
-        card: &Card,
-        key: usize,
+        card: &Arc<Card>,
+        key: K,
         mut work: impl FnMut() -> std::result::Result<T, E>,
         read: impl FnOnce(&T) -> std::result::Result<R, E>,
     ) -> std::result::Result<R, E> {
         let pool = self.pool.clone();
         match self.recorded.get(&key) {
             Some(Recorded::Graph(graph, left)) => {
-                graph.launch(card)?;
+                graph.launch()?;
                 return read(left);
             }
             Some(Recorded::Warm) => {}
@@ -89,16 +101,32 @@ impl<T> Graphs<T> {
             self.recorded.insert(key, Recorded::Refused);
             return read(&card.with_pool(&pool, work)?);
         };
-        graph.launch(card)?;
+        graph.launch()?;
         let result = read(&left);
         self.recorded.insert(key, Recorded::Graph(graph, left));
         result
+    }
+
+    /// Whether work is recorded under a key.
+    pub fn has(&self, key: &K) -> bool {
+        matches!(self.recorded.get(key), Some(Recorded::Graph(..)))
+    }
+
+    /// Does again what is recorded, and gives what it leaves; `None` where it is not.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn again(&self, key: &K) -> Result<Option<&T>> {
+        match self.recorded.get(key) {
+            Some(Recorded::Graph(graph, left)) => graph.launch().map(|()| Some(left)),
+            _ => Ok(None),
+        }
     }
 }
 
 /// Records `work`; `None` if that cannot be.
 fn record<T, E>(
-    card: &Card,
+    card: &Arc<Card>,
     pool: &Arc<Pool>,
     work: &mut impl FnMut() -> std::result::Result<T, E>,
 ) -> Option<(Recording, T)> {
@@ -111,7 +139,8 @@ fn record<T, E>(
     };
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = card.recorder.end_capture(flags);
-    Some((Recording(graph.ok()??), left?.ok()?))
+    let (graph, left) = (graph.ok()??, left?.ok()?);
+    Some((Recording { graph, card: card.clone() }, left))
 }
 
 /// Has launches go back to the card's own stream, also after a panic.

@@ -1,12 +1,11 @@
 //! One function for each kernel: it checks what the kernel takes for granted, and launches it.
 
-use std::sync::Arc;
-
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 
+use super::best::LikelyParameter;
 use super::dropout::Draw;
 use super::linear::LayersParameter;
 use super::optimizer::Four;
@@ -32,17 +31,7 @@ pub(super) enum Argument {
     Long(u64),
     Draw(Draw),
     Four(Four),
-}
-
-/// The best of each row of scores.
-#[derive(Debug, Default)]
-pub struct Best {
-    /// `[rows, count]`, the best first; an id of `u32::MAX` stands for none.
-    pub found: Vec<(f32, u32)>,
-    /// The logarithm of the sum of each row's exponentials.
-    pub log_sums: Vec<f32>,
-    /// Whether a score is not a number, or infinite.
-    pub broken: bool,
+    Likely(LikelyParameter),
 }
 
 impl Card {
@@ -76,6 +65,7 @@ impl Card {
                 Argument::Long(number) => builder.arg(number),
                 Argument::Draw(draw) => builder.arg(draw),
                 Argument::Four(numbers) => builder.arg(numbers),
+                Argument::Likely(likely) => builder.arg(likely),
             };
         }
         let config = LaunchConfig {
@@ -144,67 +134,5 @@ impl Card {
         let arguments: Vec<_> = table_is.into_iter().chain(scales).chain(arguments).collect();
         let name = format!("embed_{}", table.kind.name());
         self.launch(&name, (rows, 1, 1), ROW_THREADS, 0, &arguments)
-    }
-
-    /// The `count` best of the first `limit` of each row of scores.
-    ///
-    /// # Errors
-    /// What the card reports of this and of the work before.
-    pub fn best(
-        self: &Arc<Self>,
-        scores: &CardRows,
-        limit: usize,
-        count: usize,
-        best: &mut Best,
-    ) -> Result<()> {
-        /// Scores of a part: four for each thread.
-        const PART: usize = 1024;
-        let rows = scores.rows();
-        assert!(limit <= scores.width() && count > 0, "more scores are wanted than there are");
-        let parts = limit.div_ceil(PART);
-        let candidates = self.rows(rows, 2 * parts * count)?;
-        let sums = self.rows(rows, 2 * parts)?;
-        // The results lie together, and come in one copy: what is broken, the sums, the best.
-        let results = self.rows(1, 1 + rows + 2 * rows * count)?;
-        let at = |floats: usize| results.pointer() + (4 * floats) as CUdeviceptr;
-        self.zero(results.pointer(), 1)?;
-        let arguments = [
-            Argument::Pointer(scores.pointer()),
-            Argument::Int(scores.width() as i32),
-            Argument::Int(limit as i32),
-            Argument::Int(PART as i32),
-            Argument::Int(count as i32),
-            Argument::Pointer(candidates.pointer()),
-            Argument::Pointer(sums.pointer()),
-            Argument::Pointer(at(0)),
-        ];
-        let shared = PART + 2 * WARP;
-        self.launch("best_of_part", (parts, rows, 1), ROW_THREADS, shared, &arguments)?;
-        let arguments = [
-            Argument::Pointer(candidates.pointer()),
-            Argument::Pointer(sums.pointer()),
-            Argument::Int(parts as i32),
-            Argument::Int(count as i32),
-            Argument::Pointer(at(1 + rows)),
-            Argument::Pointer(at(1)),
-        ];
-        let shared = 2 * parts * count + 2 * WARP;
-        self.launch("best_of_row", (rows, 1, 1), ROW_THREADS, shared, &arguments)?;
-        let floats = results.download()?;
-        best.broken = floats[0].to_bits() != 0;
-        best.log_sums.clear();
-        best.log_sums.extend_from_slice(&floats[1..=rows]);
-        best.found.clear();
-        let pairs = floats[1 + rows..].as_chunks::<2>().0;
-        best.found.extend(pairs.iter().map(|[score, id]| (*score, id.to_bits())));
-        Ok(())
-    }
-
-    /// Sets floats to 0.
-    fn zero(&self, start: CUdeviceptr, floats: usize) -> Result<()> {
-        use candle_core::cuda_backend::cudarc::driver::result::memset_d8_async;
-        self.stream.context().bind_to_thread().w()?;
-        // SAFETY: the caller's memory has so many floats.
-        unsafe { memset_d8_async(start, 0, 4 * floats, self.launches_on().cu_stream()) }.w()
     }
 }

@@ -149,7 +149,9 @@ impl CardRows {
     pub fn download(&self) -> Result<Vec<f32>> {
         self.card.check_not_recording()?;
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
-        self.card.stream.clone_dtoh(&memory.slice(..self.rows * self.width)).w()
+        let copy = self.card.stream.clone_dtoh(&memory.slice(..self.rows * self.width)).w()?;
+        self.card.received();
+        Ok(copy)
     }
 
     /// A copy as a tensor of candle.
@@ -197,12 +199,12 @@ impl CardNumbers {
         // Room for a few more, so that they seldom move.
         let room = values.len().next_power_of_two().max(room).max(32);
         let numbers = card.device.alloc_zeros::<u32>(room)?;
-        let mut numbers = CardNumbers { card: card.clone(), numbers, count: 0 };
-        numbers.set(values)?;
+        let mut numbers = CardNumbers { card: card.clone(), numbers, count: values.len() };
+        numbers.replace(values)?;
         Ok(numbers)
     }
 
-    /// Takes other values; whether it had to move for them.
+    /// Takes other values; whether it had to move for them. The host does not wait for it.
     ///
     /// # Errors
     /// What the driver reports.
@@ -213,8 +215,13 @@ impl CardNumbers {
             self.numbers = self.card.device.alloc_zeros::<u32>(room)?;
         }
         self.count = values.len();
-        self.replace(values)?;
+        self.card.send(values, self.all().start)?;
         Ok(moves)
+    }
+
+    /// How many there is room for where they are.
+    pub fn room(&self) -> usize {
+        self.numbers.len()
     }
 
     /// Takes other values in the place of the first.

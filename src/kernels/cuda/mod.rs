@@ -4,6 +4,7 @@
 //! Rows are float32 whatever the weights are kept in, as on the CPU. All work of a card goes to one
 //! stream, so that memory that comes back to its pool may be handed out at once.
 
+mod best;
 mod cache;
 mod dropout;
 mod graph;
@@ -11,6 +12,7 @@ mod launch;
 mod linear;
 mod memory;
 mod optimizer;
+mod pinned;
 mod product;
 mod weight;
 
@@ -26,12 +28,14 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
+pub use best::{Best, CardBest, Likely};
 pub use cache::{CardCache, pairs};
 pub use graph::Graphs;
-pub use launch::{Best, WIDEST};
+pub use launch::WIDEST;
 pub use linear::Layer;
 pub use memory::{CardNumbers, CardRows, Numbers, Pool, tensor_of};
 pub use optimizer::{CardFloats, ElementRule};
+pub use pinned::Arriving;
 pub use weight::Weight;
 
 /// The kernels, compiled by `build.rs`.
@@ -54,6 +58,8 @@ pub struct Card {
     workspace: CudaSlice<u8>,
     /// Where rows are taken from.
     pool: Mutex<Arc<Pool>>,
+    /// What the host exchanges with it.
+    post: Mutex<pinned::Post>,
     /// Held by whoever has work for the card: what others launch meanwhile would be recorded with it.
     alone: Mutex<()>,
 }
@@ -96,6 +102,7 @@ impl Card {
             blas,
             workspace,
             pool: Mutex::default(),
+            post: Mutex::default(),
             alone: Mutex::new(()),
         });
         card.set_recording(false)?;

@@ -1,0 +1,158 @@
+//! How a card goes on with what is likely chosen while the host chooses: when the host has chosen, what comes
+//! after it is there. Where it chose otherwise, the step is done again.
+
+use super::super::model::{Scores, StepRow, Wanted};
+use super::{BartDecoder, Key, Passed};
+use crate::error::Result;
+use crate::ops::head::{Arrived, Ask, MOST_FOUND};
+use crate::ops::recording::Output;
+
+/// A step that a card is at, whose tokens the host has yet to choose.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// Slots and positions of its rows.
+    rows: Vec<(usize, usize)>,
+    /// Below which id how many of the best it finds.
+    found: (usize, usize),
+    passed: Output<Passed>,
+}
+
+impl Ahead {
+    /// Which of its rows are `rows`: some may have ended. `None` if there are others, or more is wanted.
+    fn rows_of(&self, rows: &[StepRow], (limit, ask): (usize, Ask)) -> Option<Vec<u32>> {
+        if limit != self.found.0 || ask.count > self.found.1 {
+            return None;
+        }
+        let mut mine = (0..).zip(&self.rows);
+        let mut place = |row: &StepRow| {
+            mine.find(|(_, mine)| **mine == (row.slot, row.position)).map(|(place, _)| place)
+        };
+        rows.iter().map(&mut place).collect()
+    }
+}
+
+impl BartDecoder {
+    /// Feeds rows that the host has chosen.
+    pub(super) fn feed_further(&mut self, rows: &[StepRow], wanted: Wanted) -> Result<()> {
+        self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
+        self.feed(rows.iter().map(|row| row.slot), Some(wanted))
+    }
+
+    /// What steps find by themselves where this is wanted: of few kinds, so that few are recorded.
+    pub(super) fn found(&mut self, wanted: Wanted) -> Option<(usize, usize)> {
+        let Wanted::Best { ask, limit } = wanted else { return None };
+        let count = ask.count.next_power_of_two().max(self.candidates);
+        if count <= MOST_FOUND {
+            self.candidates = count;
+        }
+        Some((limit, count))
+    }
+
+    /// Leaves what is wanted after `rows`, if the card has gone on with them; whether it has.
+    pub(super) fn take_ahead(
+        &mut self,
+        rows: &[StepRow],
+        wanted: Wanted,
+        scores: &mut Scores,
+    ) -> Result<bool> {
+        let (Some(ahead), Wanted::Best { ask, limit }) = (self.ahead.take(), wanted) else {
+            return Ok(false);
+        };
+        let Some(from) = ahead.rows_of(rows, (limit, ask)) else { return Ok(false) };
+        if let Some(cache) = &mut self.cache {
+            cache.place(rows.iter().map(|row| row.slot), &mut self.places);
+            cache.advance(&self.places);
+        }
+        self.passed = Some(ahead.passed);
+        let arrived = self.finish_from(&from, rows, (limit, ask), scores)?;
+        if arrived != Arrived::Best {
+            self.undo(rows);
+        }
+        Ok(arrived == Arrived::Best)
+    }
+
+    /// Leaves what is wanted after `rows`, which were fed, if a card has found it.
+    pub(super) fn finish(
+        &mut self,
+        rows: &[StepRow],
+        wanted: Wanted,
+        scores: &mut Scores,
+    ) -> Result<bool> {
+        let Wanted::Best { ask, limit } = wanted else { return Ok(false) };
+        if !self.has_found() {
+            return Ok(false);
+        }
+        let all: Vec<u32> = (0..rows.len() as u32).collect();
+        let arrived = self.finish_from(&all, rows, (limit, ask), scores)?;
+        if arrived != Arrived::Best {
+            self.feed_again(rows, wanted)?;
+        }
+        Ok(arrived == Arrived::Best)
+    }
+
+    /// Has the hidden states of the last step, which were of `rows`, also where the card has gone on.
+    pub(super) fn feed_again(&mut self, rows: &[StepRow], wanted: Wanted) -> Result<()> {
+        if self.ahead.is_some() {
+            self.undo(rows);
+            self.feed_further(rows, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the last step, and what the card went on with.
+    fn undo(&mut self, rows: &[StepRow]) {
+        self.ahead = None;
+        if let Some(cache) = &mut self.cache {
+            rows.iter().for_each(|row| cache.rewind(row.slot, row.position));
+        }
+    }
+
+    /// Whether the last step has found the best scores by itself.
+    fn has_found(&self) -> bool {
+        self.passed.as_deref().is_some_and(|passed| passed.found.is_some())
+    }
+
+    /// Waits for what a card has found after its rows `from`, which are `rows`, once it knows what to do then.
+    fn finish_from(
+        &mut self,
+        from: &[u32],
+        rows: &[StepRow],
+        (limit, ask): (usize, Ask),
+        scores: &mut Scores,
+    ) -> Result<Arrived> {
+        let next = self.next(from, rows, limit)?;
+        let Some(Passed { found: Some(found), .. }) = self.passed.as_deref() else {
+            return Ok(Arrived::NotAll);
+        };
+        let arriving = found.fetch()?;
+        if let Some(key) = next {
+            found.follow(self.places.inputs(), rows.len(), &self.likely)?;
+            let rows = rows.iter().map(|row| (row.slot, row.position + 1)).collect();
+            let passed = self.recordings.again(&key)?;
+            let found = (limit, self.candidates);
+            self.ahead = passed.map(|passed| Ahead { rows, found, passed });
+        }
+        let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
+        Ok(arriving.wait(from, &tokens, ask, scores.best_mut())?)
+    }
+
+    /// Has the card know of the step after this one, which was recorded under the key that is returned; `None`
+    /// if it shall not go on.
+    fn next(&mut self, from: &[u32], rows: &[StepRow], limit: usize) -> Result<Option<Key>> {
+        let is_expected = self.expects && self.likely.given.len() == rows.len();
+        let (true, Some(cache)) = (self.has_found() && is_expected, &self.cache) else {
+            return Ok(None);
+        };
+        self.rows.set_single_rows(rows.iter().map(|row| (0, row.position as u32 + 1)));
+        if self.rows.check("decoder_token_ids", self.model.config()).is_err() {
+            return Ok(None);
+        }
+        cache.place(rows.iter().map(|row| row.slot), &mut self.places);
+        if !self.places.bring_likely(&self.rows, cache, from, &self.likely)? {
+            return Ok(None);
+        }
+        let count = self.places.inputs().rows().unwrap_or(0);
+        let key = (count, Some((limit, self.candidates)));
+        Ok(self.recordings.has(&key).then_some(key))
+    }
+}
