@@ -266,6 +266,7 @@ class Likely(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("from_", "given", "ends", "ruled_out", "keys")),
         ("candidates", ctypes.c_int),
         ("temperature", ctypes.c_float),
+        ("top_p", ctypes.c_float),
     ]
 
 
@@ -286,10 +287,10 @@ def test_what_likely_follows(launch):
     }
     positions, tokens = np.full(filled_up, 6, np.uint32), np.zeros(filled_up, np.uint32)
 
-    def follow(candidates, temperature=1.0, **others):
+    def follow(candidates, temperature=1.0, top_p=1.0, **others):
         values = arrays | others
         pointers = {k: v if v is None else v.ctypes.data for k, v in values.items()}
-        likely = Likely(candidates=candidates, temperature=temperature, **pointers)
+        likely = Likely(candidates=candidates, temperature=temperature, top_p=top_p, **pointers)
         launch("follow", (1,), 256, 0, best, 4, likely, positions, rows, filled_up, tokens)
         return tokens.tolist()
 
@@ -300,8 +301,14 @@ def test_what_likely_follows(launch):
         positions[:] = seed % 7
         for i, token in enumerate(follow(2, 0.5, keys=keys)):
             drawn[i].append(token)
+        # All four, of which the first two have more than half, and the first has less.
+        assert set(follow(4, top_p=0.6, keys=keys)[:2]) <= {20, 21, 11, 13}
     # Of the two best that are allowed, at half the temperature: squares of the probabilities.
-    for i, first, second, share in ((0, 20, 21, 25 / 41), (1, 11, 13, 9 / 10), (4, 20, 22, 25 / 34)):
+    for i, first, second, share in (
+        (0, 20, 21, 25 / 41),
+        (1, 11, 13, 9 / 10),
+        (4, 20, 22, 25 / 34),
+    ):
         assert set(drawn[i]) == {first, second}
         assert abs(np.mean(np.array(drawn[i]) == first) - share) < 0.08
     assert set(drawn[2]) == {99} and drawn[7] == drawn[4]

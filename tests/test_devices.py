@@ -64,6 +64,22 @@ def test_a_model_moves_with_its_weights(dtype, device, tmp_path):
     np.testing.assert_array_equal(model(x), expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_added_to_weights_moves_too(device):
+    model, x = on("cpu"), token_arrays()
+    model.backbone.enable_lora(2)
+    model.compile(optimizer=optimizers.SGD(0.5), sampler="greedy")
+    model.train_on_batch(x, x["decoder_token_ids"])
+    answer, expected = model.generate(x, stop_token_ids=None), model(x)
+    for place in (device, "cpu", device):
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(model.to(place)(x), expected, rtol=0, atol=1e-5 * largest)
+        again = model.generate(x, stop_token_ids=None)
+        np.testing.assert_array_equal(again["decoder_token_ids"], answer["decoder_token_ids"])
+    assert np.isfinite(model.train_on_batch(x, x["decoder_token_ids"])[0])
+    assert np.abs(model(x) - expected).max() > 1e-3 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("there", DEVICES)
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_training_is_the_same_there(dtype, there):

@@ -88,8 +88,8 @@ def asked(code, report, **environment):
 
 
 def test_what_a_step_asks_of_a_card(tmp_path):
-    """One recorded launch, one copy there and one back, and no memory; and where the host need not say who
-    comes next, a launch that guesses, while the host looks at the last step."""
+    """One recorded launch, one copy there and one back, and no memory; and where the host need not
+    say who comes next, a launch that guesses, while the host looks at the last step."""
     code = (
         "import numpy as np, bart_fast\n"
         "from tiny_models import START, tiny_model, token_arrays\n"
@@ -150,15 +150,60 @@ for call in CALLS:
 
 
 def test_going_ahead_changes_no_answer(tmp_path):
-    """Rows that end one by one, prompts of unlike lengths, and rules that the card learns of later."""
+    """Rows that end one by one, prompts of unlike lengths, and rules that the card learns of
+    later; and the same where it guesses wrong."""
     calls = [{}, {"min_length": 7}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": [5, 6, 9]}]
     calls += [{"repetition_penalty": 1.5}, {"forced_eos_token_id": 2}]
-    for sampler in ("'greedy'", "bart_fast.samplers.TopKSampler(k=4, seed=3, temperature=0.7)"):
-        code = AHEAD.replace("CALLS", repr(calls)).replace("SAMPLER", sampler)
-        right = asked(code, tmp_path / f"right {sampler[-9:]}")
-        wrong = asked(code, tmp_path / f"wrong {sampler[-9:]}", EMULATED_CARD_WRONG_GUESSES="1")
+    top_k = "bart_fast.samplers.TopKSampler(k=4, seed=3, temperature=0.7)"
+    drawn = {"do_sample": True, "top_k": 6, "top_p": 0.8, "seed": 3}
+    for sampler, more in (("'greedy'", {}), (top_k, {}), ("'greedy'", drawn)):
+        these = [call | more for call in calls]
+        code = AHEAD.replace("CALLS", repr(these)).replace("SAMPLER", sampler)
+        right = asked(code, tmp_path / f"{sampler[-9:]} {len(more)}")
         assert right["ahead"] > 0.5 * right["graphs"] and right["refused"] == 0
-        assert wrong["graphs"] > right["graphs"]
+    wrong = asked(code, tmp_path / "wrong", EMULATED_CARD_WRONG_GUESSES="1")
+    assert wrong["graphs"] > right["graphs"]
+
+
+KEPT = """
+import copy
+import numpy as np
+import bart_fast
+from tiny_models import END, tiny_model, token_arrays
+
+models = [tiny_model(hidden_dim=32, dropout=0.0).to(device) for device in ("cpu", "cuda")]
+
+def compare(rows, length, seed=1, **call):
+    x = token_arrays(rows=rows, target=length, seed=seed)
+    x["decoder_padding_mask"] = np.arange(length) < np.full((rows, 1), 2)
+    call = {"stop_token_ids": [END]} | call
+    found = [model.generate(x, **call) for model in models]
+    np.testing.assert_array_equal(*[each["decoder_token_ids"] for each in found])
+
+for seed in range(REPEATS):
+    compare(3, 9, seed, stop_token_ids=None)
+if REPEATS > 1:
+    # Fewer rows, other prompts; more than there is room for; then again; beams.
+    for rows, length in ((2, 7), (9, 12), (3, 9), (5, 20)):
+        compare(rows, length)
+    compare(3, 9, num_beams=3)
+    x = token_arrays()
+    trained = models[1]
+    for lora in (False, True):
+        lora and trained.backbone.enable_lora(2)
+        trained.compile(optimizer=bart_fast.optimizers.SGD(0.5), sampler="greedy")
+        trained.train_on_batch(x, x["decoder_token_ids"])
+        models[0] = copy.deepcopy(trained).to("cpu")
+        compare(3, 9)
+"""
+
+
+def test_what_is_recorded_serves_later_calls(tmp_path):
+    once = asked(KEPT.replace("REPEATS", "1"), tmp_path / "once")
+    thrice = KEPT[: KEPT.index("if REPEATS")].replace("REPEATS", "3")
+    thrice = asked(thrice, tmp_path / "thrice")
+    assert once["recorded"] == thrice["recorded"] == 1 and thrice["graphs"] > once["graphs"]
+    asked(KEPT.replace("REPEATS", "2"), tmp_path / "others")
 
 
 def test_two_cards_have_a_model_each():

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use self::ahead::Ahead;
 use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
-use crate::model::{BartModel, Batch, CachedRows, DecoderCache, Pass, StopCheck};
-use crate::ops::head::{self, Found};
+use crate::model::{BartModel, Batch, Pass, Passed, Steps, StopCheck};
+use crate::ops::head;
 use crate::ops::hidden::{self, Hidden};
 use crate::ops::likely::Likely;
-use crate::ops::recording::{Output, Recordings};
+use crate::ops::recording::Output;
 use crate::ops::{self, Way};
 
 /// One generation of a BART model over encoded sources.
@@ -20,37 +20,23 @@ pub struct BartDecoder {
     model: Arc<BartModel>,
     source: Batch,
     memory: Hidden,
-    cache: Option<DecoderCache>,
+    steps: Option<Steps>,
     /// What the last pass gave.
     passed: Option<Output<Passed>>,
     /// The rows of `passed` after which scores were wanted; none: after all.
     wanted: Vec<u32>,
     screening: head::Screening,
-    /// The rows of a step and their places, kept for the memory they have.
+    /// The rows of a step, kept for the memory they have.
     rows: Batch,
-    places: CachedRows,
-    recordings: Recordings<Key, Passed>,
-    /// Candidates that recorded steps find.
-    candidates: usize,
     /// What is likely chosen after the step that comes next, if that was said.
     likely: Likely,
     expects: bool,
     ahead: Option<Ahead>,
     /// The rows of the last step.
     last: Vec<StepRow>,
+    /// Whether a step has failed.
+    failed: bool,
 }
-
-/// What a pass gives.
-#[derive(Debug)]
-struct Passed {
-    /// Of the tokens that were fed.
-    hidden: Hidden,
-    /// The best scores, where a card has found them by itself.
-    found: Option<Found>,
-}
-
-/// Steps with one key are alike: the number of rows, and below which id how many of the best are found.
-type Key = (usize, Option<(usize, usize)>);
 
 impl BartDecoder {
     /// Encodes the sources, once for the whole generation; `stop` is asked before each layer.
@@ -64,18 +50,16 @@ impl BartDecoder {
             model,
             source,
             memory,
-            cache: None,
+            steps: None,
             passed: None,
             wanted: Vec::new(),
             screening: head::Screening::default(),
             rows: Batch::default(),
-            places: CachedRows::default(),
-            recordings: Recordings::default(),
-            candidates: 1,
             likely: Likely::default(),
             expects: false,
             ahead: None,
             last: Vec::new(),
+            failed: false,
         })
     }
 
@@ -86,11 +70,12 @@ impl BartDecoder {
         wanted: Option<Wanted>,
     ) -> Result<()> {
         self.rows.check("decoder_token_ids", self.model.config())?;
-        let found = wanted.and_then(|wanted| self.found(wanted));
-        let BartDecoder { model, rows, places, recordings, .. } = self;
-        let cache = self.cache.as_mut().ok_or_else(|| {
+        let BartDecoder { model, rows, .. } = self;
+        let steps = self.steps.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
+        let found = wanted.and_then(|wanted| ahead::found(steps, wanted));
+        let Steps { cache, places, recordings, .. } = steps;
         cache.place(slots, places);
         // Gone before the new one is made, which can have its memory.
         self.passed = None;
@@ -114,9 +99,9 @@ impl BartDecoder {
         cache.advance(places);
         if wanted.is_some() {
             // A card may have filled up the rows.
-            let is_longer = passed.hidden.rows() > self.rows.rows();
+            let is_longer = passed.hidden.rows() > rows.rows();
             self.wanted.clear();
-            self.wanted.extend((0..self.rows.rows() as u32).filter(|_| is_longer));
+            self.wanted.extend((0..rows.rows() as u32).filter(|_| is_longer));
         }
         self.passed = Some(passed);
         Ok(())
@@ -144,7 +129,9 @@ impl Drop for BartDecoder {
     fn drop(&mut self) {
         self.ahead = None;
         self.passed = None;
-        self.cache = None;
+        if let Some(steps) = self.steps.take().filter(|_| !self.failed) {
+            self.model.keep(steps);
+        }
         hidden::trim();
         self.model.place().trim();
     }
@@ -170,9 +157,9 @@ impl StepModel for BartDecoder {
             let first = prompt.source * slots_per_source;
             capacities[first..first + slots_per_source].fill(prompt.capacity);
         }
-        let cache =
-            self.model.start_decoding(&self.memory, &self.source, &capacities, slot_sources)?;
-        self.cache = Some(cache);
+        let (memory, source) = (&self.memory, &self.source);
+        let steps = self.model.start_decoding(memory, source, &capacities, slot_sources)?;
+        self.steps = Some(steps);
         self.rows = Batch::from_sequences(prompts.iter().map(|prompt| (prompt.tokens, None)));
         self.wanted.clear();
         self.wanted.extend(self.rows.offsets()[1..].iter().map(|&end| end as u32 - 1));
@@ -196,6 +183,7 @@ impl StepModel for BartDecoder {
             }
         });
         self.expects = false;
+        self.failed |= done.is_err();
         done
     }
 
@@ -217,7 +205,7 @@ impl StepModel for BartDecoder {
     }
 
     fn goes_on(&self) -> bool {
-        self.cache.as_ref().is_some_and(DecoderCache::is_on_card)
+        self.steps.as_ref().is_some_and(|steps| steps.cache.is_on_card())
     }
 
     fn expect(&mut self, likely: &mut Likely) {
@@ -230,15 +218,15 @@ impl StepModel for BartDecoder {
     }
 
     fn rewind(&mut self, slot: usize, length: usize) -> Result<()> {
-        if let Some(cache) = &mut self.cache {
-            cache.rewind(slot, length);
+        if let Some(steps) = &mut self.steps {
+            steps.cache.rewind(slot, length);
         }
         Ok(())
     }
 
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
-        if let Some(cache) = &mut self.cache {
-            cache.reorder(moves);
+        if let Some(steps) = &mut self.steps {
+            steps.cache.reorder(moves);
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ fn the_best_scores_lead_where_all_do() {
         json!({"sampler": "greedy", "speculative": "source"}),
         json!({"sampler": "top_k", "k": 6, "temperature": 0.7, "token_logprobs": true}),
         json!({"sampler": "top_k", "k": 3, "num_return_sequences": 3, "speculative": "source"}),
+        json!({"sampler": "sample", "top_k": 6, "temperature": 0.7, "token_logprobs": true}),
+        json!({"sampler": "sample", "top_k": 5, "top_p": 0.8, "speculative": "source"}),
         json!({"sampler": "beam", "num_beams": 4, "length_penalty": 2.0, "num_return_sequences": 3}),
         json!({"sampler": "beam", "num_beams": 1}),
     ];
@@ -76,7 +78,7 @@ fn what_needs_all_scores_gets_them() {
     for settings in [
         json!({"sampler": "random"}),
         json!({"sampler": "top_p"}),
-        json!({"sampler": "sample", "top_k": 5}),
+        json!({"sampler": "sample", "top_p": 0.5}),
         json!({"sampler": "greedy", "repetition_penalty": 1.2}),
         json!({"sampler": "top_k", "k": 1000}),
         json!({"sampler": "beam", "num_beams": 4, "temperature": 0.7}),

@@ -217,9 +217,12 @@ impl Sampling {
         // The first pass feeds prompts, whose last tokens alone have scores.
         let fed = if self.steps.is_empty() { self.live.len() } else { self.steps.len() };
         let mut view = scores.view();
-        let at_once = fed == self.live.len() && !self.options.calls_functions();
+        let mut at_once = fed == self.live.len() && !self.options.calls_functions();
         match &mut view {
-            View::Best(best) => check_rows(best, fed)?,
+            View::Best(best) => {
+                check_rows(best, fed)?;
+                at_once = false;
+            }
             View::All(logits) => {
                 check_shape(logits, fed, vocabulary)?;
                 if at_once {
@@ -237,8 +240,16 @@ impl Sampling {
             let held = self.rows[row].ids.len() + guesses;
             for guess in 0..=guesses {
                 let fed = first + guess;
+                if let View::Best(best) = &view {
+                    if let Some(chosen) = self.choose_of(row, fed, best) {
+                        self.append(row, chosen)?;
+                    } else {
+                        model.all_scores(scores)?;
+                        view = scores.view();
+                    }
+                }
                 match &mut view {
-                    View::Best(best) => self.append_of(row, fed, best)?,
+                    View::Best(_) => {}
                     View::All(_) if at_once => self.append(row, self.chosen[place])?,
                     View::All(logits) => {
                         let logits = &mut logits[fed * vocabulary..][..vocabulary];
@@ -328,8 +339,9 @@ impl Sampling {
         Stream::new(self.options.seed, stream, self.rows[row].ids.len() as u64)
     }
 
-    /// Appends to a row the token that its best ones lead to; of the pass it is row `fed`.
-    fn append_of(&mut self, row: usize, fed: usize, best: &Best) -> Result<()> {
+    /// Chooses the token that a row's best ones lead to, of the pass it is row `fed`; `None` where these leave it
+    /// open.
+    fn choose_of(&mut self, row: usize, fed: usize, best: &Best) -> Option<Chosen> {
         let ruled_out = self.ruled_out.row(fed);
         self.candidates.clear();
         let allowed = best.row(fed).iter().filter(|(id, _)| !ruled_out.contains(id));
@@ -337,7 +349,7 @@ impl Sampling {
         let mut chosen = Chosen { best: f32::NEG_INFINITY, ..Chosen::default() };
         if let Some(&(_, highest)) = self.candidates.first() {
             let mut draws = self.draws(row);
-            let choice = self.settings.sampler.choose_among(&self.candidates, &mut draws);
+            let choice = self.settings.sampler.choose_among(&self.candidates, &mut draws)?;
             let held = self.candidates.iter().find(|(id, _)| *id == choice.token);
             let of_logits = || held.map_or(highest, |&(_, logit)| logit) - best.log_sum(fed);
             chosen = Chosen {
@@ -347,7 +359,7 @@ impl Sampling {
                 log_probability: Some(choice.log_probability.unwrap_or_else(of_logits)),
             };
         }
-        self.append(row, chosen)
+        Some(chosen)
     }
 
     /// Appends to a row what was chosen, or the token that is given there.

@@ -50,22 +50,26 @@ impl Adapters {
         self.lock().sets.values().flat_map(|set| parameters(set)).collect()
     }
 
-    /// The same sets beside the matrices of another model, those that it has.
-    pub(super) fn carried_to(&self, others: &[Arc<Parameter>]) -> Self {
+    /// The same sets beside the matrices of another model, those that it has; copies where it is elsewhere.
+    ///
+    /// # Errors
+    /// What the device there reports.
+    pub(super) fn carried_to(&self, others: &[Arc<Parameter>]) -> Result<Self> {
         let state = self.lock();
         let carried = |set: &Vec<Addition>| {
-            let beside = |addition: &Addition| {
+            let beside = |addition: &Addition| -> Option<Result<Addition>> {
                 let matrix = others.iter().find(|p| p.name() == addition.matrix.name())?.clone();
-                Some(Addition { matrix, low_rank: addition.low_rank.clone() })
+                let low_rank = addition.low_rank.at(matrix.place());
+                Some(low_rank.map(|low_rank| Addition { matrix, low_rank }))
             };
-            set.iter().filter_map(beside).collect()
+            set.iter().filter_map(beside).collect::<Result<Vec<_>>>()
         };
-        let sets = state.sets.iter().map(|(name, set)| (name.clone(), carried(set))).collect();
-        let mut other = State { sets, ..State::default() };
+        let sets = state.sets.iter().map(|(name, set)| Ok((name.clone(), carried(set)?)));
+        let mut other = State { sets: sets.collect::<Result<_>>()?, ..State::default() };
         if state.before.is_none() {
             other.put_in_use(state.in_use.clone());
         }
-        Adapters(Mutex::new(other))
+        Ok(Adapters(Mutex::new(other)))
     }
 }
 

@@ -14,6 +14,7 @@ use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
 use super::precision::Precision;
+use super::steps::Steps;
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -35,6 +36,7 @@ pub struct BartModel {
     adapters: Adapters,
     recomputes: AtomicBool,
     training: Mutex<()>,
+    kept: Mutex<Option<Steps>>,
 }
 
 impl BartModel {
@@ -74,19 +76,19 @@ impl BartModel {
         Error::check_room("token tables of this size", tables)?;
         let place = self.place.clone();
         let parameters = Parameters::taking_over(&self.parameters, self.precision, place);
-        Ok(self.with_training_of_mine(Self::of(config, parameters)?))
+        self.with_training_of_mine(Self::of(config, parameters)?)
     }
 
     /// `other` with the same adapters, and the same of it trained.
-    fn with_training_of_mine(&self, other: Self) -> Self {
+    fn with_training_of_mine(&self, other: Self) -> Result<Self> {
         for parameter in &other.parameters {
             if let Some(mine) = self.parameters.iter().find(|p| p.name() == parameter.name()) {
                 parameter.set_trainable(mine.is_trainable());
             }
         }
         other.set_recomputes(self.recomputes());
-        let adapters = self.adapters.carried_to(&other.parameters);
-        BartModel { adapters, ..other }
+        let adapters = self.adapters.carried_to(&other.parameters)?;
+        Ok(BartModel { adapters, ..other })
     }
 
     fn of(config: BartConfig, mut parameters: Parameters) -> Result<Self> {
@@ -111,6 +113,7 @@ impl BartModel {
             adapters: Adapters::default(),
             recomputes: AtomicBool::new(false),
             training: Mutex::new(()),
+            kept: Mutex::default(),
         })
     }
 
@@ -144,7 +147,7 @@ impl BartModel {
                 _ => to.assign(&from.values()?)?,
             }
         }
-        Ok(self.with_training_of_mine(other))
+        self.with_training_of_mine(other)
     }
 
     /// Where its tensors are.
@@ -250,26 +253,19 @@ impl BartModel {
         self.place.alone(|| decoder.cross_attention(target, memory, source, layers, pass, take))
     }
 
-    /// Caches for a generation: one slot for each of `slot_capacities`, slot `i` reading source
-    /// `slot_sources[i]`, with the sources' keys and values computed.
-    pub fn start_decoding(
+    /// Computes and stores the keys and values of each source.
+    pub(super) fn remember_sources(
         &self,
         memory: &Hidden,
         source: &Batch,
-        slot_capacities: &[usize],
-        slot_sources: Vec<usize>,
-    ) -> Result<DecoderCache> {
-        let lengths = source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
-        let format = self.precision.cached();
-        let (place, config) = (&self.place, &self.config);
-        let cache = place.alone(|| -> Result<_> {
-            let mut cache =
-                DecoderCache::new(place, config, format, slot_capacities, slot_sources, lengths)?;
-            self.decoder.remember_sources(memory, source, &mut cache)?;
-            Ok(cache)
-        });
-        hidden::trim();
-        cache
+        cache: &mut DecoderCache,
+    ) -> Result<()> {
+        self.decoder.remember_sources(memory, source, cache)
+    }
+
+    /// What the last generation has left to the next.
+    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Steps>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The decoder's output `[rows, width]` for new rows at the places `slots` of `cache`, which has yet to

@@ -23,8 +23,7 @@ pub struct DecoderCache {
     lengths_before: Vec<usize>,
     slot_sources: Vec<usize>,
     source_lengths: Vec<usize>,
-    /// Entries that a slot on a card has room for.
-    capacity: usize,
+    room: Room,
     /// Where the entries of targets are, on a card.
     origins: Option<Origins>,
 }
@@ -79,7 +78,7 @@ impl CachedRows {
         likely: &Likely,
     ) -> Result<bool> {
         let CachedRows { target, source, inputs, .. } = self;
-        let has_room = target.iter().all(|row| row.length <= cache.capacity);
+        let has_room = target.iter().all(|row| row.length <= longest(&cache.room.slots));
         match step_rows(rows, target, source, cache).filter(|_| has_room) {
             Some(rows) => Ok(inputs.set_likely(rows, from, likely)?),
             None => Ok(false),
@@ -104,10 +103,42 @@ fn step_rows<'a>(
     Some(StepRows { tokens, positions, target, source, origins })
 }
 
+/// What a cache has room for: tokens of each slot, and rows of each source.
+#[derive(Debug)]
+pub struct Room {
+    slots: Vec<usize>,
+    sources: Vec<usize>,
+}
+
+impl Room {
+    /// Room at a place for slots of these capacities and sources of these lengths. On a card, where all have the
+    /// same, it is rather more, so that other generations fit in as well.
+    pub fn of(slot_capacities: &[usize], source_lengths: &[usize], place: &Place) -> Self {
+        /// Where there are more, little is gained by a few more.
+        const FEW: usize = 64;
+        let room = |lengths: &[usize]| match lengths.len() {
+            _ if place.has_kernels() => lengths.to_vec(),
+            count if count < FEW => {
+                vec![longest(lengths).next_multiple_of(FEW); count.next_power_of_two()]
+            }
+            count => vec![longest(lengths).next_multiple_of(FEW); count],
+        };
+        Room { slots: room(slot_capacities), sources: room(source_lengths) }
+    }
+
+    fn holds(&self, other: &Self) -> bool {
+        let holds = |a: &[usize], b: &[usize]| a.len() >= b.len() && longest(a) >= longest(b);
+        holds(&self.slots, &other.slots) && holds(&self.sources, &other.sources)
+    }
+}
+
+fn longest(lengths: &[usize]) -> usize {
+    lengths.iter().copied().max().unwrap_or(0)
+}
+
 impl DecoderCache {
-    /// Room for `slot_capacities.len()` slots; slot `i` holds up to `slot_capacities[i]` tokens and
-    /// reads source `slot_sources[i]`, which has `source_lengths[slot_sources[i]]` rows.
-    /// Keys and values are rounded to `format` (`None`: they are as they come).
+    /// A cache of which nothing is used: [`Self::begin`] comes next. Keys and values are rounded to `format`
+    /// (`None`: they are as they come).
     ///
     /// # Errors
     /// What a card reports, memory that runs out among it.
@@ -115,32 +146,48 @@ impl DecoderCache {
         place: &Place,
         config: &BartConfig,
         format: Option<HalfFormat>,
-        slot_capacities: &[usize],
-        slot_sources: Vec<usize>,
-        source_lengths: Vec<usize>,
+        room: Room,
     ) -> Result<Self> {
         let count = config.decoder_attention_heads;
         let heads = Heads { count, width: config.d_model / count };
-        let longest = |lengths: &[usize]| lengths.iter().copied().max().unwrap_or(0);
-        let capacity = longest(slot_capacities);
-        let most = capacity.max(longest(&source_lengths));
+        let most = longest(&room.slots).max(longest(&room.sources));
+        let store = |capacities: &[usize]| KvStore::new(place, heads, format, capacities, most);
         let layer = |_| -> Result<_> {
-            Ok(LayerCache {
-                target: KvStore::new(place, heads, format, slot_capacities, most)?,
-                source: KvStore::new(place, heads, format, &source_lengths, most)?,
-            })
+            Ok(LayerCache { target: store(&room.slots)?, source: store(&room.sources)? })
         };
         let layers = (0..config.decoder_layers).map(layer).collect::<Result<Vec<_>>>()?;
         let stay = layers.iter().any(|layer: &LayerCache| layer.target.entries_stay());
         Ok(DecoderCache {
             layers,
-            capacity,
-            lengths: vec![0; slot_capacities.len()],
+            room,
+            lengths: Vec::new(),
             lengths_before: Vec::new(),
-            origins: stay.then(|| Origins::new(slot_capacities.len(), capacity)),
-            slot_sources,
-            source_lengths,
+            origins: stay.then(Origins::default),
+            slot_sources: Vec::new(),
+            source_lengths: Vec::new(),
         })
+    }
+
+    /// Begins a generation: slot `i` reads source `slot_sources[i]`, which has `source_lengths[slot_sources[i]]`
+    /// rows. There must be room for them.
+    pub fn begin(&mut self, slot_sources: Vec<usize>, source_lengths: Vec<usize>) {
+        self.lengths.clear();
+        self.lengths.resize(slot_sources.len(), 0);
+        if let Some(origins) = &mut self.origins {
+            *origins = Origins::new(self.room.slots.len(), longest(&self.room.slots));
+        }
+        self.slot_sources = slot_sources;
+        self.source_lengths = source_lengths;
+    }
+
+    /// Whether there is room for so much on a card.
+    pub fn has(&self, room: &Room) -> bool {
+        self.is_on_card() && self.room.holds(room)
+    }
+
+    /// Bytes that its entries on a card take.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|layer| layer.target.bytes() + layer.source.bytes()).sum()
     }
 
     /// Whether a card keeps it.

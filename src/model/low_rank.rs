@@ -13,6 +13,7 @@ use super::precision::Precision;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::hidden::Hidden;
+use crate::ops::place::Place;
 use crate::random;
 
 /// What is added to one matrix `[outputs, inputs]`: float32, whatever the matrix is kept in.
@@ -65,6 +66,26 @@ impl LowRank {
         let values: Vec<f32> = (0..down.count() as u64).map(|i| draw(i) * limit).collect();
         down.assign(&values)?;
         Ok(LowRank { down, up, scale: (alpha / rank as f64) as f32 })
+    }
+
+    /// The same at a place: itself where it is there.
+    ///
+    /// # Errors
+    /// What the device there reports.
+    pub(super) fn at(self: &Arc<Self>, place: &Place) -> Result<Arc<Self>> {
+        if self.down.place().name() == place.name() {
+            return Ok(self.clone());
+        }
+        let mut parameters =
+            Parameters::new(Initialisation::Zeros, Precision::Float32, place.clone());
+        let mut copy = |of: &Parameter| -> Result<_> {
+            let copy = parameters.matrix(of.name(), of.shape()[0], of.shape()[1])?;
+            copy.assign(&of.values()?)?;
+            copy.set_trainable(of.is_trainable());
+            Ok(copy)
+        };
+        let [down, up] = [copy(&self.down)?, copy(&self.up)?];
+        Ok(Arc::new(LowRank { down, up, scale: self.scale }))
     }
 
     /// `scale * (x A^T) B^T`, for `x [rows, inputs]`; `A` and `B` of each head.

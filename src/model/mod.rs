@@ -20,6 +20,7 @@ pub mod parameter;
 pub mod pass;
 pub mod precision;
 pub mod recomputed;
+pub mod steps;
 
 pub use backbone::BartModel;
 pub use batch::Batch;
@@ -27,3 +28,4 @@ pub use cache::{CachedRows, DecoderCache};
 pub use parameter::{Initialisation, Parameter};
 pub use pass::{Pass, StopCheck};
 pub use precision::Precision;
+pub use steps::{Passed, Steps};

@@ -216,7 +216,8 @@ mod tests {
     fn cached_logits(model: &BartModel, source: &[u32], target: &[u32]) -> Vec<f32> {
         let source = Batch::from_sequences([(source, None)]);
         let memory = model.encode(&source, &Pass::inference()).unwrap();
-        let mut cache = model.start_decoding(&memory, &source, &[target.len()], vec![0]).unwrap();
+        let steps = model.start_decoding(&memory, &source, &[target.len()], vec![0]).unwrap();
+        let mut cache = steps.cache;
         let (mut rows, mut all) = (CachedRows::default(), Vec::new());
         for (place, &token) in target.iter().enumerate() {
             cache.place([0], &mut rows);

@@ -150,6 +150,15 @@ impl KvStore {
         }
     }
 
+    /// Bytes that the entries on a card take.
+    pub fn bytes(&self) -> usize {
+        match &self.entries {
+            #[cfg(feature = "cuda")]
+            Entries::Card(cache) => cache.bytes(),
+            Entries::Kernel(_) | Entries::Portable(_) => 0,
+        }
+    }
+
     /// Whether entries stay where they are when slots continue each other's histories.
     pub fn entries_stay(&self) -> bool {
         match &self.entries {

@@ -25,6 +25,8 @@ pub struct Draw {
     pub candidates: usize,
     /// At which temperature.
     pub temperature: f32,
+    /// Among the first of them that together have this probability; 1: among all.
+    pub top_p: f32,
 }
 
 impl Likely {

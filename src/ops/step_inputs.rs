@@ -168,7 +168,7 @@ mod on_card {
             else {
                 self.on_card = Some(OnCard {
                     rows: count,
-                    numbers: CardNumbers::new(&card, &numbers, ROOM * count)?,
+                    numbers: CardNumbers::new(&card, &numbers, LEAST_ROOM.max(ROOM * count))?,
                     origins: CardNumbers::new(&card, of, 0)?,
                     changes: origins.changes,
                     card,
@@ -189,8 +189,9 @@ mod on_card {
         }
     }
 
-    /// Numbers that there is room for, for each row: with what is likely after it.
+    /// Numbers that there is room for: for each row, with what is likely after it, and at least.
     const ROOM: usize = 32;
+    const LEAST_ROOM: usize = 4096;
 
     /// In one copy: tokens, positions, places of the target and of the source, filled up to `count` rows.
     fn numbers_of(rows: StepRows<'_>, count: usize) -> Vec<u32> {
@@ -241,13 +242,13 @@ mod on_card {
             let [from, given, ends] = [(); 3].map(|()| next(rows));
             let keys = next(2 * likely.keys.len());
             let ruled_out = next(likely.ruled_out.len());
-            let (candidates, temperature) = match likely.draw {
-                Some(draw) => (draw.candidates, draw.temperature),
-                None => (1, 1.0),
+            let (candidates, temperature, top_p) = match likely.draw {
+                Some(draw) => (draw.candidates, draw.temperature, draw.top_p),
+                None => (1, 1.0, 1.0),
             };
             let keys = likely.draw.map(|_| keys);
             let likely =
-                cuda::Likely { from, given, ends, ruled_out, keys, candidates, temperature };
+                cuda::Likely { from, given, ends, ruled_out, keys, candidates, temperature, top_p };
             best.follow(likely, (self.positions(), self.tokens()), rows)
         }
 

@@ -246,6 +246,8 @@ EXPORT int cuMemAllocAsync(emulated::Device* start, size_t bytes, void* stream) 
 EXPORT int cuMemFreeAsync(emulated::Device start, void* stream) {
     return refuses(stream) ? CAPTURE_UNSUPPORTED : release_memory(start);
 }
+EXPORT int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = pool, SUCCESS; }
+EXPORT int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
     return *total = memory(), *free = *total - std::min(used, *total), SUCCESS;
 }

@@ -2,8 +2,10 @@
 //! after it is there. Where it chose otherwise, the step is done again.
 
 use super::super::model::{Scores, StepRow, Wanted};
-use super::{BartDecoder, Key, Passed};
+use super::BartDecoder;
 use crate::error::Result;
+use crate::model::steps::Key;
+use crate::model::{Passed, Steps};
 use crate::ops::head::{Arrived, Ask, MOST_FOUND};
 use crate::ops::recording::Output;
 
@@ -31,21 +33,21 @@ impl Ahead {
     }
 }
 
+/// What steps find by themselves where this is wanted: of few kinds, so that few are recorded.
+pub(super) fn found(steps: &mut Steps, wanted: Wanted) -> Option<(usize, usize)> {
+    let Wanted::Best { ask, limit } = wanted else { return None };
+    let count = ask.count.next_power_of_two().max(steps.candidates);
+    if count <= MOST_FOUND {
+        steps.candidates = count;
+    }
+    Some((limit, count))
+}
+
 impl BartDecoder {
     /// Feeds rows that the host has chosen.
     pub(super) fn feed_further(&mut self, rows: &[StepRow], wanted: Wanted) -> Result<()> {
         self.rows.set_single_rows(rows.iter().map(|row| (row.token, row.position as u32)));
         self.feed(rows.iter().map(|row| row.slot), Some(wanted))
-    }
-
-    /// What steps find by themselves where this is wanted: of few kinds, so that few are recorded.
-    pub(super) fn found(&mut self, wanted: Wanted) -> Option<(usize, usize)> {
-        let Wanted::Best { ask, limit } = wanted else { return None };
-        let count = ask.count.next_power_of_two().max(self.candidates);
-        if count <= MOST_FOUND {
-            self.candidates = count;
-        }
-        Some((limit, count))
     }
 
     /// Leaves what is wanted after `rows`, if the card has gone on with them; whether it has.
@@ -59,9 +61,9 @@ impl BartDecoder {
             return Ok(false);
         };
         let Some(from) = ahead.rows_of(rows, (limit, ask)) else { return Ok(false) };
-        if let Some(cache) = &mut self.cache {
-            cache.place(rows.iter().map(|row| row.slot), &mut self.places);
-            cache.advance(&self.places);
+        if let Some(Steps { cache, places, .. }) = &mut self.steps {
+            cache.place(rows.iter().map(|row| row.slot), places);
+            cache.advance(places);
         }
         self.passed = Some(ahead.passed);
         let arrived = self.finish_from(&from, rows, (limit, ask), scores)?;
@@ -102,8 +104,8 @@ impl BartDecoder {
     /// Forgets the last step, and what the card went on with.
     fn undo(&mut self, rows: &[StepRow]) {
         self.ahead = None;
-        if let Some(cache) = &mut self.cache {
-            rows.iter().for_each(|row| cache.rewind(row.slot, row.position));
+        if let Some(steps) = &mut self.steps {
+            rows.iter().for_each(|row| steps.cache.rewind(row.slot, row.position));
         }
     }
 
@@ -121,15 +123,17 @@ impl BartDecoder {
         scores: &mut Scores,
     ) -> Result<Arrived> {
         let next = self.next(from, rows, limit)?;
-        let Some(Passed { found: Some(found), .. }) = self.passed.as_deref() else {
+        let (Some(Passed { found: Some(found), .. }), Some(steps)) =
+            (self.passed.as_deref(), &self.steps)
+        else {
             return Ok(Arrived::NotAll);
         };
         let arriving = found.fetch()?;
         if let Some(key) = next {
-            found.follow(self.places.inputs(), rows.len(), &self.likely)?;
+            found.follow(steps.places.inputs(), rows.len(), &self.likely)?;
             let rows = rows.iter().map(|row| (row.slot, row.position + 1)).collect();
-            let passed = self.recordings.again(&key)?;
-            let found = (limit, self.candidates);
+            let passed = steps.recordings.again(&key)?;
+            let found = (limit, steps.candidates);
             self.ahead = passed.map(|passed| Ahead { rows, found, passed });
         }
         let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
@@ -140,19 +144,19 @@ impl BartDecoder {
     /// if it shall not go on.
     fn next(&mut self, from: &[u32], rows: &[StepRow], limit: usize) -> Result<Option<Key>> {
         let is_expected = self.expects && self.likely.given.len() == rows.len();
-        let (true, Some(cache)) = (self.has_found() && is_expected, &self.cache) else {
-            return Ok(None);
-        };
+        let is_wanted = self.has_found() && is_expected;
+        let (true, Some(steps)) = (is_wanted, &mut self.steps) else { return Ok(None) };
         self.rows.set_single_rows(rows.iter().map(|row| (0, row.position as u32 + 1)));
         if self.rows.check("decoder_token_ids", self.model.config()).is_err() {
             return Ok(None);
         }
-        cache.place(rows.iter().map(|row| row.slot), &mut self.places);
-        if !self.places.bring_likely(&self.rows, cache, from, &self.likely)? {
+        let Steps { cache, places, .. } = &mut *steps;
+        cache.place(rows.iter().map(|row| row.slot), places);
+        if !places.bring_likely(&self.rows, cache, from, &self.likely)? {
             return Ok(None);
         }
-        let count = self.places.inputs().rows().unwrap_or(0);
-        let key = (count, Some((limit, self.candidates)));
-        Ok(self.recordings.has(&key).then_some(key))
+        let count = places.inputs().rows().unwrap_or(0);
+        let key = (count, Some((limit, steps.candidates)));
+        Ok(steps.recordings.has(&key).then_some(key))
     }
 }

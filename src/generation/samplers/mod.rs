@@ -34,7 +34,7 @@ pub trait Sampler: Debug + Send + Sync {
     /// Every random number comes from `draws`, which belongs to this sequence and position alone.
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice;
 
-    /// Among how many of the likeliest tokens it chooses, whatever the others' logits; `None`: it looks
+    /// How many of the likeliest tokens it looks at first, mostly whatever the others' logits; `None`: it looks
     /// at all.
     fn candidates(&self) -> Option<usize> {
         None
@@ -47,9 +47,9 @@ pub trait Sampler: Debug + Send + Sync {
     }
 
     /// [`Sampler::choose`] from the [`Sampler::candidates`] likeliest alone, at least one: (token, logit),
-    /// by logit descending, of equals the lower token first.
-    fn choose_among(&self, best: &[(u32, f32)], _draws: &mut Stream) -> Choice {
-        Choice { token: best[0].0, log_probability: None }
+    /// by logit descending, of equals the lower token first. `None` where these leave it open.
+    fn choose_among(&self, best: &[(u32, f32)], _draws: &mut Stream) -> Option<Choice> {
+        Some(Choice { token: best[0].0, log_probability: None })
     }
 }
 

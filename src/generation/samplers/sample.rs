@@ -4,6 +4,7 @@ use super::warpers::Warpers;
 use super::{Choice, Method, Sampler, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
+use crate::ops::likely::Draw;
 use crate::random::Stream;
 
 /// Draws from what the warpers leave, in proportion to the probabilities.
@@ -14,10 +15,41 @@ pub struct Sample {
 
 impl Sampler for Sample {
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
+        // Alike, whether all logits are there or the best of them alone.
+        if let Some(count) = self.candidates()
+            && let Some(choice) = self.choose_among(&scores::top_k(logits, count), draws)
+        {
+            return choice;
+        }
         self.warpers.apply(logits, 1);
         scores::softmax(logits, 1.0);
         let (token, log_probability) = draw(logits, draws);
         Choice { token: token as u32, log_probability: Some(log_probability) }
+    }
+
+    fn candidates(&self) -> Option<usize> {
+        // One more, which tells whether the last that is kept has an equal.
+        self.warpers.top_k().and_then(|k| k.checked_add(1))
+    }
+
+    fn draw(&self) -> Option<Draw> {
+        self.warpers.draw()
+    }
+
+    fn choose_among(&self, best: &[(u32, f32)], draws: &mut Stream) -> Option<Choice> {
+        let k = self.warpers.top_k()?;
+        // What is ruled out is no candidate.
+        let logits = best.iter().map(|&(_, logit)| logit);
+        let mut logits: Vec<f32> = logits.take_while(|&x| x > f32::NEG_INFINITY).collect();
+        self.warpers.cool(&mut logits);
+        if k < logits.len() && logits[k] == logits[k - 1] {
+            return None;
+        }
+        logits.truncate(k);
+        self.warpers.filter(&mut logits, 1);
+        scores::softmax(&mut logits, 1.0);
+        let (place, log_probability) = draw(&logits, draws);
+        Some(Choice { token: best[place].0, log_probability: Some(log_probability) })
     }
 }
 
@@ -56,6 +88,25 @@ mod tests {
                 weights[id] = f64::from(logits[id] / temperature).exp();
             });
             assert_distribution(&counts, &weights);
+        }
+    }
+
+    #[test]
+    fn the_best_alone_decide_as_all_do_but_for_equals() {
+        for arguments in
+            [json!({"top_k": 3}), json!({"top_k": 4, "top_p": 0.7, "temperature": 0.8})]
+        {
+            let sampler = sampler(&arguments);
+            let count = sampler.candidates().unwrap();
+            for step in 0..30 {
+                let mut logits: Vec<f32> =
+                    (0..40).map(|i| (i * (step + 7) % 41) as f32 * 0.2).collect();
+                let draws = || Stream::new(3, 1, step);
+                let among = sampler.choose_among(&scores::top_k(&logits, count), &mut draws());
+                assert_eq!(among.unwrap(), sampler.choose(&mut logits, &mut draws()));
+            }
+            let equals = [(4, 1.0), (7, 0.5), (1, 0.25), (3, 0.25), (9, 0.25)];
+            assert!(sampler.choose_among(&equals[..count], &mut Stream::new(0, 0, 0)).is_none());
         }
     }
 

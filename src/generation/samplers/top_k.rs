@@ -24,7 +24,7 @@ impl TopK {
 
 impl Sampler for TopK {
     fn choose(&self, logits: &mut [f32], draws: &mut Stream) -> Choice {
-        self.choose_among(&scores::top_k(logits, self.k), draws)
+        draw_among(&scores::top_k(logits, self.k), self.temperature, draws)
     }
 
     fn candidates(&self) -> Option<usize> {
@@ -32,18 +32,23 @@ impl Sampler for TopK {
     }
 
     fn draw(&self) -> Option<Draw> {
-        Some(Draw { candidates: self.k, temperature: self.temperature })
+        Some(Draw { candidates: self.k, temperature: self.temperature, top_p: 1.0 })
     }
 
-    fn choose_among(&self, candidates: &[(u32, f32)], draws: &mut Stream) -> Choice {
-        // The k highest logits are the k highest probabilities, and what the others add to the
-        // softmax's sum cancels: only k exponentials are needed.
-        let largest = candidates[0].1;
-        let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / self.temperature).exp();
-        let weights: Vec<f32> = candidates.iter().map(weight).collect();
-        let (place, log_probability) = draw(&weights, draws);
-        Choice { token: candidates[place].0, log_probability: Some(log_probability) }
+    fn choose_among(&self, candidates: &[(u32, f32)], draws: &mut Stream) -> Option<Choice> {
+        Some(draw_among(candidates, self.temperature, draws))
     }
+}
+
+/// Draws among candidates, the likeliest of them first.
+fn draw_among(candidates: &[(u32, f32)], temperature: f32, draws: &mut Stream) -> Choice {
+    // The k highest logits are the k highest probabilities, and what the others add to the
+    // softmax's sum cancels: only k exponentials are needed.
+    let largest = candidates[0].1;
+    let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / temperature).exp();
+    let weights: Vec<f32> = candidates.iter().map(weight).collect();
+    let (place, log_probability) = draw(&weights, draws);
+    Choice { token: candidates[place].0, log_probability: Some(log_probability) }
 }
 
 /// From the arguments `k` and `temperature`.

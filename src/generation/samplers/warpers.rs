@@ -5,6 +5,7 @@
 use super::{check_temperature, scores};
 use crate::error::{Error, Result};
 use crate::generation::arguments::Arguments;
+use crate::ops::likely::Draw;
 
 /// The filters of one way of sampling; `None` leaves one out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,10 +47,33 @@ impl Warpers {
     /// infinity, what the filters leave out; of the tokens that are in, at least `least` stay, if
     /// there are as many.
     pub(in crate::generation) fn apply(&self, row: &mut [f32], least: usize) {
-        scores::cool(row, self.temperature);
+        self.cool(row);
         if let Some(k) = self.top_k {
             keep_highest(row, k.max(least));
         }
+        self.filter(row, least);
+    }
+
+    /// The first of what [`Self::apply`] does: divides by the temperature.
+    pub(super) fn cool(&self, row: &mut [f32]) {
+        scores::cool(row, self.temperature);
+    }
+
+    /// How many of the highest are kept then.
+    pub(super) fn top_k(&self) -> Option<usize> {
+        self.top_k
+    }
+
+    /// The draw of what is left, if a card knows it.
+    pub(super) fn draw(&self) -> Option<Draw> {
+        let is_known = self.min_p.is_none() && self.typical_p.is_none();
+        let top_p = self.top_p.unwrap_or(1.0) as f32;
+        let draw = |candidates| Draw { candidates, temperature: self.temperature, top_p };
+        self.top_k.filter(|_| is_known).map(draw)
+    }
+
+    /// The rest of it: the filters behind top-k.
+    pub(super) fn filter(&self, row: &mut [f32], least: usize) {
         if let Some(p) = self.top_p {
             keep_nucleus(row, p, least);
         }

@@ -52,6 +52,8 @@ pub struct Likely {
     pub candidates: usize,
     /// At which temperature.
     pub temperature: f32,
+    /// Among the first that together have this probability.
+    pub top_p: f32,
 }
 
 /// `Likely` of `follow.cu`.
@@ -62,6 +64,7 @@ pub(super) struct LikelyParameter {
     pointers: [CUdeviceptr; 5],
     candidates: i32,
     temperature: f32,
+    top_p: f32,
 }
 
 // SAFETY: plain numbers, laid out as in C.
@@ -156,6 +159,7 @@ impl CardBest {
             pointers: [from, given, ends, likely.ruled_out.start, keys],
             candidates: likely.candidates as i32,
             temperature: likely.temperature,
+            top_p: likely.top_p,
         };
         let arguments = [
             Argument::Pointer(self.at(self.rows)),

@@ -12,6 +12,7 @@ struct Likely {
     const unsigned* keys;       // [rows, 2] of the draws, or none: the best is chosen
     int candidates;             // among how many it is drawn
     float temperature;
+    float top_p;                // among the first of them that together have this probability
 };
 
 // A number in [0, 1): the first of the stream that the CPU draws from (`Stream` in `src/random.rs`).
@@ -51,6 +52,14 @@ extern "C" __global__ void __launch_bounds__(256) follow(
             return static_cast<double>(expf((candidate.score - largest) / likely.temperature));
         };
         visit([&](Candidate candidate, int taken) { return total += weight(candidate, taken), false; });
+        if (likely.top_p < 1.0f) {
+            double whole = total;
+            total = 0.0;
+            visit([&](Candidate candidate, int taken) {
+                total += weight(candidate, taken);
+                return total >= likely.top_p * whole;
+            });
+        }
         double target = first_draw(likely.keys + 2 * row, positions[row]) * total;
         visit([&](Candidate candidate, int taken) {
             chosen = candidate.id;

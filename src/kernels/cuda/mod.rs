@@ -23,8 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{CudaBlas, sys as cublas};
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result,
 };
 use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
@@ -106,8 +107,26 @@ impl Card {
             alone: Mutex::new(()),
         });
         card.set_recording(false)?;
+        card.keep_freed_memory();
         cards.insert(number, card.clone());
         Ok(card)
+    }
+
+    /// Has the driver keep what is given back to it, a part of the memory at most, for whoever asks next in this
+    /// process: else it returns all of it whenever somebody waits for the card, after every step of training.
+    fn keep_freed_memory(&self) {
+        const PART: u64 = 4;
+        let context = self.stream.context();
+        let Ok((_, memory)) = context.mem_get_info() else { return };
+        let mut most = memory as u64 / PART;
+        // SAFETY: the pool belongs to the device, which is there; of this attribute the value has 64 bits. Where
+        // there are no pools nothing is kept.
+        let _ = unsafe {
+            result::device::get_default_mem_pool(context.cu_device()).and_then(|pool| {
+                let what = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+                result::mem_pool::set_attribute(pool, what, (&raw mut most).cast())
+            })
+        };
     }
 
     /// Has what is launched from now on go to where it is recorded, or back.

@@ -1,0 +1,93 @@
+//! What the steps of a generation need, and what a card has recorded of them. A card records steps once for many
+//! generations: each next one decodes in the memory of the one before, if that is large enough.
+
+use super::backbone::BartModel;
+use super::batch::Batch;
+use super::cache::{CachedRows, DecoderCache, Room};
+use crate::error::Result;
+use crate::ops::head::Found;
+use crate::ops::hidden::{self, Hidden};
+use crate::ops::recording::Recordings;
+use crate::ops::{Way, way};
+
+/// Caches larger than this are not kept for the next generation.
+const MOST_KEPT_BYTES: usize = 1 << 30;
+
+/// The steps of a generation.
+#[derive(Debug)]
+pub struct Steps {
+    /// What is remembered of the tokens so far.
+    pub cache: DecoderCache,
+    /// Where the rows of a step stand.
+    pub places: CachedRows,
+    /// What a card repeats.
+    pub recordings: Recordings<Key, Passed>,
+    /// How many of the best scores recorded steps find.
+    pub candidates: usize,
+}
+
+/// Steps with one key are alike: the number of rows, and below which id how many of the best are found.
+pub type Key = (usize, Option<(usize, usize)>);
+
+/// What a step gives.
+#[derive(Debug)]
+pub struct Passed {
+    /// Of the tokens that were fed, `[rows, width]`.
+    pub hidden: Hidden,
+    /// The best scores, where a card has found them by itself.
+    pub found: Option<Found>,
+}
+
+impl BartModel {
+    /// Steps of a generation: one slot for each of `slot_capacities`, slot `i` reading source
+    /// `slot_sources[i]`, with the sources' keys and values computed.
+    ///
+    /// # Errors
+    /// What a card reports, memory that runs out among it.
+    pub fn start_decoding(
+        &self,
+        memory: &Hidden,
+        source: &Batch,
+        slot_capacities: &[usize],
+        slot_sources: Vec<usize>,
+    ) -> Result<Steps> {
+        let lengths: Vec<usize> =
+            source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
+        let steps = self.place().alone(|| -> Result<_> {
+            let kept = self.kept().take().filter(|_| way() == Way::Kernel && !self.has_additions());
+            let room = Room::of(slot_capacities, &lengths, self.place());
+            let mut steps = match kept.filter(|kept| kept.cache.has(&room)) {
+                Some(kept) => kept,
+                None => Steps {
+                    cache: DecoderCache::new(
+                        self.place(),
+                        self.config(),
+                        self.precision().cached(),
+                        room,
+                    )?,
+                    places: CachedRows::default(),
+                    recordings: Recordings::default(),
+                    candidates: 1,
+                },
+            };
+            steps.cache.begin(slot_sources, lengths);
+            steps.candidates = 1;
+            self.remember_sources(memory, source, &mut steps.cache)?;
+            Ok(steps)
+        });
+        hidden::trim();
+        steps
+    }
+
+    /// Takes the steps of a generation that has ended well, for one to come.
+    pub fn keep(&self, steps: Steps) {
+        if steps.cache.is_on_card() && steps.cache.bytes() <= MOST_KEPT_BYTES {
+            *self.kept() = Some(steps);
+        }
+    }
+
+    /// Whether something is added to weights: what was recorded has it, or has it not.
+    fn has_additions(&self) -> bool {
+        self.parameters().iter().any(|parameter| parameter.low_rank().is_some())
+    }
+}
