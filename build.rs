@@ -15,7 +15,18 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let all = out.join("kernels.cu");
-    let names = ["linear", "int8", "norm", "cache", "best", "round", "dropout", "optimizer"];
+    let names = [
+        "linear",
+        "int8",
+        "norm",
+        "cache",
+        "attention",
+        "attention_half",
+        "best",
+        "round",
+        "dropout",
+        "optimizer",
+    ];
     let includes: String = names.map(|name| format!("#include \"{name}.cu\"\n")).concat();
     std::fs::write(&all, includes).expect("OUT_DIR can be written");
     // Code for the oldest card we serve; the driver compiles it for the one that is there.
