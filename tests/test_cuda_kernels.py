@@ -229,7 +229,7 @@ def test_caches(launch, kind):
 
 
 # Queries and keys of sequences laid end to end: around tiles of 64 queries and of 32 and 64 keys.
-RAGGED = [(1, 1), (3, 17), (70, 130), (0, 4), (5, 0), (64, 64), (17, 200)]
+RAGGED = [(1, 1), (3, 17), (70, 130), (0, 4), (5, 0), (64, 64), (33, 50), (17, 79), (17, 200)]
 NARROWEST, WIDEST = 32, 128
 
 
@@ -479,6 +479,9 @@ def test_passes_over_single_numbers(launch):
         narrow = np.zeros_like(kept(x, kind)[0])
         launch(f"narrow_{kind}", (4,), 256, 0, x, narrow, 1000)
         np.testing.assert_array_equal(narrow, kept(x, kind)[0])
+        y = np.zeros_like(x)
+        launch(f"round_{kind}", (4,), 256, 0, x, y, 1000)
+        np.testing.assert_array_equal(y, kept(x, kind)[1])
     rows, bias = x.reshape(10, 100), normal(3, 100)
     for with_gelu in (0, 1):
         y = rows.copy()
