@@ -90,9 +90,11 @@ __device__ __forceinline__ void hide(float (&scores)[KEYS / 8][4], uint64_t visi
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         uint64_t seen = (visible & first_bits(last_key + 8 * r + 1)) >> (threadIdx.x % 4 * 2);
+        unsigned words[2] = {static_cast<unsigned>(seen), static_cast<unsigned>(seen >> 32)};
 #pragma unroll
         for (int n = 0; n < KEYS / 8 * 2; n++) {
-            if (!(seen >> (n / 2 * 8 + n % 2) & 1)) scores[n / 2][2 * r + n % 2] = -INFINITY;
+            float& score = scores[n / 2][2 * r + n % 2];
+            score = words[n / 8] >> (n / 2 % 4 * 8 + n % 2) & 1 ? score : -INFINITY;
         }
     }
 }
