@@ -165,6 +165,7 @@ __device__ __forceinline__ void attend_float(const Sequences<R>& all) {
         // All are done with the values.
         __syncthreads();
     }
+    // Of queries that see no key the copies may still be under way.
     wait_for_copies();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
@@ -172,9 +173,10 @@ __device__ __forceinline__ void attend_float(const Sequences<R>& all) {
     }
 }
 
-// So that all fits in shared memory, the widest heads have half the queries in a block: blockIdx.z says which.
+// So that all fits in shared memory, the widest heads have half the queries in a block: blockIdx.z says which. With
+// three blocks at a time all sums are in registers.
 #define ATTENTION(row, rows, width, each)                                                                   \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS) attention_float32_##rows##_##width(     \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 3) attention_float32_##rows##_##width(     \
         const row* q, const row* k, const row* v, row* out, const QueryTile* tiles,                         \
         const unsigned* visible, int heads, int head_width, float scale, int mean) {                        \
         attend_float<width, each>(                                                                          \

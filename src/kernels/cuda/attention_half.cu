@@ -208,8 +208,10 @@ __device__ __forceinline__ void attend_half(const Sequences<R>& all) {
     }
 }
 
+// With so many blocks at a time all sums are in registers.
 #define ATTENTION_HALF(type, name, row, rows, width)                                                      \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS) attention_##name##_##rows##_##width(  \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, width > 64 ? 2 : 3)                   \
+        attention_##name##_##rows##_##width(                                                              \
         const row* q, const row* k, const row* v, row* out, const QueryTile* tiles,                       \
         const unsigned* visible, int heads, int head_width, float scale, int mean) {                      \
         attend_half<type, width>(                                                                         \
