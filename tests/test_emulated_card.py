@@ -50,6 +50,35 @@ def test_memory_that_runs_out_leaves_the_model_usable():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_scores_of_attention_are_not_in_memory():
+    """Those of so long a source would not fit, and do not where candle's operations have them."""
+    code = (
+        "import numpy as np\n"
+        "from tiny_models import tiny_model\n"
+        "sizes = {'max_sequence_length': 520, 'num_layers': 1}\n"
+        "x = {\n"
+        "    'encoder_token_ids': np.arange(520)[None] % 25 + 4,\n"
+        "    'encoder_padding_mask': np.ones((1, 520), bool),\n"
+        "    'decoder_token_ids': np.array([[2, 0, 7]]),\n"
+        "    'decoder_padding_mask': np.ones((1, 3), bool),\n"
+        "}\n"
+        "model = tiny_model(dtype='DTYPE', **sizes)\n"
+        "expected = model(x)\n"
+        "difference = np.abs(model.to('cuda')(x) - expected).max() / np.abs(expected).max()\n"
+        "assert difference < ALLOWED, difference\n"
+    )
+    memory = {"EMULATED_CARD_MEMORY": "40000000"}
+    for dtype, allowed, way in (
+        ("float32", 1e-5, "kernel"),
+        ("bfloat16", 0.1, "kernel"),
+        ("float32", 1e-5, "portable"),
+    ):
+        script = code.replace("DTYPE", dtype).replace("ALLOWED", str(allowed))
+        done = run(script, BART_FAST_DEVICE="cpu", BART_FAST_WAY=way, **memory)
+        assert (done.returncode == 0) == (way == "kernel"), done.stderr[-2000:]
+        assert ("MemoryError" in done.stderr) == (way == "portable")
+
+
 @pytest.mark.parametrize(
     ("what", "why"),
     [

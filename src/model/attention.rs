@@ -5,7 +5,7 @@ use super::parameter::Parameters;
 use super::pass::Pass;
 use crate::error::Result;
 use crate::ops;
-use crate::ops::attention::{Heads, Spans};
+use crate::ops::attention::{Heads, Rounding, Spans};
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::kept;
 use crate::ops::weight::HalfFormat;
@@ -20,8 +20,8 @@ pub struct MultiHeadAttention {
     heads: Heads,
     /// What keys and values are rounded to, if they are.
     kept: Option<HalfFormat>,
-    /// Whether it may multiply in bfloat16.
-    in_bfloat16: bool,
+    /// What it may round all that it multiplies to.
+    rounding: Rounding,
     dropout: f64,
 }
 
@@ -34,6 +34,8 @@ impl MultiHeadAttention {
         heads: usize,
         dropout: f64,
     ) -> Result<Self> {
+        // A card multiplies in the numbers of the weights.
+        let rounding = Rounding { on_cpu: false, on_card: parameters.precision().stored() };
         let mut projection =
             |part: &str| Linear::new(parameters, &format!("{name}.{part}_proj"), width, width);
         Ok(MultiHeadAttention {
@@ -43,7 +45,7 @@ impl MultiHeadAttention {
             out_proj: projection("out")?,
             heads: Heads { count: heads, width: width / heads },
             kept: None,
-            in_bfloat16: false,
+            rounding,
             dropout,
         })
     }
@@ -56,7 +58,13 @@ impl MultiHeadAttention {
     /// The same block, which multiplies in bfloat16 if it may and the processor does so faster. Cached steps
     /// do not: it is for blocks without a cache.
     pub fn in_bfloat16(self, allowed: bool) -> Self {
-        MultiHeadAttention { in_bfloat16: allowed, ..self }
+        match allowed {
+            true => {
+                let rounding = Rounding { on_cpu: true, on_card: Some(HalfFormat::Bfloat16) };
+                MultiHeadAttention { rounding, ..self }
+            }
+            false => self,
+        }
     }
 
     /// Attention of `x [rows, width]` to itself.
@@ -88,9 +96,7 @@ impl MultiHeadAttention {
     ) -> Result<Hidden> {
         let (k, v) = (kept(k, self.kept)?, kept(v, self.kept)?);
         let context = match pass.draw(self.dropout) {
-            None if self.in_bfloat16 => {
-                ops::attention::attention_bfloat16(q, &k, &v, spans, self.heads)?
-            }
+            None => ops::attention::attention_rounded(q, &k, &v, spans, self.heads, self.rounding)?,
             draw => ops::attention::attention(q, &k, &v, spans, self.heads, draw)?,
         };
         self.output(&context, pass)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
-use crate::ops::attention::{NoKey, Spans};
+use crate::ops::attention::{NoKey, OnCard, Spans};
 
 /// Token rows of several sequences, end to end. A row keeps the position it had in its sequence.
 #[derive(Debug, Clone, Default)]
@@ -152,6 +152,7 @@ impl Batch {
             visible: keys.visible.clone(),
             causal,
             no_key,
+            on_card: OnCard::default(),
         }
     }
 }

@@ -7,8 +7,11 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::dropout::Dropout;
 use super::hidden::Hidden;
+use super::weight::HalfFormat;
 use super::{floats, padded, place, tensor, use_kernels, with_floats};
 use crate::kernels::attention as kernel;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Card, CardSpans};
 use crate::kernels::isa::{self, Pairs};
 
 pub use crate::kernels::attention::NoKey;
@@ -27,6 +30,30 @@ pub struct Spans {
     pub causal: bool,
     /// What a query that sees no key gets.
     pub no_key: NoKey,
+    /// The same on a card.
+    pub on_card: OnCard,
+}
+
+/// What a card has of [`Spans`] from their first use there on: all layers of a pass use the same. Without cards it is
+/// empty.
+#[derive(Debug, Clone, Default)]
+pub struct OnCard {
+    #[cfg(feature = "cuda")]
+    spans: Arc<OnceLock<CardSpans>>,
+}
+
+#[cfg(feature = "cuda")]
+impl OnCard {
+    /// What a card has of the sequences that `ragged` describes.
+    pub(super) fn get(&self, card: &Arc<Card>, ragged: &kernel::Ragged<'_>) -> Result<&CardSpans> {
+        match self.spans.get() {
+            Some(spans) => Ok(spans),
+            None => {
+                let spans = CardSpans::new(card, ragged)?;
+                Ok(self.spans.get_or_init(|| spans))
+            }
+        }
+    }
 }
 
 impl Spans {
@@ -66,6 +93,12 @@ pub fn attention(
     heads: Heads,
     dropout: Option<Dropout>,
 ) -> Result<Hidden> {
+    #[cfg(feature = "cuda")]
+    if dropout.is_none_or(|dropout| dropout.probability == 0.0)
+        && let Some(out) = super::card::attention([q, k, v], spans, heads, None)?
+    {
+        return Ok(out);
+    }
     if let (Some(q_floats), Some(k), Some(v)) = (q.floats(), k.floats(), v.floats()) {
         return Ok(Hidden::computed(q.rows(), q.width(), |out| {
             kernel::forward(&ragged(spans, heads, dropout), q_floats, k, v, out);
@@ -79,17 +112,31 @@ pub fn attention(
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?.try_into()
 }
 
-/// [`attention`] with all that is multiplied rounded to bfloat16, where no gradient is wanted and the
-/// processor has such products; elsewhere they would gain nothing, and it is [`attention`] itself.
-pub fn attention_bfloat16(
+/// What attention may round all that it multiplies to, where no gradient is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding {
+    /// To bfloat16, where the processor has such products; elsewhere they would gain nothing.
+    pub on_cpu: bool,
+    /// To this on a card.
+    pub on_card: Option<HalfFormat>,
+}
+
+/// [`attention`] with all that is multiplied rounded, where it may be and gains by it.
+pub fn attention_rounded(
     q: &Hidden,
     k: &Hidden,
     v: &Hidden,
     spans: &Spans,
     heads: Heads,
+    rounding: Rounding,
 ) -> Result<Hidden> {
+    #[cfg(feature = "cuda")]
+    if let Some(out) = super::card::attention([q, k, v], spans, heads, rounding.on_card)? {
+        return Ok(out);
+    }
+    let pairs = rounding.on_cpu && isa::pairs_of(isa::current()) == Pairs::Fast;
     match (q.floats(), k.floats(), v.floats()) {
-        (Some(floats), Some(k), Some(v)) if isa::pairs_of(isa::current()) == Pairs::Fast => {
+        (Some(floats), Some(k), Some(v)) if pairs => {
             Ok(Hidden::computed(q.rows(), q.width(), |out| {
                 kernel::forward_bfloat16(&ragged(spans, heads, None), floats, k, v, out);
             }))
@@ -128,8 +175,8 @@ impl Attention {
     }
 }
 
-/// The kernel's description of the same.
-fn ragged(spans: &Spans, heads: Heads, dropout: Option<Dropout>) -> kernel::Ragged<'_> {
+/// The kernels' description of the same.
+pub(super) fn ragged(spans: &Spans, heads: Heads, dropout: Option<Dropout>) -> kernel::Ragged<'_> {
     kernel::Ragged {
         q_offsets: &spans.queries,
         k_offsets: &spans.keys,
@@ -218,6 +265,7 @@ mod tests {
                 visible: Some(Arc::new(hidden.clone())),
                 causal: false,
                 no_key,
+                on_card: OnCard::default(),
             };
             let both = in_way(|| weights(&rows(10, 1), &rows(41, 2), &spans, HEADS).unwrap());
             assert_eq!(both.kernel.len(), 2 * (2 * 4 + 7 * 37));

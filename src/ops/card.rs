@@ -6,12 +6,13 @@ use std::ops::Deref;
 
 use candle_core::{Result, Tensor};
 
+use super::attention::{Heads, Spans, ragged};
 use super::head::{Arrived, Arriving, Ask, Best, Found, MOST_FOUND};
 use super::hidden::Hidden;
 use super::linear::Affine;
 use super::step_inputs::StepInputs;
-use super::weight::Weight;
-use crate::kernels::cuda::{self, Card, CardRows, Numbers};
+use super::weight::{HalfFormat, Weight};
+use crate::kernels::cuda::{self, Card, CardRows, CardSpans, Numbers};
 
 /// Rows on a card: those of a [`Hidden`], or a copy of a tensor's.
 pub(super) enum Held<'a> {
@@ -101,6 +102,33 @@ pub(super) fn add_layer_norm(
     };
     let mut out = card.rows(x.rows(), x.width())?;
     card.add_norm(&x, residual.as_deref(), [gamma, beta], &mut out)?;
+    Ok(Some(Hidden::of_card(out)))
+}
+
+/// See [`attention`](super::attention::attention): without dropout, all that is multiplied rounded to `format`.
+pub(super) fn attention(
+    [q, k, v]: [&Hidden; 3],
+    spans: &Spans,
+    heads: Heads,
+    format: Option<HalfFormat>,
+) -> Result<Option<Hidden>> {
+    if !CardSpans::takes(heads.width) {
+        return Ok(None);
+    }
+    let (Some(q), Some(k), Some(v)) = (q.on_card()?, k.on_card()?, v.on_card()?) else {
+        return Ok(None);
+    };
+    let (card, ragged) = (q.card(), ragged(spans, heads, None));
+    let mut out = card.rows(q.rows(), q.width())?;
+    spans.on_card.get(card, &ragged)?.attend(&ragged, format, [&q, &k, &v], &mut out)?;
+    Ok(Some(Hidden::of_card(out)))
+}
+
+/// See [`rounded`](super::round::rounded).
+pub(super) fn rounded(x: &Hidden, format: HalfFormat) -> Result<Option<Hidden>> {
+    let Some(x) = x.on_card()? else { return Ok(None) };
+    let mut out = x.card().rows(x.rows(), x.width())?;
+    x.card().round(&x, format, &mut out)?;
     Ok(Some(Hidden::of_card(out)))
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::attention::{self, Heads, NoKey, Spans};
+use super::attention::{self, Heads, NoKey, OnCard, Spans};
 use super::hidden::Hidden;
 use super::place::Place;
 use super::step_inputs::StepInputs;
@@ -269,6 +269,7 @@ fn attend(
         visible: None,
         causal: false,
         no_key: NoKey::Zeros,
+        on_card: OnCard::default(),
     };
     let (k, v) = (Tensor::cat(&keys, 0)?.try_into()?, Tensor::cat(&values, 0)?.try_into()?);
     attention::attention(q, &k, &v, &spans, heads, None)

@@ -8,6 +8,10 @@ use super::weight::{HalfFormat, dtype};
 
 /// `x`, each element rounded to `format`.
 pub fn rounded(x: &Hidden, format: HalfFormat) -> Result<Hidden> {
+    #[cfg(feature = "cuda")]
+    if let Some(rounded) = super::card::rounded(x, format)? {
+        return Ok(rounded);
+    }
     match x.floats() {
         Some(floats) => Ok(Hidden::computed(x.rows(), x.width(), |out| format.round(floats, out))),
         None => rounded_tensor(&x.tensor()?, format)?.try_into(),

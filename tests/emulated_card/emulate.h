@@ -223,6 +223,7 @@ int add(const char* name, void (*kernel)(A...)) {
 #define DYNAMIC_SHARED(name) float* name = reinterpret_cast<float*>(emulated::dynamic_shared.data())
 
 inline void __syncthreads() { emulated::wait(emulated::Waits::BLOCK); }
+inline void __syncwarp() { emulated::wait(emulated::Waits::WARP); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
@@ -263,3 +264,5 @@ template <typename A, typename B>
 std::common_type_t<A, B> max(A a, B b) {
     return a < b ? b : a;
 }
+
+#include "emulate_tensor_cores.h"

@@ -39,11 +39,7 @@ impl CardCache {
         format: Option<HalfFormat>,
         (slots, capacity): (usize, usize),
     ) -> Result<Self> {
-        let kind = match format {
-            None => Kind::Float32,
-            Some(HalfFormat::Float16) => Kind::Float16,
-            Some(HalfFormat::Bfloat16) => Kind::Bfloat16,
-        };
+        let kind = format.map_or(Kind::Float32, Kind::from);
         let numbers = slots * capacity * heads * head_width;
         let floats = if kind == Kind::Float32 { numbers } else { numbers.div_ceil(2) };
         let entries = [card.rows(floats, 1)?, card.rows(floats, 1)?];

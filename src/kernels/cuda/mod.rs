@@ -4,6 +4,7 @@
 //! Rows are float32 whatever the weights are kept in, as on the CPU. All work of a card goes to one
 //! stream, so that memory that comes back to its pool may be handed out at once.
 
+mod attention;
 mod best;
 mod cache;
 mod dropout;
@@ -29,6 +30,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
+pub use attention::CardSpans;
 pub use best::{Best, CardBest, Likely};
 pub use cache::{CardCache, pairs};
 pub use graph::Graphs;

@@ -5,7 +5,7 @@
 #include "emulate.h"
 #else
 #include <cstdint>
-#define DYNAMIC_SHARED(name) extern __shared__ float name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) float name[]
 #endif
 
 constexpr unsigned ALL_LANES = 0xffffffffu;

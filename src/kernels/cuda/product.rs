@@ -8,6 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::{CudaStorage, Result};
 
+use super::super::half_float::HalfFormat;
 use super::launch::{Argument, ROW_THREADS};
 use super::weight::{Kind, Weight};
 use super::{Card, CardRows};
@@ -117,5 +118,23 @@ impl Card {
         let name = format!("narrow_{}", kind.name());
         self.launch(&name, (blocks, 1, 1), ROW_THREADS, 0, &arguments)?;
         Ok(Some(narrow))
+    }
+    /// `out = x`, rounded to `format`.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn round(&self, x: &CardRows, format: HalfFormat, out: &mut CardRows) -> Result<()> {
+        let count = x.rows() * x.width();
+        assert_eq!(out.rows() * out.width(), count, "rows of unlike sizes");
+        let arguments = [
+            Argument::Pointer(x.pointer()),
+            Argument::Pointer(out.pointer()),
+            Argument::Int(count as i32),
+        ];
+        let name = format!("round_{}", Kind::from(format).name());
+        self.launch(&name, (count.div_ceil(ROW_THREADS), 1, 1), ROW_THREADS, 0, &arguments)
     }
 }

@@ -32,6 +32,15 @@ pub(super) enum Kind {
     Int8,
 }
 
+impl From<HalfFormat> for Kind {
+    fn from(format: HalfFormat) -> Self {
+        match format {
+            HalfFormat::Float16 => Kind::Float16,
+            HalfFormat::Bfloat16 => Kind::Bfloat16,
+        }
+    }
+}
+
 impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
