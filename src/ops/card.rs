@@ -52,28 +52,52 @@ fn is_at_rest((weight, bias): &Affine<'_>) -> bool {
     !weight.is_packed() && !weight.stored().track_op() && !bias.is_some_and(Tensor::track_op)
 }
 
+/// In which numbers a layer's results are wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Results {
+    /// In float32.
+    Float32,
+    /// In bfloat16 where that is what the weights are kept in and there are many rows: then the speed of memory
+    /// counts.
+    AsKept,
+}
+
 /// See [`linear_each`](super::linear::linear_each).
 pub(super) fn linear_each<const N: usize>(
     x: &Hidden,
     layers: &[Affine<'_>; N],
     with_gelu: bool,
+    results: Results,
 ) -> Result<Option<[Hidden; N]>> {
+    /// Rows from which on they are many.
+    const MANY: usize = 512;
     if N > 3 || !layers.iter().all(is_at_rest) {
         return Ok(None);
     }
-    let Some(x) = x.on_card()? else { return Ok(None) };
-    let card = x.card();
-    let rows = layers.iter().map(|(weight, _)| card.rows(x.rows(), weight.rows()));
-    let mut outs = rows.collect::<Result<Vec<_>>>()?;
-    let mut parts = Vec::with_capacity(N);
-    for ((weight, bias), out) in layers.iter().zip(&mut outs) {
-        let bias = bias.map(|bias| cuda::Weight::of_tensor(card, bias)).transpose()?.flatten();
-        let Some(weight) = matrix(card, weight)? else { return Ok(None) };
-        if !weight.takes(x.rows(), x.width()) {
-            return Ok(None);
+    let Some(mut x) = x.on_card_as_they_are()? else { return Ok(None) };
+    let card = x.card().clone();
+    let mut weights = Vec::with_capacity(N);
+    for (weight, bias) in layers {
+        let bias = bias.map(|bias| cuda::Weight::of_tensor(&card, bias)).transpose()?.flatten();
+        match matrix(&card, weight)? {
+            Some(weight) if weight.takes(x.rows(), x.width()) => weights.push((weight, bias)),
+            _ => return Ok(None),
         }
-        parts.push(cuda::Layer { weight, bias, out });
     }
+    let in_bfloat16 = weights.iter().all(|(weight, _)| weight.is_bfloat16());
+    if !in_bfloat16 && !x.is_float32() {
+        x = Held::Owned(x.widened()?);
+    }
+    let eights = layers.iter().all(|(weight, _)| weight.rows().is_multiple_of(8));
+    let as_kept = results == Results::AsKept && in_bfloat16 && eights && x.rows() >= MANY;
+    let rows = layers.iter().map(|(weight, _)| match as_kept {
+        true => card.rows_bfloat16(x.rows(), weight.rows()),
+        false => card.rows(x.rows(), weight.rows()),
+    });
+    let mut outs = rows.collect::<Result<Vec<_>>>()?;
+    let parts = weights.into_iter().zip(&mut outs);
+    let mut parts: Vec<_> =
+        parts.map(|((weight, bias), out)| cuda::Layer { weight, bias, out }).collect();
     card.linear(&x, &mut parts, with_gelu)?;
     let mut outs = outs.into_iter().map(Hidden::of_card);
     Ok(Some(std::array::from_fn(|_| outs.next().expect("there are N"))))
@@ -89,25 +113,40 @@ pub(super) fn add_layer_norm(
     if gamma.track_op() || beta.track_op() || x.width() > cuda::WIDEST {
         return Ok(None);
     }
-    let Some(x) = x.on_card()? else { return Ok(None) };
-    let residual = match residual.map(Hidden::on_card).transpose()? {
+    let Some(mut rows) = x.on_card_as_they_are()? else { return Ok(None) };
+    let mut other = match residual.map(Hidden::on_card_as_they_are).transpose()? {
         Some(None) => return Ok(None),
         other => other.flatten(),
     };
-    let card = x.card();
+    if !Card::norms(&rows, other.as_deref()) {
+        let (Some(wide), other_wide) = (x.on_card()?, residual.map(Hidden::on_card).transpose()?)
+        else {
+            return Ok(None);
+        };
+        (rows, other) = (wide, other_wide.flatten());
+    }
+    let card = rows.card();
     let (Some(gamma), Some(beta)) =
         (cuda::Weight::of_tensor(card, gamma)?, cuda::Weight::of_tensor(card, beta)?)
     else {
         return Ok(None);
     };
-    let mut out = card.rows(x.rows(), x.width())?;
-    card.add_norm(&x, residual.as_deref(), [gamma, beta], &mut out)?;
+    let mut out = alike(&rows)?;
+    card.add_norm(&rows, other.as_deref(), [gamma, beta], &mut out)?;
     Ok(Some(Hidden::of_card(out)))
 }
 
+/// Rows of the size and the numbers of others.
+fn alike(rows: &CardRows) -> Result<CardRows> {
+    match rows.is_float32() {
+        true => rows.card().rows(rows.rows(), rows.width()),
+        false => rows.card().rows_bfloat16(rows.rows(), rows.width()),
+    }
+}
+
 /// See [`attention`](super::attention::attention): without dropout, all that is multiplied rounded to `format`.
-pub(super) fn attention(
-    [q, k, v]: [&Hidden; 3],
+pub(super) fn attention<'a>(
+    [q, k, v]: [&'a Hidden; 3],
     spans: &Spans,
     heads: Heads,
     format: Option<HalfFormat>,
@@ -115,11 +154,15 @@ pub(super) fn attention(
     if !CardSpans::takes(heads.width) {
         return Ok(None);
     }
-    let (Some(q), Some(k), Some(v)) = (q.on_card()?, k.on_card()?, v.on_card()?) else {
-        return Ok(None);
+    let in_bfloat16 = format == Some(HalfFormat::Bfloat16)
+        && [q, k, v].iter().all(|rows| rows.is_of(HalfFormat::Bfloat16));
+    let held = |rows: &'a Hidden| match in_bfloat16 {
+        true => rows.on_card_as_they_are(),
+        false => rows.on_card(),
     };
+    let (Some(q), Some(k), Some(v)) = (held(q)?, held(k)?, held(v)?) else { return Ok(None) };
     let (card, ragged) = (q.card(), ragged(spans, heads, None));
-    let mut out = card.rows(q.rows(), q.width())?;
+    let mut out = alike(&q)?;
     spans.on_card.get(card, &ragged)?.attend(&ragged, format, [&q, &k, &v], &mut out)?;
     Ok(Some(Hidden::of_card(out)))
 }
@@ -172,7 +215,9 @@ pub(super) fn find(
     if count == 0 || count > MOST_FOUND || x.rows() == 0 {
         return Ok(None);
     }
-    let Some([scores]) = linear_each(x, &[(weight, bias)], false)? else { return Ok(None) };
+    let Some([scores]) = linear_each(x, &[(weight, bias)], false, Results::Float32)? else {
+        return Ok(None);
+    };
     let Some(scores) = scores.on_card()? else { return Ok(None) };
     let best = scores.card().best(&scores, limit, count, tokens)?;
     Ok(Some(Found { best }))

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 #[cfg(feature = "cuda")]
 use super::card::Held;
 use super::place::{Place, with_values};
+use super::weight::HalfFormat;
 use super::{Way, tensor, wants_gradient, way, with_floats};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::{Card, CardRows};
@@ -60,9 +61,18 @@ impl Hidden {
         Hidden { values: Values::Card(rows), width }
     }
 
-    /// Its rows, if they are on a card whose kernels take them, and no gradient is wanted of them.
+    /// Its rows in float32, if they are on a card whose kernels take them, and no gradient is wanted of them.
     #[cfg(feature = "cuda")]
     pub(super) fn on_card(&self) -> Result<Option<Held<'_>>> {
+        Ok(match self.on_card_as_they_are()? {
+            Some(rows) if !rows.is_float32() => Some(Held::Owned(rows.widened()?)),
+            other => other,
+        })
+    }
+
+    /// The same in whatever numbers they are.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_card_as_they_are(&self) -> Result<Option<Held<'_>>> {
         match &self.values {
             Values::Card(rows) => Ok(Some(Held::Borrowed(rows))),
             Values::Tensor(tensor) if way() == Way::Kernel && tensor.device().is_cuda() => {
@@ -86,6 +96,18 @@ impl Hidden {
         match &self.values {
             Values::Floats(floats) => Some(floats),
             _ => None,
+        }
+    }
+
+    /// Whether its numbers are of this format already.
+    pub(super) fn is_of(&self, format: HalfFormat) -> bool {
+        match &self.values {
+            #[cfg(feature = "cuda")]
+            Values::Card(rows) => format == HalfFormat::Bfloat16 && !rows.is_float32(),
+            _ => {
+                let _ = format;
+                false
+            }
         }
     }
 

@@ -218,8 +218,8 @@ fn attend_on_card(
 /// Keys or values as a cache of this format gives them back.
 pub fn kept(x: Hidden, format: Option<HalfFormat>) -> Result<Hidden> {
     match format {
-        Some(format) => round::rounded(&x, format),
-        None => Ok(x),
+        Some(format) if !x.is_of(format) => round::rounded(&x, format),
+        _ => Ok(x),
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, StorageRef, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::card::Results;
 use super::gradient::GradientBuffer;
 use super::hidden::Hidden;
 use super::weight::{HalfFormat, Weight, panels};
@@ -21,16 +23,26 @@ pub type Affine<'a> = (&'a Weight, Option<&'a Tensor>);
 /// `x [rows, in]` times `weight [out, in]` transposed, plus `bias [out]`. The weight says in which
 /// numbers; sums and result are float32.
 pub fn linear(x: &Hidden, weight: &Weight, bias: Option<&Tensor>) -> Result<Hidden> {
-    let [y] = linear_each(x, [(weight, bias)])?;
+    #[cfg(feature = "cuda")]
+    if let Some([y]) = super::card::linear_each(x, &[(weight, bias)], false, Results::Float32)? {
+        return Ok(y);
+    }
+    let [y] = elsewhere(x, [(weight, bias)])?;
     Ok(y)
 }
 
-/// [`linear`] of several layers over the same inputs, side by side.
+/// [`linear`] of several layers over the same inputs, side by side. A card may keep the results in the numbers of
+/// the weights.
 pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Result<[Hidden; N]> {
     #[cfg(feature = "cuda")]
-    if let Some(ys) = super::card::linear_each(x, &layers, false)? {
+    if let Some(ys) = super::card::linear_each(x, &layers, false, Results::AsKept)? {
         return Ok(ys);
     }
+    elsewhere(x, layers)
+}
+
+/// The same where no kernel of a card takes it.
+fn elsewhere<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Result<[Hidden; N]> {
     match x.floats() {
         Some(x) if layers.iter().all(by_kernel) => products(x, layers, Epilogue::None),
         _ => zip(layers, [(); N], |(weight, bias), ()| {
@@ -42,7 +54,8 @@ pub fn linear_each<const N: usize>(x: &Hidden, layers: [Affine<'_>; N]) -> Resul
 /// GELU of [`linear`], in one pass where no gradient is wanted, in one operation where it is.
 pub fn linear_gelu(x: &Hidden, weight: &Weight, bias: &Tensor) -> Result<Hidden> {
     #[cfg(feature = "cuda")]
-    if let Some([y]) = super::card::linear_each(x, &[(weight, Some(bias))], true)? {
+    if let Some([y]) = super::card::linear_each(x, &[(weight, Some(bias))], true, Results::AsKept)?
+    {
         return Ok(y);
     }
     match x.floats() {

@@ -64,7 +64,7 @@ impl CardSpans {
     }
 
     /// `out = softmax(q k^T * scale) v`, for each sequence and head of `ragged`, of which this was made. All that is
-    /// multiplied is rounded to `format`, if there is one. Without dropout.
+    /// multiplied is rounded to `format`, if there is one. Without dropout. All rows are float32, or all bfloat16.
     ///
     /// # Errors
     /// What the driver reports.
@@ -85,12 +85,15 @@ impl CardSpans {
         assert!(ragged.scale > 0.0 && ragged.dropout.is_none(), "a scale, and no dropout");
         assert!(Self::takes(ragged.head_dim), "heads of a width that no kernel takes");
         let padded = padded(ragged.head_dim).expect("there is a kernel");
+        let alike = [k, v, &*out].iter().all(|rows| rows.kind() == q.kind());
+        let rounds = q.is_float32() || format == Some(HalfFormat::Bfloat16);
+        assert!(alike && rounds, "rows of another kind");
         let visible = self.numbers.part(TILE_NUMBERS * self.tiles, 0).start;
         let arguments = [
-            Argument::Pointer(q.pointer()),
-            Argument::Pointer(k.pointer()),
-            Argument::Pointer(v.pointer()),
-            Argument::Pointer(out.pointer()),
+            Argument::Pointer(q.start()),
+            Argument::Pointer(k.start()),
+            Argument::Pointer(v.start()),
+            Argument::Pointer(out.start()),
             Argument::Pointer(self.numbers.all().start),
             Argument::Pointer(if self.hides { visible } else { 0 }),
             Argument::Int(ragged.heads as i32),
@@ -100,7 +103,7 @@ impl CardSpans {
         ];
         let (queries, shared) = block(padded, format);
         let kind = format.map_or(Kind::Float32, Kind::from);
-        let (kind, rows) = (kind.name(), Kind::Float32.name());
+        let (kind, rows) = (kind.name(), q.kind().name());
         let name = format!("attention_{kind}_{rows}_{padded}");
         let grid = (self.tiles, ragged.heads, TILE / queries);
         self.card.launch(&name, grid, THREADS, shared, &arguments)

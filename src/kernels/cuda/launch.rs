@@ -9,7 +9,7 @@ use super::best::LikelyParameter;
 use super::dropout::Draw;
 use super::linear::LayersParameter;
 use super::optimizer::Four;
-use super::weight::Weight;
+use super::weight::{Kind, Weight};
 use super::{Card, CardRows, Numbers};
 
 /// Threads of a warp.
@@ -32,6 +32,15 @@ pub(super) enum Argument {
     Draw(Draw),
     Four(Four),
     Likely(LikelyParameter),
+}
+
+/// Whether the kernel for many rows norms these.
+fn norms_many(x: &CardRows) -> bool {
+    /// Rows from which on they are many.
+    const MANY: usize = 256;
+    /// The widest rows that it takes.
+    const WIDEST_OF_MANY: usize = 1024;
+    x.rows() >= MANY && x.width() <= WIDEST_OF_MANY && x.width().is_multiple_of(8)
 }
 
 impl Card {
@@ -80,7 +89,14 @@ impl Card {
         Ok(())
     }
 
-    /// `out = LN(x + residual) * gamma + beta`
+    /// Whether [`Self::add_norm`] takes rows as they are.
+    pub fn norms(x: &CardRows, residual: Option<&CardRows>) -> bool {
+        let residual = residual.map_or(Kind::Float32, CardRows::kind);
+        let all_float32 = x.is_float32() && residual == Kind::Float32;
+        all_float32 && x.width() <= WIDEST || !x.is_float32() && norms_many(x)
+    }
+
+    /// `out = LN(x + residual) * gamma + beta`, in the numbers of `x`.
     ///
     /// # Errors
     /// What the driver reports.
@@ -95,14 +111,23 @@ impl Card {
         let fits = |other: &CardRows| (other.rows(), other.width()) == (rows, width);
         assert!(residual.is_none_or(fits) && fits(out), "rows of unlike sizes");
         assert!([gamma, beta].iter().all(|w| w.is_float32() && w.len == width), "gain and bias");
-        let arguments = [
-            Argument::Pointer(x.pointer()),
-            Argument::Pointer(residual.map_or(0, CardRows::pointer)),
+        assert!(Self::norms(x, residual) && out.kind() == x.kind(), "numbers of another kind");
+        let rows_of =
+            [Argument::Pointer(x.start()), Argument::Pointer(residual.map_or(0, CardRows::start))];
+        let others = [
             Argument::Int(width as i32),
             Argument::Pointer(gamma.start),
             Argument::Pointer(beta.start),
-            Argument::Pointer(out.pointer()),
+            Argument::Pointer(out.start()),
         ];
+        if norms_many(x) {
+            let arguments = [&rows_of[..], &[Argument::Int(rows as i32)], &others].concat();
+            let kinds = [x.kind(), residual.map_or(x.kind(), CardRows::kind)].map(Kind::name);
+            let name = format!("add_norm_many_{}_{}", kinds[0], kinds[1]);
+            let grid = (rows.div_ceil(ROW_THREADS / WARP), 1, 1);
+            return self.launch(&name, grid, ROW_THREADS, 0, &arguments);
+        }
+        let arguments = [&rows_of[..], &others].concat();
         self.launch("add_norm", (rows, 1, 1), ROW_THREADS, width + WARP, &arguments)
     }
 

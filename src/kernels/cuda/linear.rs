@@ -47,7 +47,8 @@ pub struct Layer<'a> {
 }
 
 impl Card {
-    /// Linear layers over the same inputs `x`, with GELU behind them if it is asked for.
+    /// Linear layers over the same inputs `x`, with GELU behind them if it is asked for. Inputs and results are
+    /// float32, or bfloat16 where the weights are.
     ///
     /// # Errors
     /// What the driver reports.
@@ -68,7 +69,11 @@ impl Card {
             assert!(bias.is_none_or(|bias| bias.len == outputs && bias.is_float32()), "`bias`");
             assert_eq!(out.rows(), rows, "`out` is not [rows, outputs]");
         }
-        let alike = layers.iter().all(|layer| layer.weight.kind == layers[0].weight.kind);
+        let is_float32 = x.is_float32() && layers.iter().all(|layer| layer.out.is_float32());
+        let in_bfloat16 = || layers.iter().all(|layer| layer.weight.kind == Kind::Bfloat16);
+        assert!(is_float32 || in_bfloat16(), "bfloat16 beside other weights");
+        let alike =
+            is_float32 && layers.iter().all(|layer| layer.weight.kind == layers[0].weight.kind);
         let is_int8 = layers.iter().any(|layer| layer.weight.kind == Kind::Int8);
         if alike && (is_int8 || rows < MANY_ROWS && inputs.is_multiple_of(LANE_INPUTS)) {
             return self.linear_few(x, layers, with_gelu);
@@ -143,12 +148,25 @@ impl Card {
             return Ok(());
         }
         let weight = layer.weight;
-        let x = Factor { start: x.pointer(), kind: Kind::Float32, transposed: false };
+        let x = Factor { start: x.start(), kind: x.kind(), transposed: false };
         let w = Factor { start: weight.start, kind: weight.kind, transposed: true };
-        let sizes = (rows, outputs, inputs);
-        self.product(sizes, [x, w], weight.kind.multiplied(), layer.out.pointer())?;
+        let (sizes, out) = ((rows, outputs, inputs), (layer.out.start(), layer.out.kind()));
+        self.product(sizes, [x, w], weight.kind.multiplied(), out)?;
         if layer.bias.is_none() && !with_gelu {
             return Ok(());
+        }
+        if !layer.out.is_float32() {
+            assert!(outputs.is_multiple_of(8), "outputs of bfloat16 go by eights");
+            let eights = rows * outputs / 8;
+            let arguments = [
+                Argument::Pointer(layer.out.start()),
+                Argument::Pointer(layer.bias.map_or(0, |bias| bias.start)),
+                Argument::Int(outputs as i32),
+                Argument::Int(eights as i32),
+                Argument::Int(i32::from(with_gelu)),
+            ];
+            let grid = (eights.div_ceil(ROW_THREADS), 1, 1);
+            return self.launch("add_bias_bfloat16", grid, ROW_THREADS, 0, &arguments);
         }
         let arguments = [
             Argument::Pointer(layer.out.pointer()),

@@ -10,6 +10,8 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Result, Shape, Storage, Tensor};
 
+use super::launch::{Argument, ROW_THREADS};
+use super::weight::Kind;
 use super::{Card, lock, storage};
 
 /// Buffers that are not in use, the smallest first.
@@ -45,23 +47,38 @@ pub fn tensor_of(storage: CudaStorage, shape: Shape) -> Tensor {
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
 }
 
-/// Floats `[rows, width]` on a card; they go back to their pool when they are dropped.
+/// Numbers `[rows, width]` on a card, float32 or bfloat16; they go back to their pool when they are dropped.
 #[derive(Debug)]
 pub struct CardRows {
     card: Arc<Card>,
     pool: Arc<Pool>,
     memory: Option<CudaSlice<f32>>,
+    kind: Kind,
     rows: usize,
     width: usize,
 }
 
 impl Card {
-    /// Rows of unspecified content.
+    /// Rows of float32, of unspecified content.
     ///
     /// # Errors
     /// What the driver reports, memory that runs out among it.
     pub fn rows(self: &Arc<Self>, rows: usize, width: usize) -> Result<CardRows> {
-        let len = (rows * width).max(1);
+        self.rows_of_kind(Kind::Float32, rows, width)
+    }
+
+    /// Rows of bfloat16, of unspecified content.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub fn rows_bfloat16(self: &Arc<Self>, rows: usize, width: usize) -> Result<CardRows> {
+        self.rows_of_kind(Kind::Bfloat16, rows, width)
+    }
+
+    fn rows_of_kind(self: &Arc<Self>, kind: Kind, rows: usize, width: usize) -> Result<CardRows> {
+        // Two numbers of 16 bits in a float's place.
+        let len = if kind == Kind::Float32 { rows * width } else { (rows * width).div_ceil(2) };
+        let len = len.max(1);
         let pool = lock(&self.pool).clone();
         let memory = match pool.take(len) {
             Some(memory) => memory,
@@ -74,7 +91,7 @@ impl Card {
                 self.floats(len)
             })?,
         };
-        Ok(CardRows { card: self.clone(), pool, memory: Some(memory), rows, width })
+        Ok(CardRows { card: self.clone(), pool, memory: Some(memory), kind, rows, width })
     }
 
     /// Floats of unspecified content, outside of the pool.
@@ -135,8 +152,40 @@ impl CardRows {
         self
     }
 
-    /// Where they begin.
+    /// Whether they are float32.
+    pub fn is_float32(&self) -> bool {
+        self.kind == Kind::Float32
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The same numbers in float32.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn widened(&self) -> Result<Self> {
+        let (count, wide) = (self.rows * self.width, self.card.rows(self.rows, self.width)?);
+        assert_eq!(self.kind, Kind::Bfloat16, "these cannot be widened");
+        let arguments = [
+            Argument::Pointer(self.start()),
+            Argument::Pointer(wide.pointer()),
+            Argument::Int(count as i32),
+        ];
+        let grid = (count.div_ceil(ROW_THREADS), 1, 1);
+        self.card.launch("widen_bfloat16", grid, ROW_THREADS, 0, &arguments)?;
+        Ok(wide)
+    }
+
+    /// Where they begin: float32.
     pub(super) fn pointer(&self) -> CUdeviceptr {
+        assert!(self.is_float32(), "a kernel of float32 was given {:?}", self.kind);
+        self.start()
+    }
+
+    /// Where they begin, whatever they are.
+    pub(super) fn start(&self) -> CUdeviceptr {
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         // Events are not tracked: there is one stream.
         memory.device_ptr(&self.card.stream).0
@@ -148,6 +197,9 @@ impl CardRows {
     /// What the card reports of this and of the work before.
     pub fn download(&self) -> Result<Vec<f32>> {
         self.card.check_not_recording()?;
+        if !self.is_float32() {
+            return self.widened()?.download();
+        }
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         let copy = self.card.stream.clone_dtoh(&memory.slice(..self.rows * self.width)).w()?;
         self.card.received();
@@ -160,6 +212,9 @@ impl CardRows {
     /// What the driver reports.
     pub fn tensor(&self) -> Result<Tensor> {
         self.card.check_not_recording()?;
+        if !self.is_float32() {
+            return self.widened()?.tensor();
+        }
         let memory = self.memory.as_ref().expect("it is there until it is dropped");
         let copy = self.card.stream.clone_dtod(&memory.slice(..self.rows * self.width)).w()?;
         Ok(self.card.tensor(copy, (self.rows, self.width).into()))

@@ -133,6 +133,23 @@ __device__ __forceinline__ void load8(const T* from, float (&to)[8]) {
     }
 }
 
+// Eight neighbours to an array, at a multiple of 16 bytes.
+__device__ __forceinline__ void store8(float* to, const float (&x)[8]) {
+    float4* parts = reinterpret_cast<float4*>(to);
+    parts[0] = {x[0], x[1], x[2], x[3]};
+    parts[1] = {x[4], x[5], x[6], x[7]};
+}
+
+template <typename T>
+__device__ __forceinline__ void store8(T* to, const float (&x)[8]) {
+    unsigned words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        words[i] = narrow<T>(x[2 * i]).bits | static_cast<unsigned>(narrow<T>(x[2 * i + 1]).bits) << 16;
+    }
+    *reinterpret_cast<uint4*>(to) = {words[0], words[1], words[2], words[3]};
+}
+
 template <typename T>
 __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll

@@ -22,8 +22,8 @@ pub(super) struct Factor {
 }
 
 impl Card {
-    /// `out [m, n] = a [m, k] b [k, n]`: factors are narrowed to `kind` where they have more bits, sums and
-    /// results are float32.
+    /// `out [m, n] = a [m, k] b [k, n]`: factors are narrowed to `kind` where they have more bits, sums are
+    /// float32, and results what `out` says.
     ///
     /// # Errors
     /// What the driver reports.
@@ -32,7 +32,7 @@ impl Card {
         (m, n, k): (usize, usize, usize),
         [a, b]: [Factor; 2],
         kind: Kind,
-        out: CUdeviceptr,
+        (out, results): (CUdeviceptr, Kind),
     ) -> Result<()> {
         let (narrow_a, narrow_b) = (self.narrowed(a, m * k, kind)?, self.narrowed(b, k * n, kind)?);
         let start = |factor: Factor, narrow: &Option<CardRows>| {
@@ -68,7 +68,7 @@ impl Card {
                 leading(a, m, k),
                 (&raw const zero).cast(),
                 out as *mut _,
-                cublas::cudaDataType::CUDA_R_32F,
+                results.of_cublas(),
                 n as i32,
                 cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
@@ -94,7 +94,8 @@ impl Card {
         let out = self.floats(m * n)?;
         let a = Factor { start: a.start, kind: a.kind, transposed: a_transposed };
         let b = Factor { start: b.start, kind: b.kind, transposed: b_transposed };
-        self.product((m, n, k), [a, b], Kind::Bfloat16, out.device_ptr(&self.stream).0)?;
+        let to = (out.device_ptr(&self.stream).0, Kind::Float32);
+        self.product((m, n, k), [a, b], Kind::Bfloat16, to)?;
         Ok(CudaStorage::wrap_cuda_slice(out, self.device.clone()))
     }
 
@@ -119,6 +120,7 @@ impl Card {
         self.launch(&name, (blocks, 1, 1), ROW_THREADS, 0, &arguments)?;
         Ok(Some(narrow))
     }
+
     /// `out = x`, rounded to `format`.
     ///
     /// # Errors

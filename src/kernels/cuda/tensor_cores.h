@@ -21,6 +21,17 @@ __device__ __forceinline__ float power_of_2(float x) {
 #endif
 }
 
+// 1 / x, to 1 unit in the last place.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef EMULATE
+    return 1.0f / x;
+#else
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
 // Two neighbours in the numbers of a product, the first in the low bits.
 template <typename T>
 __device__ __forceinline__ unsigned pair(float first, float second) {

@@ -154,6 +154,11 @@ impl Weight {
         self.len
     }
 
+    /// Whether it has bfloat16.
+    pub fn is_bfloat16(&self) -> bool {
+        self.kind == Kind::Bfloat16
+    }
+
     /// Whether it has float32.
     pub fn is_float32(&self) -> bool {
         self.kind == Kind::Float32
