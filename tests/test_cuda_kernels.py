@@ -190,6 +190,27 @@ def test_embeddings_and_norms(launch, kind):
         np.testing.assert_allclose(out, layer_norm(total, gamma, beta), rtol=0, atol=5e-6)
 
 
+def floats(x, kind):
+    """What numbers of a kind mean."""
+    return x if kind == "float32" else (x.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("width", [8, 320, 1024])
+def test_norms_of_many_rows(launch, width):
+    rows = 11
+    gamma, beta = normal(3, width), normal(4, width)
+    for kind, other_kind in (TYPES[::-2], TYPES[:1] * 2, TYPES[2:] * 2):
+        x, meant = kept(normal(5, rows, width), kind)
+        residual, other = kept(normal(6, rows, width), other_kind)
+        out = np.zeros_like(x)
+        for given, total in ((residual, meant + other), (None, meant)):
+            arguments = (x, given, rows, width, gamma, beta, out)
+            launch(f"add_norm_many_{kind}_{other_kind}", (2,), 256, 0, *arguments)
+            expected, found = layer_norm(total, gamma, beta), floats(out, kind)
+            allowed = 5e-6 if kind == "float32" else 2**-8 * np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_caches(launch, kind):
     heads, head_width, capacity, slots = 3, 16, 50, 4
@@ -234,7 +255,7 @@ RAGGED = [(1, 1), (3, 17), (70, 130), (0, 4), (5, 0), (64, 64), (33, 50), (17, 7
 NARROWEST, WIDEST = 32, 128
 # What is multiplied, and what the rows are in.
 ATTENTION_KINDS = [
-    *(("float32", rows) for rows in TYPES),
+    ("float32", "float32"),
     *((kind, rows) for kind in TYPES[1:] for rows in ("float32", kind)),
 ]
 
@@ -546,3 +567,13 @@ def test_passes_over_single_numbers(launch):
         launch("add_bias", (10,), 64, 0, y, bias, 100, with_gelu)
         expected = gelu(rows + bias) if with_gelu else rows + bias
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+    # Of numbers of 16 bits, eight at a time.
+    rows, meant = kept(3 * normal(4, 12, 80), "bfloat16")
+    wide, bias = np.zeros((12, 80), np.float32), normal(5, 80)
+    launch("widen_bfloat16", (4,), 256, 0, rows, wide, 960)
+    np.testing.assert_array_equal(wide, meant)
+    for with_gelu in (0, 1):
+        y = rows.copy()
+        launch("add_bias_bfloat16", (1,), 256, 0, y, bias, 80, 120, with_gelu)
+        expected = gelu(meant + bias) if with_gelu else meant + bias
+        np.testing.assert_allclose(floats(y, "bfloat16"), expected, rtol=2**-8, atol=1e-6)

@@ -79,6 +79,31 @@ def test_scores_of_attention_are_not_in_memory():
         assert ("MemoryError" in done.stderr) == (way == "portable")
 
 
+def test_many_rows_are_kept_in_bfloat16():
+    """Whole sequences: what is between the layers has as few bits as the weights."""
+    sizes = {"vocabulary_size": 40, "num_layers": 2, "num_heads": 2, "hidden_dim": 32}
+    bart_fast.set_random_seed(1)
+    backbone = bart_fast.BartBackbone(**sizes, intermediate_dim=48, max_sequence_length=20)
+    x = token_arrays(rows=60, source=18, target=12)
+    assert x["encoder_padding_mask"].sum() > 512
+    expected = backbone(x)["decoder_sequence_output"]
+    rounded = bart_fast.BartBackbone(
+        **sizes, intermediate_dim=48, max_sequence_length=20, dtype="bfloat16", device="cuda"
+    )
+    for name, _ in backbone._model.parameters():
+        rounded._model.set_parameters({name: backbone._model.get_parameter(name)})
+    seen = x["decoder_padding_mask"]
+    found, few = (
+        rounded({name: array[:rows] for name, array in x.items()})["decoder_sequence_output"]
+        for rows in (60, 20)
+    )
+    difference = np.abs(found - expected)[seen].max() / np.abs(expected).max()
+    assert 1e-3 < difference < 3e-2
+    # Few rows are float32 between the layers, and nearer.
+    nearer = np.abs(few - expected[:20])[seen[:20]].max() / np.abs(expected).max()
+    assert 1e-4 < nearer < difference
+
+
 @pytest.mark.parametrize(
     ("what", "why"),
     [

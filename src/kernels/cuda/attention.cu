@@ -175,19 +175,14 @@ __device__ __forceinline__ void attend_float(const Sequences<R>& all) {
 
 // So that all fits in shared memory, the widest heads have half the queries in a block: blockIdx.z says which. With
 // three blocks at a time all sums are in registers.
-#define ATTENTION(row, rows, width, each)                                                                   \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 3) attention_float32_##rows##_##width(     \
-        const row* q, const row* k, const row* v, row* out, const QueryTile* tiles,                         \
-        const unsigned* visible, int heads, int head_width, float scale, int mean) {                        \
-        attend_float<width, each>(                                                                          \
-            Sequences<row>{q, k, v, out, tiles, visible, heads, head_width, scale, mean});                  \
+#define ATTENTION(width, each)                                                                         \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 3) attention_float32_float32_##width( \
+        const float* q, const float* k, const float* v, float* out, const QueryTile* tiles,            \
+        const unsigned* visible, int heads, int head_width, float scale, int mean) {                   \
+        attend_float<width, each>(                                                                     \
+            Sequences<float>{q, k, v, out, tiles, visible, heads, head_width, scale, mean});           \
     }
 
-#define ATTENTION_OF(row, rows)   \
-    ATTENTION(row, rows, 32, 4)   \
-    ATTENTION(row, rows, 64, 4)   \
-    ATTENTION(row, rows, 128, 2)
-
-ATTENTION_OF(float, float32)
-ATTENTION_OF(float16, float16)
-ATTENTION_OF(bfloat16, bfloat16)
+ATTENTION(32, 4)
+ATTENTION(64, 4)
+ATTENTION(128, 2)

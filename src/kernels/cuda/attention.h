@@ -72,17 +72,6 @@ __device__ __forceinline__ void store2(T* to, float first, float second) {
     *reinterpret_cast<unsigned*>(to) = pair<T>(first, second);
 }
 
-// Eight neighbours, at a multiple of 16 bytes.
-__device__ __forceinline__ void store8(float* to, const float (&x)[8]) {
-    float4* parts = reinterpret_cast<float4*>(to);
-    parts[0] = {x[0], x[1], x[2], x[3]}, parts[1] = {x[4], x[5], x[6], x[7]};
-}
-template <typename T>
-__device__ __forceinline__ void store8(T* to, const float (&x)[8]) {
-    uint4 words = {pair<T>(x[0], x[1]), pair<T>(x[2], x[3]), pair<T>(x[4], x[5]), pair<T>(x[6], x[7])};
-    *reinterpret_cast<uint4*>(to) = words;
-}
-
 // Eight neighbours to shared memory, or zeros if they are not `there`; at once where they change their type.
 template <typename T>
 __device__ __forceinline__ void copy8(T* to, const T* from, bool there) {

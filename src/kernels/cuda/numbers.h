@@ -133,21 +133,35 @@ __device__ __forceinline__ void load8(const T* from, float (&to)[8]) {
     }
 }
 
+// Two numbers of 16 bits, the first in the low bits.
+template <typename T>
+__device__ __forceinline__ unsigned pair(float first, float second) {
+    return narrow<T>(first).bits | static_cast<unsigned>(narrow<T>(second).bits) << 16;
+}
+#ifndef EMULATE
+template <>
+__device__ __forceinline__ unsigned pair<float16>(float first, float second) {
+    unsigned y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+    return y;
+}
+template <>
+__device__ __forceinline__ unsigned pair<bfloat16>(float first, float second) {
+    unsigned y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+    return y;
+}
+#endif
+
 // Eight neighbours to an array, at a multiple of 16 bytes.
 __device__ __forceinline__ void store8(float* to, const float (&x)[8]) {
     float4* parts = reinterpret_cast<float4*>(to);
-    parts[0] = {x[0], x[1], x[2], x[3]};
-    parts[1] = {x[4], x[5], x[6], x[7]};
+    parts[0] = {x[0], x[1], x[2], x[3]}, parts[1] = {x[4], x[5], x[6], x[7]};
 }
-
 template <typename T>
 __device__ __forceinline__ void store8(T* to, const float (&x)[8]) {
-    unsigned words[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        words[i] = narrow<T>(x[2 * i]).bits | static_cast<unsigned>(narrow<T>(x[2 * i + 1]).bits) << 16;
-    }
-    *reinterpret_cast<uint4*>(to) = {words[0], words[1], words[2], words[3]};
+    uint4 words = {pair<T>(x[0], x[1]), pair<T>(x[2], x[3]), pair<T>(x[4], x[5]), pair<T>(x[6], x[7])};
+    *reinterpret_cast<uint4*>(to) = words;
 }
 
 template <typename T>

@@ -32,26 +32,6 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
-// Two neighbours in the numbers of a product, the first in the low bits.
-template <typename T>
-__device__ __forceinline__ unsigned pair(float first, float second) {
-    return narrow<T>(first).bits | static_cast<unsigned>(narrow<T>(second).bits) << 16;
-}
-#ifndef EMULATE
-template <>
-__device__ __forceinline__ unsigned pair<float16>(float first, float second) {
-    unsigned y;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
-    return y;
-}
-template <>
-__device__ __forceinline__ unsigned pair<bfloat16>(float first, float second) {
-    unsigned y;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
-    return y;
-}
-#endif
-
 // sums [16, 8] += a [16, 16] b [16, 8]
 template <typename T>
 __device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
