@@ -105,27 +105,47 @@ TILES = [(1, 1, 1), (2, 2, 2), (3, 4, 4), (11, 8, 4)]
 COUNTS = (37, 5, 64)
 
 
-@pytest.mark.parametrize("kind", TYPES + MIXED)
-@pytest.mark.parametrize(("rows", "tile", "outputs"), TILES)
-def test_products_of_few_rows(launch, kind, rows, tile, outputs):
-    inputs, counts = 776, COUNTS
-    x = normal(1, rows, inputs)
-    weights = [kept(normal(2 + n, n, inputs), kind) for n in counts]
-    biases = [normal(3, 37), None, normal(4, 64)]
+def check_products(run, kind, seen):
+    """Three layers beside numpy: `run(layers, with GELU)` multiplies what `seen` means."""
+    rows, inputs = seen.shape
+    weights = [kept(normal(2 + n, n, inputs), kind) for n in COUNTS]
+    biases = [normal(3, COUNTS[0]), None, normal(4, COUNTS[2])]
     for with_gelu in (0, 1):
-        answers = [np.full((rows, n), 7, np.float32) for n in counts]
+        answers = [np.full((rows, n), 7, np.float32) for n in COUNTS]
         layers = Layers()
-        for i, n in enumerate(counts):
+        for i, n in enumerate(COUNTS):
             bias = None if biases[i] is None else biases[i].ctypes.data
             layers.each[i] = Layer(weights[i][0].ctypes.data, None, bias, answers[i].ctypes.data, n)
-        grid = (math.ceil(max(counts) / (4 * outputs)), 3, math.ceil(rows / tile))
-        launch(f"linear_{kind}_{tile}", grid, 128, 0, x, rows, inputs, layers, with_gelu)
-        seen = rounded(x)[1] if kind.endswith("bfloat16") else x
+        run(layers, with_gelu)
         for answer, (_, weight), bias in zip(answers, weights, biases, strict=True):
             expected = seen.astype(np.float64) @ weight.T.astype(np.float64)
             expected = expected if bias is None else expected + bias
             expected = gelu(expected) if with_gelu else expected
             np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", TYPES + MIXED)
+@pytest.mark.parametrize(("rows", "tile", "outputs"), TILES)
+def test_products_of_few_rows(launch, kind, rows, tile, outputs):
+    x = normal(1, rows, 776)
+    grid = (math.ceil(max(COUNTS) / (4 * outputs)), 3, math.ceil(rows / tile))
+
+    def run(layers, with_gelu):
+        launch(f"linear_{kind}_{tile}", grid, 128, 0, x, *x.shape, layers, with_gelu)
+
+    check_products(run, kind, rounded(x)[1] if kind.endswith("bfloat16") else x)
+
+
+@pytest.mark.parametrize("kind", TYPES[1:])
+@pytest.mark.parametrize(("rows", "inputs"), [(5, 32), (64, 288), (75, 800)])
+def test_products_of_dozens_of_rows(launch, kind, rows, inputs):
+    x = normal(1, rows, inputs)
+    grid = (math.ceil(max(COUNTS) / 16), 3, math.ceil(rows / 64))
+
+    def run(layers, with_gelu):
+        launch(f"linear_tile_{kind}", grid, 256, 8 * 1024, x, *x.shape, layers, with_gelu)
+
+    check_products(run, kind, kept(x, kind)[1])
 
 
 def quantized(x):

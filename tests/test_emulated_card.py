@@ -83,12 +83,12 @@ def test_many_rows_are_kept_in_bfloat16():
     """Whole sequences: what is between the layers has as few bits as the weights."""
     sizes = {"vocabulary_size": 40, "num_layers": 2, "num_heads": 2, "hidden_dim": 32}
     bart_fast.set_random_seed(1)
-    backbone = bart_fast.BartBackbone(**sizes, intermediate_dim=48, max_sequence_length=20)
+    backbone = bart_fast.BartBackbone(**sizes, intermediate_dim=64, max_sequence_length=20)
     x = token_arrays(rows=60, source=18, target=12)
     assert x["encoder_padding_mask"].sum() > 512
     expected = backbone(x)["decoder_sequence_output"]
     rounded = bart_fast.BartBackbone(
-        **sizes, intermediate_dim=48, max_sequence_length=20, dtype="bfloat16", device="cuda"
+        **sizes, intermediate_dim=64, max_sequence_length=20, dtype="bfloat16", device="cuda"
     )
     for name, _ in backbone._model.parameters():
         rounded._model.set_parameters({name: backbone._model.get_parameter(name)})

@@ -86,8 +86,8 @@ __device__ __forceinline__ void linear_few_int8(
 
 #define LINEAR_INT8(count, outputs)                                                                    \
     extern "C" __global__ void __launch_bounds__(128) linear_int8_##count(                             \
-        const signed char* x, const float* x_scales, int rows, int inputs, Layers layers,              \
-        int with_gelu) {                                                                               \
+        const signed char* x, const float* x_scales, int rows, int inputs,                             \
+        const __grid_constant__ Layers layers, int with_gelu) {                                        \
         linear_few_int8<count, outputs>(x, x_scales, rows, inputs, layers, with_gelu);                 \
     }
 

@@ -58,7 +58,8 @@ __device__ __forceinline__ void linear_few(
 
 #define LINEAR(type, name, count, outputs)                                                             \
     extern "C" __global__ void __launch_bounds__(128) linear_##name##_##count(                         \
-        const float* x, int rows, int inputs, Layers layers, int with_gelu) {                          \
+        const float* x, int rows, int inputs,                                                          \
+        const __grid_constant__ Layers layers, int with_gelu) {                                        \
         linear_few<type, count, outputs>(x, rows, inputs, layers, with_gelu);                          \
     }
 

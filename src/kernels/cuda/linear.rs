@@ -1,4 +1,4 @@
-//! Products: of few rows by `linear.cu` and `int8.cu`, of many by cuBLAS.
+//! Products: of few rows by `linear.cu` and `int8.cu`, of some dozens by `linear_tile.cu`, of many by cuBLAS.
 
 use std::sync::Arc;
 
@@ -13,16 +13,21 @@ use super::{Card, CardRows};
 
 /// Warps of a block of `linear.cu`.
 const WARPS: usize = 4;
-/// Rows from which on cuBLAS multiplies: below, reading the weights is the limit.
+/// Rows from which on tensor cores multiply: below, reading the weights is the limit.
 const MANY_ROWS: usize = 17;
 /// Inputs that a lane of `linear.cu` reads at a time.
 const LANE_INPUTS: usize = 8;
-/// `Layers` of `linear.cu`.
+/// What a block of `linear_tile.cu` has: rows and outputs; its warps, and inputs that these read at a time.
+const TILE: (usize, usize) = (64, 16);
+const TILE_WARPS: usize = 8;
+const SLAB: usize = 32;
+
+/// `Layers` of `layers.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct LayersParameter([LayerParameter; 3]);
 
-/// `Layer` of `linear.cu`.
+/// `Layer` of `layers.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct LayerParameter {
@@ -35,6 +40,34 @@ struct LayerParameter {
 
 // SAFETY: plain numbers, laid out as in C.
 unsafe impl DeviceRepr for LayersParameter {}
+
+impl LayersParameter {
+    /// Of some layers, and the most outputs that one of them has.
+    fn of(layers: &[Layer<'_>]) -> (Self, usize) {
+        let mut parameter = LayersParameter::default();
+        for (to, layer) in parameter.0.iter_mut().zip(layers) {
+            *to = LayerParameter {
+                weight: layer.weight.start,
+                scales: layer.weight.scales.unwrap_or_default(),
+                bias: layer.bias.map_or(0, |bias| bias.start),
+                out: layer.out.pointer(),
+                outputs: layer.out.width() as i32,
+            };
+        }
+        (parameter, layers.iter().map(|layer| layer.out.width()).max().unwrap_or(0))
+    }
+}
+
+/// Whether `linear_tile.cu` takes layers of one kind: each block reads all inputs of its rows, so that neither rows
+/// nor outputs may be too many.
+fn takes_tiles(x: &CardRows, layers: &[Layer<'_>]) -> bool {
+    const MOST_ROWS: usize = 256;
+    const MOST_OUTPUTS: usize = 8192;
+    let of_16_bits =
+        |layer: &Layer<'_>| matches!(layer.weight.kind, Kind::Float16 | Kind::Bfloat16);
+    let fits = |layer: &Layer<'_>| of_16_bits(layer) && layer.out.width() <= MOST_OUTPUTS;
+    x.rows() <= MOST_ROWS && x.width().is_multiple_of(SLAB) && layers.iter().all(fits)
+}
 
 /// A linear layer of a launch.
 pub struct Layer<'a> {
@@ -78,6 +111,9 @@ impl Card {
         if alike && (is_int8 || rows < MANY_ROWS && inputs.is_multiple_of(LANE_INPUTS)) {
             return self.linear_few(x, layers, with_gelu);
         }
+        if alike && takes_tiles(x, layers) {
+            return self.linear_tile(x, layers, with_gelu);
+        }
         layers.iter_mut().try_for_each(|layer| self.linear_many(x, layer, with_gelu))
     }
 
@@ -95,17 +131,7 @@ impl Card {
             3 | 4 => (4, 4),
             _ => (8, 4),
         };
-        let mut parameter = LayersParameter::default();
-        for (to, layer) in parameter.0.iter_mut().zip(layers.iter()) {
-            *to = LayerParameter {
-                weight: layer.weight.start,
-                scales: layer.weight.scales.unwrap_or_default(),
-                bias: layer.bias.map_or(0, |bias| bias.start),
-                out: layer.out.pointer(),
-                outputs: layer.out.width() as i32,
-            };
-        }
-        let most = layers.iter().map(|layer| layer.out.width()).max().unwrap_or(0);
+        let (parameter, most) = LayersParameter::of(layers);
         let grid = (most.div_ceil(WARPS * outputs), layers.len(), rows.div_ceil(tile));
         let quantized = (kind == Kind::Int8).then(|| self.quantize(x)).transpose()?;
         let inputs = match &quantized {
@@ -120,6 +146,23 @@ impl Card {
         ];
         let arguments = [inputs, arguments.to_vec()].concat();
         self.launch(&format!("linear_{}_{tile}", kind.name()), grid, WARPS * WARP, 0, &arguments)
+    }
+
+    fn linear_tile(&self, x: &CardRows, layers: &mut [Layer<'_>], with_gelu: bool) -> Result<()> {
+        let Some(first) = layers.first() else { return Ok(()) };
+        let (rows, kind, (parameter, most)) =
+            (x.rows(), first.weight.kind, LayersParameter::of(layers));
+        let grid = (most.div_ceil(TILE.1), layers.len(), rows.div_ceil(TILE.0));
+        let arguments = [
+            Argument::Pointer(x.pointer()),
+            Argument::Int(rows as i32),
+            Argument::Int(x.width() as i32),
+            Argument::Layers(parameter),
+            Argument::Int(i32::from(with_gelu)),
+        ];
+        let shared = TILE_WARPS * TILE.0 * TILE.1;
+        let name = format!("linear_tile_{}", kind.name());
+        self.launch(&name, grid, TILE_WARPS * WARP, shared, &arguments)
     }
 
     /// Rows in whole numbers of 8 bits, and the scale of each.
