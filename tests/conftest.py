@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_kernels import launch  # noqa: F401
 
 PROJECT = Path(__file__).resolve().parent.parent
 

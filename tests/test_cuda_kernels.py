@@ -1,104 +1,22 @@
-"""The kernels for CUDA beside plain numpy, without a card: their sources are compiled for the CPU,
-where `emulated_card/emulate.h` lets the threads of a block take turns."""
+"""The kernels for CUDA beside plain numpy: products, norms, caches, and the choice of the best."""
 
 import ctypes
 import math
-import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "emulated_card"))
-import build
-
-TYPES = ("float32", "float16", "bfloat16")
-MIXED = ("mixed_float16", "mixed_bfloat16")
-
-
-class Size(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint) for name in "xyz"]
-
-
-class Layer(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "scales", "bias", "out")),
-        ("outputs", ctypes.c_int),
-    ]
-
-
-class Layers(ctypes.Structure):
-    _fields_ = [("each", Layer * 3)]
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory):
-    """A function that runs a kernel: `launch(name, grid, threads, shared floats, arguments...)`."""
-    if shutil.which("c++") is None:
-        pytest.skip("there is no C++ compiler")
-    folder = tmp_path_factory.mktemp("kernels")
-    kernels = build.compile_kernels(build.our_kernels(folder), folder)
-    library = ctypes.CDLL(str(build.link_driver([kernels], folder)))
-
-    def argument(value):
-        match value:
-            case np.ndarray():
-                return ctypes.c_void_p(value.ctypes.data)
-            case None:
-                return ctypes.c_void_p(None)
-            case int():
-                return ctypes.c_int(value)
-            case float():
-                return ctypes.c_float(value)
-        return value
-
-    def run(name, grid, threads, shared, *arguments):
-        values = [argument(each) for each in arguments]
-        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        blocks = (ctypes.c_uint * 3)(*(*grid, 1, 1)[:3])
-        size = ctypes.c_size_t(4 * shared)
-        library.emulated_launch(name.encode(), blocks, threads, size, pointers)
-
-    return run
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def rounded(x):
-    """The bits of the nearest bfloat16, ties to even, and what they mean."""
-    bits = x.view(np.uint32)
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return bits.astype(np.uint16), (bits << 16).view(np.float32)
-
-
-def kept(x, kind):
-    """Numbers as a weight or a cache keeps them, and what they mean."""
-    if kind.startswith("mixed"):
-        return x, kept(x, kind.removeprefix("mixed_"))[1]
-    if kind == "bfloat16":
-        return rounded(x)
-    narrow = x.astype(kind)
-    return narrow, narrow.astype(np.float32)
-
-
-def widened(x, kind):
-    """What numbers that are kept mean."""
-    bits = kind == "bfloat16"
-    return (x.astype(np.uint32) << 16).view(np.float32) if bits else x.astype(np.float32)
-
-
-def layer_norm(x, gamma, beta):
-    x = x.astype(np.float64)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5) * gamma + beta
-
-
-def gelu(x):
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
+from cuda_kernels import (
+    MIXED,
+    TYPES,
+    Layer,
+    Layers,
+    gelu,
+    kept,
+    layer_norm,
+    normal,
+    rounded,
+    widened,
+)
 
 # How many rows there are, and of them and of the outputs in a tile.
 TILES = [(1, 1, 1), (2, 2, 2), (3, 4, 4), (11, 8, 4)]
@@ -210,11 +128,6 @@ def test_embeddings_and_norms(launch, kind):
         np.testing.assert_allclose(out, layer_norm(total, gamma, beta), rtol=0, atol=5e-6)
 
 
-def floats(x, kind):
-    """What numbers of a kind mean."""
-    return x if kind == "float32" else (x.astype(np.uint32) << 16).view(np.float32)
-
-
 @pytest.mark.parametrize("width", [8, 320, 1024])
 def test_norms_of_many_rows(launch, width):
     rows = 11
@@ -226,7 +139,7 @@ def test_norms_of_many_rows(launch, width):
         for given, total in ((residual, meant + other), (None, meant)):
             arguments = (x, given, rows, width, gamma, beta, out)
             launch(f"add_norm_many_{kind}_{other_kind}", (2,), 256, 0, *arguments)
-            expected, found = layer_norm(total, gamma, beta), floats(out, kind)
+            expected, found = layer_norm(total, gamma, beta), widened(out, kind)
             allowed = 5e-6 if kind == "float32" else 2**-8 * np.abs(expected).max()
             np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
 
@@ -271,101 +184,6 @@ def test_caches(launch, kind):
 
 
 # Queries and keys of sequences laid end to end: around tiles of 64 queries and of 32 and 64 keys.
-RAGGED = [(1, 1), (3, 17), (70, 130), (0, 4), (5, 0), (64, 64), (33, 50), (17, 79), (17, 200)]
-NARROWEST, WIDEST = 32, 128
-# What is multiplied, and what the rows are in.
-ATTENTION_KINDS = [
-    ("float32", "float32"),
-    *((kind, rows) for kind in TYPES[1:] for rows in ("float32", kind)),
-]
-
-
-def attended(q, k, v, seen, scale, mean):
-    """`softmax(q k^T * scale) v` of one head over the keys that are `seen [queries, keys]`."""
-    q, k, v = (x.astype(np.float64) for x in (q, k, v))
-    scores = np.where(seen, q @ k.T * scale, -np.inf)
-    if scores.shape[1] == 0:
-        return np.zeros((len(q), v.shape[1]))
-    largest = scores.max(axis=1, keepdims=True)
-    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
-    blind = np.full_like(v[:1], 0) if not mean else v.mean(axis=0, keepdims=True)
-    total = weights.sum(axis=1, keepdims=True)
-    return np.where(total > 0, weights @ v / np.maximum(total, 1e-300), blind)
-
-
-def tiles_of(lengths, causal):
-    """Of each tile: first query and how many, keys likewise, the last key the first query sees."""
-    tiles, first_query, first_key = [], 0, 0
-    for queries, keys in lengths:
-        for i in range(0, queries, 64):
-            last_key = i + keys - queries if causal else keys
-            tiles.append((first_query + i, min(64, queries - i), first_key, keys, last_key))
-        first_query, first_key = first_query + queries, first_key + keys
-    return np.array(tiles, np.int32)
-
-
-# The width of heads, their number, whether attention is causal, which keys are hidden, and whether
-# a query that sees none gets the mean of the values.
-ATTENTIONS = [
-    (8, 2, False, None, False),
-    (16, 1, True, None, False),
-    (24, 2, False, "some", True),
-    (32, 1, True, "a sequence", True),
-    (64, 2, True, "some", False),
-    (64, 1, False, "a sequence", True),
-    (96, 1, True, None, True),
-    (128, 2, False, "a sequence", False),
-    (128, 1, True, "some", True),
-]
-
-
-@pytest.mark.parametrize(("kind", "rows_kind"), ATTENTION_KINDS)
-@pytest.mark.parametrize(("width", "heads", "causal", "hidden", "mean"), ATTENTIONS)
-def test_attention_of_sequences(launch, kind, rows_kind, width, heads, causal, hidden, mean):
-    query_rows, key_rows = np.sum(RAGGED, axis=0)
-    shapes = ((query_rows, heads * width), (key_rows, heads * width), (key_rows, heads * width))
-    (q, _), (k, _), (v, _) = stored = [
-        kept(normal(i, *shape), rows_kind) for i, shape in enumerate(shapes)
-    ]
-    meant = [kept(x, kind)[1].reshape(len(x), heads, width) for _, x in stored]
-    visible = np.ones(key_rows, bool)
-    if hidden == "some":
-        visible[::3] = visible[20:60] = False
-    elif hidden == "a sequence":
-        visible[18:148] = False
-    # Bits, and words beyond them.
-    bits = np.packbits(np.append(visible, np.zeros(-key_rows % 32 + 96, bool)), bitorder="little")
-    tiles = tiles_of(RAGGED, causal)
-    out = kept(np.full((query_rows, heads * width), 7, np.float32), rows_kind)[0]
-    padded = max(NARROWEST, 1 << (width - 1).bit_length())
-    if kind == "float32":
-        queries = 64 if padded < WIDEST else 32
-        shared = (queries + 32) * (padded + 4) + queries * 36
-    else:
-        queries, shared = 64, 64 * (padded + 8)
-    scale = 1 / math.sqrt(width)
-    name, grid = f"attention_{kind}_{rows_kind}_{padded}", (len(tiles), heads, 64 // queries)
-    mask = None if hidden is None else bits.view(np.uint32)
-    launch(name, grid, 128, shared, q, k, v, out, tiles, mask, heads, width, scale, int(mean))
-    got = widened(out, rows_kind).reshape(query_rows, heads, width)
-    steps = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
-    allowed = max(steps[kind], steps[rows_kind])
-    first_query = first_key = 0
-    for queries, keys in RAGGED:
-        of, over = (
-            slice(first_query, first_query + queries),
-            slice(first_key, first_key + keys),
-        )
-        first_query, first_key = of.stop, over.stop
-        seen = np.tile(visible[over], (queries, 1))
-        if causal:
-            seen &= np.arange(keys) <= np.arange(queries)[:, None] + keys - queries
-        for head in range(heads):
-            q, k, v = (x[rows, head] for x, rows in zip(meant, (of, over, over), strict=True))
-            expected = attended(q, k, v, seen, scale, mean)
-            np.testing.assert_allclose(got[of, head], expected, rtol=0, atol=allowed)
-
-
 @pytest.mark.parametrize(
     ("stride", "limit", "count"), [(1000, 1000, 5), (1003, 777, 1), (50, 50, 16), (5000, 4999, 8)]
 )
@@ -457,114 +275,6 @@ def test_what_likely_follows(launch):
     assert set(drawn[2]) == {99} and drawn[7] == drawn[4]
 
 
-class Draw(ctypes.Structure):
-    _fields_ = [
-        ("seed", ctypes.c_uint * 2),
-        ("stream", ctypes.c_uint * 2),
-        ("threshold", ctypes.c_uint),
-        ("kept", ctypes.c_float),
-    ]
-
-
-def philox(key, counters):
-    """Philox4x32-10 of `counters [n, 4]`: four words each (Salmon et al. 2011)."""
-    counters = [counters[:, i].astype(np.uint64) for i in range(4)]
-    key = [np.uint64(word) for word in key]
-    low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
-        first, second = (
-            np.uint64(0xD2511F53) * counters[0],
-            np.uint64(0xCD9E8D57) * counters[2],
-        )
-        counters = [
-            (second >> np.uint64(32)) ^ counters[1] ^ key[0],
-            second & low,
-            (first >> np.uint64(32)) ^ counters[3] ^ key[1],
-            first & low,
-        ]
-        key = [(key[0] + np.uint64(0x9E3779B9)) & low, (key[1] + np.uint64(0xBB67AE85)) & low]
-    return np.stack(counters, axis=1)
-
-
-def drawn(draw, elements):
-    """The factors of elements of a stream."""
-    blocks = np.asarray(elements, np.uint64) // np.uint64(4)
-    low = blocks & np.uint64(0xFFFFFFFF)
-    stream = [np.full_like(low, word) for word in draw.stream]
-    words = philox(draw.seed, np.stack([low, blocks >> np.uint64(32), *stream], axis=1))
-    words = words[np.arange(len(words)), np.asarray(elements) % 4]
-    return np.where(words >= draw.threshold, np.float32(draw.kept), np.float32(0))
-
-
-def test_dropout(launch):
-    draw = Draw((7, 1), (3, 2), int(0.3 * 2**32), 1 / 0.7)
-    factors = np.full(1003, 7, np.float32)
-    launch("dropout_factors", (1,), 256, 0, factors, ctypes.c_ulonglong(1003), draw)
-    np.testing.assert_array_equal(factors, drawn(draw, range(1003)))
-    assert 0.6 < (factors > 0).mean() < 0.8
-    starts, heads, queries, keys = np.array([4, 90], np.uint32), 3, 2, 7
-    factors = np.full((2, heads, queries, keys), 7, np.float32)
-    grid = (queries, heads, 2)
-    arguments = (factors, starts, heads, queries, keys, draw)
-    launch("attention_dropout_factors", grid, 256, 0, *arguments)
-    for s, start in enumerate(starts):
-        for head in range(heads):
-            for i in range(queries):
-                first = (int(start + i) * heads + head) << 32
-                expected = drawn(draw, [first + j for j in range(keys)])
-                np.testing.assert_array_equal(factors[s, head, i], expected)
-
-
-class Four(ctypes.Structure):
-    _fields_ = [("each", ctypes.c_float * 4)]
-
-
-RATE, DECAY, SCALE, LIMIT = 0.1, 0.01, 0.5, 0.75
-# Constants of each rule, which of three arrays it keeps, and its formula in float64.
-RULES = {
-    "adam": ((0.2, 0.1, 0.01, 1e-3), (1, 1, 1)),
-    "sgd": ((0.9, 1.0, 0.0, 0.0), (1, 0, 0)),
-    "rmsprop": ((0.9, 0.1, 1e-3, 0.5), (1, 1, 1)),
-    "lion": ((0.9, 0.99, 0.0, 0.0), (1, 0, 0)),
-}
-
-
-def step_of(name, w, g, a, b, c, constants):
-    """The rule in plain numpy: the new value and state."""
-    p, q, r, s = constants
-    g = np.clip(g * SCALE, -LIMIT, LIMIT)
-    w = w - w * DECAY
-    if name == "adam":
-        a, b = a + (g - a) * q, b + (g * g - b) * r
-        c = np.maximum(c, b)
-        return w - a * p / (np.sqrt(c) + s), a, b, c
-    if name == "sgd":
-        a = a * p - g * RATE
-        return w + a * p - g * RATE, a, b, c
-    if name == "rmsprop":
-        c = p * c + q * g
-        a = p * a + q * g * g
-        b = s * b + RATE * g / np.sqrt(a - c * c + r)
-        return w - b, a, b, c
-    pull = a * p + g * (1 - p)
-    return w - RATE * np.sign(pull), a * q + g * (1 - q), b, c
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_rules_of_optimizers(launch, name):
-    constants, kept = RULES[name]
-    w, g = normal(1, 300), normal(2, 300)
-    state = [np.abs(normal(3 + i, 300)) + 1 for i in range(3)]
-    # So that variances stay positive.
-    state[2] = state[2] * np.float32(0.1) if name == "rmsprop" else state[2]
-    expected = step_of(name, *(x.astype(np.float64) for x in (w, g, *state)), constants)
-    arrays = [array if wanted else None for array, wanted in zip(state, kept, strict=True)]
-    common = Four((RATE, DECAY, SCALE, LIMIT))
-    launch(name, (2,), 256, 0, w, g, *arrays, ctypes.c_ulonglong(300), common, Four(constants))
-    for got, wanted in zip((w, *state), expected, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
-
-
 def test_passes_over_single_numbers(launch):
     x = normal(1, 1000)
     to, count = normal(2, 1000), ctypes.c_ulonglong(1000)
@@ -596,4 +306,4 @@ def test_passes_over_single_numbers(launch):
         y = rows.copy()
         launch("add_bias_bfloat16", (1,), 256, 0, y, bias, 80, 120, with_gelu)
         expected = gelu(meant + bias) if with_gelu else meant + bias
-        np.testing.assert_allclose(floats(y, "bfloat16"), expected, rtol=2**-8, atol=1e-6)
+        np.testing.assert_allclose(widened(y, "bfloat16"), expected, rtol=2**-8, atol=1e-6)

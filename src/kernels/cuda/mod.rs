@@ -1,5 +1,5 @@
 //! Our kernels on NVIDIA's cards: what a pass without gradients launches there. The sources beside this
-//! file say what each computes; `tests/test_cuda_kernels.py` runs them on the CPU.
+//! file say what each computes; `tests/test_cuda_*.py` run them on the CPU.
 //!
 //! Rows are float32 whatever the weights are kept in, as on the CPU. All work of a card goes to one
 //! stream, so that memory that comes back to its pool may be handed out at once.
