@@ -24,6 +24,8 @@ pub struct Steps {
     pub recordings: Recordings<Key, Passed>,
     /// How many of the best scores recorded steps find.
     pub candidates: usize,
+    /// Whether something is added to weights, which recordings then have too.
+    has_additions: bool,
 }
 
 /// Steps with one key are alike: the number of rows, and below which id how many of the best are found.
@@ -54,7 +56,8 @@ impl BartModel {
         let lengths: Vec<usize> =
             source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
         let steps = self.place().alone(|| -> Result<_> {
-            let kept = self.kept().take().filter(|_| way() == Way::Kernel && !self.has_additions());
+            let has_additions = self.has_additions();
+            let kept = self.kept().take().filter(|_| way() == Way::Kernel && !has_additions);
             let room = Room::of(slot_capacities, &lengths, self.place());
             let mut steps = match kept.filter(|kept| kept.cache.has(&room)) {
                 Some(kept) => kept,
@@ -68,6 +71,7 @@ impl BartModel {
                     places: CachedRows::default(),
                     recordings: Recordings::default(),
                     candidates: 1,
+                    has_additions,
                 },
             };
             steps.cache.begin(slot_sources, lengths);
@@ -81,7 +85,8 @@ impl BartModel {
 
     /// Takes the steps of a generation that has ended well, for one to come.
     pub fn keep(&self, steps: Steps) {
-        if steps.cache.is_on_card() && steps.cache.bytes() <= MOST_KEPT_BYTES {
+        let is_plain = !steps.has_additions && !self.has_additions();
+        if is_plain && steps.cache.is_on_card() && steps.cache.bytes() <= MOST_KEPT_BYTES {
             *self.kept() = Some(steps);
         }
     }

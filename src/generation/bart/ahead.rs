@@ -66,6 +66,7 @@ impl BartDecoder {
             cache.advance(places);
         }
         self.passed = Some(ahead.passed);
+        self.wanted.clone_from(&from);
         let arrived = self.finish_from(&from, rows, (limit, ask), scores)?;
         if arrived != Arrived::Best {
             self.undo(rows);
