@@ -223,6 +223,20 @@ def test_going_ahead_changes_no_answer(tmp_path):
     assert wrong["graphs"] > right["graphs"]
 
 
+def test_a_vocabulary_of_which_the_kernels_find_few():
+    sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
+    bart_fast.set_random_seed(1)
+    backbone = bart_fast.BartBackbone(100_000, **sizes, max_sequence_length=8)
+    model = bart_fast.BartSeq2SeqLM(backbone, None)
+    answers = [
+        model.to(device).generate(
+            token_arrays(rows=1), stop_token_ids=None, do_sample=True, top_k=50, seed=3
+        )["decoder_token_ids"]
+        for device in ("cpu", "cuda")
+    ]
+    np.testing.assert_array_equal(*answers)
+
+
 KEPT = """
 import copy
 import numpy as np

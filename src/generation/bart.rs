@@ -34,8 +34,8 @@ pub struct BartDecoder {
     ahead: Option<Ahead>,
     /// The rows of the last step.
     last: Vec<StepRow>,
-    /// Whether a step has failed.
-    failed: bool,
+    /// Whether the last pass came to its end: if not, nobody is to go on with what it left.
+    is_whole: bool,
 }
 
 impl BartDecoder {
@@ -59,7 +59,7 @@ impl BartDecoder {
             expects: false,
             ahead: None,
             last: Vec::new(),
-            failed: false,
+            is_whole: false,
         })
     }
 
@@ -129,7 +129,7 @@ impl Drop for BartDecoder {
     fn drop(&mut self) {
         self.ahead = None;
         self.passed = None;
-        if let Some(steps) = self.steps.take().filter(|_| !self.failed) {
+        if let Some(steps) = self.steps.take().filter(|_| self.is_whole) {
             self.model.keep(steps);
         }
         hidden::trim();
@@ -157,6 +157,7 @@ impl StepModel for BartDecoder {
             let first = prompt.source * slots_per_source;
             capacities[first..first + slots_per_source].fill(prompt.capacity);
         }
+        self.is_whole = false;
         let (memory, source) = (&self.memory, &self.source);
         let steps = self.model.start_decoding(memory, source, &capacities, slot_sources)?;
         self.steps = Some(steps);
@@ -166,11 +167,17 @@ impl StepModel for BartDecoder {
         let slots =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.slot, prompt.tokens.len()));
         self.feed(slots, None)?;
-        self.score(wanted, scores)
+        self.score(wanted, scores)?;
+        self.is_whole = true;
+        Ok(())
     }
 
     fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
+        self.is_whole = false;
         rows.clone_into(&mut self.last);
+        if self.steps.as_mut().is_some_and(Steps::follow_additions) {
+            self.ahead = None;
+        }
         let model = self.model.clone();
         let done = model.place().alone(|| {
             if self.take_ahead(rows, wanted, scores)? {
@@ -183,15 +190,18 @@ impl StepModel for BartDecoder {
             }
         });
         self.expects = false;
-        self.failed |= done.is_err();
+        self.is_whole = done.is_ok();
         done
     }
 
     fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
+        self.is_whole = false;
         let last = std::mem::take(&mut self.last);
         self.feed_again(&last, Wanted::All)?;
         self.last = last;
-        self.score(Wanted::All, scores)
+        self.score(Wanted::All, scores)?;
+        self.is_whole = true;
+        Ok(())
     }
 
     fn hidden_states(&self, hidden: &mut Vec<f32>) -> Result<()> {

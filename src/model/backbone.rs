@@ -213,6 +213,8 @@ impl BartModel {
 
     /// Held during a training step: gradients gather in buffers of the model, one step at a time.
     pub fn lock_for_training(&self) -> MutexGuard<'_, ()> {
+        // Training needs the memory.
+        *self.kept() = None;
         self.training.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -221,6 +223,10 @@ impl BartModel {
         self.check_room(source.rows(), self.config.encoder_ffn_dim)?;
         let memory = self.place.alone(|| self.encoder.forward(source, pass));
         hidden::trim();
+        if memory.is_err() {
+            // The memory may be what is missing.
+            *self.kept() = None;
+        }
         memory
     }
 

@@ -112,18 +112,30 @@ pub struct Room {
 
 impl Room {
     /// Room at a place for slots of these capacities and sources of these lengths. On a card, where all have the
-    /// same, it is rather more, so that other generations fit in as well.
-    pub fn of(slot_capacities: &[usize], source_lengths: &[usize], place: &Place) -> Self {
+    /// same, it is rather `more`, so that other generations fit in as well.
+    pub fn of(
+        slot_capacities: &[usize],
+        source_lengths: &[usize],
+        place: &Place,
+        more: bool,
+    ) -> Self {
         /// Where there are more, little is gained by a few more.
         const FEW: usize = 64;
         let room = |lengths: &[usize]| match lengths.len() {
-            _ if place.has_kernels() => lengths.to_vec(),
+            _ if place.has_kernels() || !more => lengths.to_vec(),
             count if count < FEW => {
                 vec![longest(lengths).next_multiple_of(FEW); count.next_power_of_two()]
             }
             count => vec![longest(lengths).next_multiple_of(FEW); count],
         };
         Room { slots: room(slot_capacities), sources: room(source_lengths) }
+    }
+
+    /// Bytes that keys and values of so much take on a card.
+    pub fn bytes(&self, config: &BartConfig, format: Option<HalfFormat>) -> usize {
+        let entries = |lengths: &[usize]| lengths.len() * longest(lengths);
+        let each = 2 * config.d_model * if format.is_some() { 2 } else { 4 };
+        config.decoder_layers * each * (entries(&self.slots) + entries(&self.sources))
     }
 
     fn holds(&self, other: &Self) -> bool {

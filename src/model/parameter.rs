@@ -2,7 +2,7 @@
 
 mod assign;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -34,6 +34,14 @@ pub enum Initialisation {
         /// Standard deviation before truncation at twice its value.
         deviation: f64,
     },
+}
+
+/// How often it was said what is added to a matrix, of any model.
+static CHANGES_OF_ADDITIONS: AtomicU64 = AtomicU64::new(0);
+
+/// A number that is another one once something else is added to a weight, or nothing any more.
+pub(super) fn changes_of_additions() -> u64 {
+    CHANGES_OF_ADDITIONS.load(Ordering::Relaxed)
 }
 
 /// Values that one thread draws at a time.
@@ -120,6 +128,7 @@ impl Parameter {
 
     /// Says what is added to the matrix from the next pass on.
     pub(super) fn set_low_rank(&self, low_rank: Option<Arc<LowRank>>) {
+        CHANGES_OF_ADDITIONS.fetch_add(1, Ordering::Relaxed);
         *self.low_rank.write().unwrap_or_else(PoisonError::into_inner) = low_rank;
     }
 

@@ -4,6 +4,7 @@
 use super::backbone::BartModel;
 use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache, Room};
+use super::parameter::changes_of_additions;
 use crate::error::Result;
 use crate::ops::head::Found;
 use crate::ops::hidden::{self, Hidden};
@@ -24,8 +25,8 @@ pub struct Steps {
     pub recordings: Recordings<Key, Passed>,
     /// How many of the best scores recorded steps find.
     pub candidates: usize,
-    /// Whether something is added to weights, which recordings then have too.
-    has_additions: bool,
+    /// Which additions to weights the recordings have.
+    additions: u64,
 }
 
 /// Steps with one key are alike: the number of rows, and below which id how many of the best are found.
@@ -56,26 +57,26 @@ impl BartModel {
         let lengths: Vec<usize> =
             source.offsets().windows(2).map(|ends| ends[1] - ends[0]).collect();
         let steps = self.place().alone(|| -> Result<_> {
-            let has_additions = self.has_additions();
-            let kept = self.kept().take().filter(|_| way() == Way::Kernel && !has_additions);
-            let room = Room::of(slot_capacities, &lengths, self.place());
+            let kept = self.kept().take().filter(|_| way() == Way::Kernel);
+            let format = self.precision().cached();
+            let mut room = Room::of(slot_capacities, &lengths, self.place(), true);
+            if room.bytes(self.config(), format) > MOST_KEPT_BYTES {
+                room = Room::of(slot_capacities, &lengths, self.place(), false);
+            }
             let mut steps = match kept.filter(|kept| kept.cache.has(&room)) {
                 Some(kept) => kept,
                 None => Steps {
-                    cache: DecoderCache::new(
-                        self.place(),
-                        self.config(),
-                        self.precision().cached(),
-                        room,
-                    )?,
+                    cache: DecoderCache::new(self.place(), self.config(), format, room)?,
                     places: CachedRows::default(),
                     recordings: Recordings::default(),
                     candidates: 1,
-                    has_additions,
+                    additions: changes_of_additions(),
                 },
             };
             steps.cache.begin(slot_sources, lengths);
             steps.candidates = 1;
+            steps.recordings.try_again();
+            steps.follow_additions();
             self.remember_sources(memory, source, &mut steps.cache)?;
             Ok(steps)
         });
@@ -85,14 +86,20 @@ impl BartModel {
 
     /// Takes the steps of a generation that has ended well, for one to come.
     pub fn keep(&self, steps: Steps) {
-        let is_plain = !steps.has_additions && !self.has_additions();
-        if is_plain && steps.cache.is_on_card() && steps.cache.bytes() <= MOST_KEPT_BYTES {
+        if steps.cache.is_on_card() && steps.cache.bytes() <= MOST_KEPT_BYTES {
             *self.kept() = Some(steps);
         }
     }
+}
 
-    /// Whether something is added to weights: what was recorded has it, or has it not.
-    fn has_additions(&self) -> bool {
-        self.parameters().iter().any(|parameter| parameter.low_rank().is_some())
+impl Steps {
+    /// Forgets what was recorded if something else is added to weights since; whether that was so.
+    pub fn follow_additions(&mut self) -> bool {
+        let changed = std::mem::replace(&mut self.additions, changes_of_additions());
+        let is_other = changed != self.additions;
+        if is_other {
+            self.recordings.forget();
+        }
+        is_other
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use candle_core::{Result, Tensor};
 
 use super::attention::{Heads, Spans, ragged};
-use super::head::{Arrived, Arriving, Ask, Best, Found, MOST_FOUND};
+use super::head::{Arrived, Arriving, Ask, Best, Found, most_found};
 use super::hidden::Hidden;
 use super::linear::Affine;
 use super::step_inputs::StepInputs;
@@ -212,7 +212,7 @@ pub(super) fn find(
 ) -> Result<Option<Found>> {
     let limit = limit.min(weight.rows());
     let count = count.min(limit);
-    if count == 0 || count > MOST_FOUND || x.rows() == 0 {
+    if count == 0 || count > most_found(limit) || x.rows() == 0 {
         return Ok(None);
     }
     let Some([scores]) = linear_each(x, &[(weight, bias)], false, Results::Float32)? else {

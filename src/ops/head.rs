@@ -82,8 +82,17 @@ pub fn best(
     })?
 }
 
-/// More of the best than these a card does not find: the host is faster.
-pub const MOST_FOUND: usize = 64;
+/// How many of the best of so many scores a card finds, at most: of more the host is faster.
+pub fn most_found(limit: usize) -> usize {
+    const MOST: usize = 64;
+    #[cfg(feature = "cuda")]
+    return MOST.min(crate::kernels::cuda::CardBest::most(limit));
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = limit;
+        MOST
+    }
+}
 
 /// What [`best`] gives, where a card has found it: it is fetched later, so that finding it can be recorded.
 #[derive(Debug)]

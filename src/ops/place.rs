@@ -83,7 +83,7 @@ impl Place {
             && device.is_cuda()
             && let Ok(card) = crate::kernels::cuda::Card::of(device)
         {
-            card.alone(|| card.trim());
+            card.trim();
         }
     }
 

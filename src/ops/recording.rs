@@ -57,6 +57,12 @@ impl<K: Eq + Hash, T> Recordings<K, T> {
         *self = Recordings::default();
     }
 
+    /// Lets steps be recorded of which that has failed.
+    pub fn try_again(&mut self) {
+        #[cfg(feature = "cuda")]
+        self.graphs.try_again();
+    }
+
     /// What `step` gives at a place. Steps of one key read and write the same memory.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use super::BartDecoder;
 use crate::error::Result;
 use crate::model::steps::Key;
 use crate::model::{Passed, Steps};
-use crate::ops::head::{Arrived, Ask, MOST_FOUND};
+use crate::ops::head::{Arrived, Ask, most_found};
+use crate::ops::likely::UNKNOWN;
 use crate::ops::recording::Output;
 
 /// A step that a card is at, whose tokens the host has yet to choose.
@@ -36,11 +37,9 @@ impl Ahead {
 /// What steps find by themselves where this is wanted: of few kinds, so that few are recorded.
 pub(super) fn found(steps: &mut Steps, wanted: Wanted) -> Option<(usize, usize)> {
     let Wanted::Best { ask, limit } = wanted else { return None };
-    let count = ask.count.next_power_of_two().max(steps.candidates);
-    if count <= MOST_FOUND {
-        steps.candidates = count;
-    }
-    Some((limit, count))
+    let rounded = ask.count.next_power_of_two().min(most_found(limit));
+    steps.candidates = steps.candidates.max(rounded);
+    Some((limit, steps.candidates.max(ask.count)))
 }
 
 impl BartDecoder {
@@ -147,7 +146,10 @@ impl BartDecoder {
         let is_expected = self.expects && self.likely.given.len() == rows.len();
         let is_wanted = self.has_found() && is_expected;
         let (true, Some(steps)) = (is_wanted, &mut self.steps) else { return Ok(None) };
-        self.rows.set_single_rows(rows.iter().map(|row| (0, row.position as u32 + 1)));
+        // Of the others the tokens are not known.
+        let given = self.likely.given.iter().map(|&token| if token == UNKNOWN { 0 } else { token });
+        let positions = rows.iter().map(|row| row.position as u32 + 1);
+        self.rows.set_single_rows(given.zip(positions));
         if self.rows.check("decoder_token_ids", self.model.config()).is_err() {
             return Ok(None);
         }

@@ -6,7 +6,7 @@ use candle_core::Result;
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 
-use super::launch::{Argument, ROW_THREADS, WARP};
+use super::launch::{Argument, ROW_THREADS, SHARED_FLOATS, WARP};
 use super::{Arriving, Card, CardRows, Numbers};
 
 /// Scores of a part: four for each thread.
@@ -69,6 +69,13 @@ pub(super) struct LikelyParameter {
 
 // SAFETY: plain numbers, laid out as in C.
 unsafe impl DeviceRepr for LikelyParameter {}
+
+impl CardBest {
+    /// How many of the best of so many scores the kernels find, at most.
+    pub fn most(limit: usize) -> usize {
+        (SHARED_FLOATS - 2 * WARP) / (2 * limit.div_ceil(PART).max(1))
+    }
+}
 
 impl Card {
     /// The `count` best of the first `limit` of each row of scores, beside the rows' `tokens`.

@@ -107,6 +107,11 @@ impl<K: Eq + Hash, T> Graphs<K, T> {
         result
     }
 
+    /// Lets work be recorded of which that has failed.
+    pub fn try_again(&mut self) {
+        self.recorded.retain(|_, recorded| !matches!(recorded, Recorded::Refused));
+    }
+
     /// Whether work is recorded under a key.
     pub fn has(&self, key: &K) -> bool {
         matches!(self.recorded.get(key), Some(Recorded::Graph(..)))

@@ -34,6 +34,16 @@ pub(super) enum Argument {
     Likely(LikelyParameter),
 }
 
+impl Argument {
+    /// A number of numbers, which kernels count in 31 bits.
+    pub(super) fn count(count: usize) -> Result<Self> {
+        match i32::try_from(count) {
+            Ok(count) => Ok(Argument::Int(count)),
+            Err(_) => candle_core::bail!("{count} numbers are more than a kernel counts"),
+        }
+    }
+}
+
 /// Whether the kernel for many rows norms these.
 fn norms_many(x: &CardRows) -> bool {
     /// Rows from which on they are many.

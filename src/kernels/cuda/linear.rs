@@ -205,7 +205,7 @@ impl Card {
                 Argument::Pointer(layer.out.start()),
                 Argument::Pointer(layer.bias.map_or(0, |bias| bias.start)),
                 Argument::Int(outputs as i32),
-                Argument::Int(eights as i32),
+                Argument::count(eights)?,
                 Argument::Int(i32::from(with_gelu)),
             ];
             let grid = (eights.div_ceil(ROW_THREADS), 1, 1);

@@ -106,9 +106,10 @@ impl Card {
         tensor_of(CudaStorage::wrap_cuda_slice(floats, self.device.clone()), shape)
     }
 
-    /// Gives back to the driver what the pool keeps.
+    /// Gives back to the driver what the card keeps for passes that are not recorded: recordings know where theirs
+    /// is.
     pub fn trim(&self) {
-        lock(&lock(&self.pool).free).clear();
+        lock(&self.own.free).clear();
     }
 
     /// A copy of a tensor `[rows, width]` on this card.
@@ -171,7 +172,7 @@ impl CardRows {
         let arguments = [
             Argument::Pointer(self.start()),
             Argument::Pointer(wide.pointer()),
-            Argument::Int(count as i32),
+            Argument::count(count)?,
         ];
         let grid = (count.div_ceil(ROW_THREADS), 1, 1);
         self.card.launch("widen_bfloat16", grid, ROW_THREADS, 0, &arguments)?;

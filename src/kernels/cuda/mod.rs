@@ -59,7 +59,9 @@ pub struct Card {
     blas: Arc<CudaBlas>,
     /// What cuBLAS works in.
     workspace: CudaSlice<u8>,
-    /// Where rows are taken from.
+    /// What passes that are not recorded take rows from.
+    own: Arc<Pool>,
+    /// Where rows are taken from: `own`, or the pool of recordings.
     pool: Mutex<Arc<Pool>>,
     /// What the host exchanges with it.
     post: Mutex<pinned::Post>,
@@ -95,6 +97,7 @@ impl Card {
         let module = stream.context().load_module(PTX.into()).w()?;
         let (blas, workspace) = (device.cublas_handle(), device.alloc_zeros::<u8>(WORKSPACE)?);
         let recorder = stream.context().new_stream().w()?;
+        let own = Arc::<Pool>::default();
         let card = Arc::new(Card {
             device: device.clone(),
             stream,
@@ -104,7 +107,8 @@ impl Card {
             functions: Mutex::default(),
             blas,
             workspace,
-            pool: Mutex::default(),
+            pool: Mutex::new(own.clone()),
+            own,
             post: Mutex::default(),
             alone: Mutex::new(()),
         });

@@ -88,8 +88,16 @@ impl Card {
         let mut memory = self.pinned(count)?;
         let to = &mut memory.words()[..count];
         // SAFETY: callers have so many words there; nobody looks at what they are copied to before the event.
-        unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }.w()?;
-        let event = Some(self.stream.record_event(None).w()?);
+        let copied = unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
+        let event = copied.w().and_then(|()| self.stream.record_event(None).w());
+        let event = match event {
+            Ok(event) => Some(event),
+            Err(error) => {
+                // The copy may be under way.
+                lock(&self.post).sent.push(memory);
+                return Err(error);
+            }
+        };
         let sent = std::mem::take(&mut lock(&self.post).sent);
         Ok(Arriving { card: self.clone(), memory: Some(memory), count, sent, event })
     }

@@ -113,7 +113,7 @@ impl Card {
         let arguments = [
             Argument::Pointer(factor.start),
             Argument::Pointer(narrow.pointer()),
-            Argument::Int(count as i32),
+            Argument::count(count)?,
         ];
         let blocks = count.div_ceil(ROW_THREADS);
         let name = format!("narrow_{}", kind.name());
@@ -134,7 +134,7 @@ impl Card {
         let arguments = [
             Argument::Pointer(x.pointer()),
             Argument::Pointer(out.pointer()),
-            Argument::Int(count as i32),
+            Argument::count(count)?,
         ];
         let name = format!("round_{}", Kind::from(format).name());
         self.launch(&name, (count.div_ceil(ROW_THREADS), 1, 1), ROW_THREADS, 0, &arguments)
