@@ -98,3 +98,23 @@ def layer_norm(x, gamma, beta):
 
 def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def philox(key, counters):
+    """Philox4x32-10 of `counters [n, 4]`: four words each (Salmon et al. 2011)."""
+    counters = [counters[:, i].astype(np.uint64) for i in range(4)]
+    key = [np.uint64(word) for word in key]
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        first, second = (
+            np.uint64(0xD2511F53) * counters[0],
+            np.uint64(0xCD9E8D57) * counters[2],
+        )
+        counters = [
+            (second >> np.uint64(32)) ^ counters[1] ^ key[0],
+            second & low,
+            (first >> np.uint64(32)) ^ counters[3] ^ key[1],
+            first & low,
+        ]
+        key = [(key[0] + np.uint64(0x9E3779B9)) & low, (key[1] + np.uint64(0xBB67AE85)) & low]
+    return np.stack(counters, axis=1)

@@ -194,15 +194,14 @@ def test_best_scores(launch, stride, limit, count):
     part = max(64, math.ceil(limit / 16))
     parts = math.ceil(limit / part)
     candidates = np.zeros((3, parts, count, 2), np.float32)
-    sums, tokens = np.zeros((3, parts, 2), np.float32), np.array([7, 8, 9], np.uint32)
+    sums = np.zeros((3, parts, 2), np.float32)
     best, log_sums = np.zeros((3, count, 2), np.float32), np.zeros(3, np.float32)
-    fed = np.zeros(3, np.uint32)
 
     def run():
         arguments = (scores, stride, limit, part, count, candidates, sums)
         launch("best_of_part", (parts, 3), 128, part + 64, *arguments)
         shared = 2 * parts * count + 64
-        arguments = (candidates, sums, parts, count, tokens, best, log_sums, fed)
+        arguments = (candidates, sums, parts, count, best, log_sums)
         launch("best_of_row", (3,), 128, shared, *arguments)
 
     run()
@@ -214,65 +213,11 @@ def test_best_scores(launch, stride, limit, count):
         np.testing.assert_array_equal(best[row, there, 0], real[order[there]])
         expected = np.log(np.exp(real.astype(np.float64)).sum())
         np.testing.assert_allclose(log_sums[row], expected, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(fed, tokens)
     scores[0, :limit] = -np.inf
     for value in (np.nan, np.inf):
         scores[2, 3] = value
         run()
         assert np.isnan(log_sums[2]) and log_sums[0] == -np.inf and np.isfinite(log_sums[1])
-
-
-class Likely(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("from_", "given", "ends", "ruled_out", "keys")),
-        ("candidates", ctypes.c_int),
-        ("temperature", ctypes.c_float),
-        ("top_p", ctypes.c_float),
-    ]
-
-
-def test_what_likely_follows(launch):
-    """Rows of their own order, tokens that are certain or ruled out, and draws."""
-    none = 0xFFFFFFFF
-    scores = np.log(np.array([[4, 3, 2, 1], [5, 4, 3, 2], [8, 1, 1, 1]], np.float32))
-    ids = np.array([[10, 11, 12, 13], [20, 21, 22, 23], [30, none, none, none]], np.uint32)
-    best = np.stack([scores, ids.view(np.float32)], axis=2)
-    rows, filled_up = 5, 8
-    # After the second row of before, the first, the first, the third, the second.
-    arrays = {
-        "from_": np.array([1, 0, 0, 2, 1], np.uint32),
-        "given": np.array([none, none, 99, none, none], np.uint32),
-        "ends": np.array([0, 2, 2, 3, 4], np.uint32),
-        "ruled_out": np.array([10, 12, 30, 21], np.uint32),
-        "keys": None,
-    }
-    positions, tokens = np.full(filled_up, 6, np.uint32), np.zeros(filled_up, np.uint32)
-
-    def follow(candidates, temperature=1.0, top_p=1.0, **others):
-        values = arrays | others
-        pointers = {k: v if v is None else v.ctypes.data for k, v in values.items()}
-        likely = Likely(candidates=candidates, temperature=temperature, top_p=top_p, **pointers)
-        launch("follow", (1,), 256, 0, best, 4, likely, positions, rows, filled_up, tokens)
-        return tokens.tolist()
-
-    assert follow(1) == [20, 11, 99, 0, 20, 20, 20, 20]
-    drawn = {i: [] for i in range(filled_up)}
-    for seed in range(400):
-        keys = np.random.default_rng(seed).integers(0, 2**32, (rows, 2), np.uint32)
-        positions[:] = seed % 7
-        for i, token in enumerate(follow(2, 0.5, keys=keys)):
-            drawn[i].append(token)
-        # All four, of which the first two have more than half, and the first has less.
-        assert set(follow(4, top_p=0.6, keys=keys)[:2]) <= {20, 21, 11, 13}
-    # Of the two best that are allowed, at half the temperature: squares of the probabilities.
-    for i, first, second, share in (
-        (0, 20, 21, 25 / 41),
-        (1, 11, 13, 9 / 10),
-        (4, 20, 22, 25 / 34),
-    ):
-        assert set(drawn[i]) == {first, second}
-        assert abs(np.mean(np.array(drawn[i]) == first) - share) < 0.08
-    assert set(drawn[2]) == {99} and drawn[7] == drawn[4]
 
 
 def test_passes_over_single_numbers(launch):

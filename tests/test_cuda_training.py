@@ -1,10 +1,11 @@
-"""The kernels for CUDA beside plain numpy: dropout and the rules of optimizers."""
+"""The kernels for CUDA beside plain numpy: what training computes, and the way back."""
 
 import ctypes
+import math
 
 import numpy as np
 import pytest
-from cuda_kernels import normal
+from cuda_kernels import gelu, layer_norm, normal, philox
 
 
 class Draw(ctypes.Structure):
@@ -14,26 +15,6 @@ class Draw(ctypes.Structure):
         ("threshold", ctypes.c_uint),
         ("kept", ctypes.c_float),
     ]
-
-
-def philox(key, counters):
-    """Philox4x32-10 of `counters [n, 4]`: four words each (Salmon et al. 2011)."""
-    counters = [counters[:, i].astype(np.uint64) for i in range(4)]
-    key = [np.uint64(word) for word in key]
-    low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
-        first, second = (
-            np.uint64(0xD2511F53) * counters[0],
-            np.uint64(0xCD9E8D57) * counters[2],
-        )
-        counters = [
-            (second >> np.uint64(32)) ^ counters[1] ^ key[0],
-            second & low,
-            (first >> np.uint64(32)) ^ counters[3] ^ key[1],
-            first & low,
-        ]
-        key = [(key[0] + np.uint64(0x9E3779B9)) & low, (key[1] + np.uint64(0xBB67AE85)) & low]
-    return np.stack(counters, axis=1)
 
 
 def drawn(draw, elements):
@@ -46,70 +27,171 @@ def drawn(draw, elements):
     return np.where(words >= draw.threshold, np.float32(draw.kept), np.float32(0))
 
 
-def test_dropout(launch):
-    draw = Draw((7, 1), (3, 2), int(0.3 * 2**32), 1 / 0.7)
-    factors = np.full(1003, 7, np.float32)
-    launch("dropout_factors", (1,), 256, 0, factors, ctypes.c_ulonglong(1003), draw)
-    np.testing.assert_array_equal(factors, drawn(draw, range(1003)))
-    assert 0.6 < (factors > 0).mean() < 0.8
-    starts, heads, queries, keys = np.array([4, 90], np.uint32), 3, 2, 7
-    factors = np.full((2, heads, queries, keys), 7, np.float32)
-    grid = (queries, heads, 2)
-    arguments = (factors, starts, heads, queries, keys, draw)
-    launch("attention_dropout_factors", grid, 256, 0, *arguments)
-    for s, start in enumerate(starts):
-        for head in range(heads):
-            for i in range(queries):
-                first = (int(start + i) * heads + head) << 32
-                expected = drawn(draw, [first + j for j in range(keys)])
-                np.testing.assert_array_equal(factors[s, head, i], expected)
+DRAW = Draw((7, 1), (3, 2), int(0.3 * 2**32), 1 / 0.7)
 
 
-class Four(ctypes.Structure):
-    _fields_ = [("each", ctypes.c_float * 4)]
+def slopes(function, x, dout):
+    """The slopes of `sum(dout * function(x))`, by differences, in float64."""
+    x = x.astype(np.float64)
+    found = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        values = []
+        for step in (1e-5, -1e-5):
+            moved = x.copy()
+            moved[place] += step
+            values.append((dout * function(moved)).sum())
+        found[place] = (values[0] - values[1]) / 2e-5
+    return found
 
 
-RATE, DECAY, SCALE, LIMIT = 0.1, 0.01, 0.5, 0.75
-# Constants of each rule, which of three arrays it keeps, and its formula in float64.
-RULES = {
-    "adam": ((0.2, 0.1, 0.01, 1e-3), (1, 1, 1)),
-    "sgd": ((0.9, 1.0, 0.0, 0.0), (1, 0, 0)),
-    "rmsprop": ((0.9, 0.1, 1e-3, 0.5), (1, 1, 1)),
-    "lion": ((0.9, 0.99, 0.0, 0.0), (1, 0, 0)),
-}
+@pytest.mark.parametrize("count", [1003, 4])
+def test_single_numbers(launch, count):
+    x, dout, out = normal(1, count), normal(2, count), np.full(count, 7, np.float32)
+    size, grid = ctypes.c_ulonglong(count), (math.ceil(count / 256),)
+    launch("dropout", (1,), 256, 0, x, out, size, DRAW)
+    factors = drawn(DRAW, range(count))
+    np.testing.assert_array_equal(out, x * factors)
+    assert count < 10 or 0.6 < (factors > 0).mean() < 0.8
+    launch("gelu_forward", grid, 256, 0, x, out, size)
+    np.testing.assert_allclose(out, gelu(x.astype(np.float64)), rtol=0, atol=1e-6)
+    launch("gelu_backward", grid, 256, 0, x, dout, out, size)
+    steps = [gelu(x.astype(np.float64) + step) for step in (1e-5, -1e-5)]
+    np.testing.assert_allclose(out, dout * (steps[0] - steps[1]) / 2e-5, rtol=0, atol=1e-5)
+    bias = normal(3, 1 if count == 1003 else 2)
+    launch("add_row", grid, 256, 0, x, bias, out, size, len(bias))
+    np.testing.assert_array_equal(out, x + np.tile(bias, count // len(bias)))
 
 
-def step_of(name, w, g, a, b, c, constants):
-    """The rule in plain numpy: the new value and state."""
-    p, q, r, s = constants
-    g = np.clip(g * SCALE, -LIMIT, LIMIT)
-    w = w - w * DECAY
-    if name == "adam":
-        a, b = a + (g - a) * q, b + (g * g - b) * r
-        c = np.maximum(c, b)
-        return w - a * p / (np.sqrt(c) + s), a, b, c
-    if name == "sgd":
-        a = a * p - g * RATE
-        return w + a * p - g * RATE, a, b, c
-    if name == "rmsprop":
-        c = p * c + q * g
-        a = p * a + q * g * g
-        b = s * b + RATE * g / np.sqrt(a - c * c + r)
-        return w - b, a, b, c
-    pull = a * p + g * (1 - p)
-    return w - RATE * np.sign(pull), a * q + g * (1 - q), b, c
+@pytest.mark.parametrize("residual", [True, False])
+def test_norms(launch, residual):
+    rows, width, part = 11, 37, 4
+    x, other, dout = (normal(seed, rows, width) for seed in (1, 2, 3))
+    affine = normal(4, 2, width)
+    summed = x + other if residual else x
+    out, sums, statistics, dsums = (
+        np.full(shape, 7, np.float32)
+        for shape in ((rows, width), (rows, width), (rows, 2), (rows, width))
+    )
+    arguments = (x, other if residual else None, rows, width, affine, out)
+    launch("norm_forward", (2,), 256, 0, *arguments, sums if residual else None, statistics)
+    np.testing.assert_allclose(out, layer_norm(summed, *affine), rtol=0, atol=1e-5)
+    if residual:
+        np.testing.assert_array_equal(sums, summed)
+    arguments = (dout, summed, statistics, rows, width, affine, dsums)
+    launch("norm_backward", (2,), 256, 0, *arguments)
+    expected = slopes(lambda x: layer_norm(x, *affine), summed, dout)
+    np.testing.assert_allclose(dsums, expected, rtol=0, atol=1e-4)
+    normed = layer_norm(summed, np.ones(width), np.zeros(width))
+    for statistic, expected in (
+        (statistics, np.stack([(dout * normed).sum(0), dout.sum(0)])),
+        (None, dout.sum(0)),
+    ):
+        size, parts = expected.size, math.ceil(rows / part)
+        partial, found = np.zeros((parts, size), np.float32), np.zeros(size, np.float32)
+        arguments = (dout, summed, statistic, rows, width, part, partial)
+        launch("sum_columns", (2, parts), 256, 0, *arguments)
+        launch("sum_parts", (1,), 256, 0, partial, parts, size, found)
+        np.testing.assert_allclose(found, expected.ravel(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_rules_of_optimizers(launch, name):
-    constants, kept = RULES[name]
-    w, g = normal(1, 300), normal(2, 300)
-    state = [np.abs(normal(3 + i, 300)) + 1 for i in range(3)]
-    # So that variances stay positive.
-    state[2] = state[2] * np.float32(0.1) if name == "rmsprop" else state[2]
-    expected = step_of(name, *(x.astype(np.float64) for x in (w, g, *state)), constants)
-    arrays = [array if wanted else None for array, wanted in zip(state, kept, strict=True)]
-    common = Four((RATE, DECAY, SCALE, LIMIT))
-    launch(name, (2,), 256, 0, w, g, *arrays, ctypes.c_ulonglong(300), common, Four(constants))
-    for got, wanted in zip((w, *state), expected, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+class Weights(ctypes.Structure):
+    _fields_ = [
+        ("sequences", ctypes.c_void_p),
+        ("visible", ctypes.c_void_p),
+        ("draw", Draw),
+        *((name, ctypes.c_int) for name in ("heads", "queries", "keys")),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_uint) for name in ("causal", "mean_of_all")),
+    ]
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("mean_of_all", [0, 1])
+def test_weights_of_attention(launch, causal, hides, drops, mean_of_all):
+    """Sequences of unlike lengths, filled up; of one no key may be seen."""
+    heads, queries, keys, scale = 2, 4, 133, 0.3
+    sequences = np.array([[5, 4, 133], [9, 2, 3], [11, 3, 0], [14, 1, 7]], np.uint32)
+    visible = np.array(normal(5, 4, keys) > 0, np.uint32) if hides else None
+    if hides:
+        visible[3] = 0
+    shape = (4, heads, queries, keys)
+    scores, dweights = normal(1, *shape), normal(2, *shape)
+    weights, dscores = np.full(shape, 7, np.float32), np.full(shape, 7, np.float32)
+    log_sums = np.zeros(shape[:3], np.float32)
+    draw = DRAW if drops else Draw((0, 0), (0, 0), 0, 1.0)
+    pointer = None if visible is None else visible.ctypes.data
+    everything = Weights(
+        sequences.ctypes.data, pointer, draw, heads, queries, keys, scale, causal, mean_of_all
+    )
+    rows = 4 * heads * queries
+    launch("weights_forward", (4,), 256, 0, scores, everything, rows, weights, log_sums)
+    arguments = (scores, everything, rows, log_sums, dweights, dscores)
+    launch("weights_backward", (4,), 256, 0, *arguments)
+    for s, (start, own, seen) in enumerate(sequences.tolist()):
+        for head, i in np.ndindex(heads, queries):
+            sees = np.arange(keys) < seen
+            sees &= not causal or np.arange(keys) <= i + seen - own
+            sees &= True if visible is None else visible[s] > 0
+            sees &= i < own
+            first = ((start + i) * heads + head) << 32
+            factors = drawn(draw, [first + j for j in range(keys)]) if drops else np.ones(keys)
+            exact = scale * scores[s, head, i].astype(np.float64)
+            exponentials = np.where(sees, np.exp(exact), 0)
+            if sees.any():
+                share = exponentials / exponentials.sum()
+                expected = share * factors
+                along = factors * dweights[s, head, i]
+                slope = scale * share * (along - (share * along).sum())
+            else:
+                expected = (np.arange(keys) < seen) * (mean_of_all and i < own) / max(seen, 1)
+                slope = np.zeros(keys)
+            np.testing.assert_allclose(weights[s, head, i], expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(dscores[s, head, i], slope, rtol=0, atol=1e-6)
+
+
+def test_rows(launch):
+    table, dout = normal(1, 5, 300), normal(2, 7, 300)
+    ids = np.array([4, 0, 5, 4, 1, 99, 4], np.uint32)
+    out, dtable = np.full((7, 300), 7, np.float32), np.full((5, 300), 7, np.float32)
+    launch("select_rows", (7,), 256, 0, table, ids, 5, 300, out)
+    np.testing.assert_array_equal(out, np.concatenate([table, np.zeros((1, 300))])[ids.clip(0, 5)])
+    there = np.arange(7)[ids < 5]
+    order = there[np.argsort(ids[there], kind="stable")].astype(np.uint32)
+    ends = np.cumsum(np.bincount(ids[there], minlength=5)).astype(np.uint32)
+    launch("add_rows", (5,), 256, 0, dout, ends, order, 300, dtable)
+    expected = np.zeros((5, 300))
+    np.add.at(expected, ids[there], dout[there])
+    np.testing.assert_allclose(dtable, expected, rtol=0, atol=1e-6)
+
+
+LOSS = np.dtype([("nll", "f4"), ("log_sum", "f4"), ("spread", "f4"), ("correct", np.uint32)])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy(launch, smoothing):
+    rows, classes = 4, 700
+    logits = np.round(normal(1, rows, classes) * 4) / 4
+    targets = np.array([3, 699, 0, 5], np.uint32)
+    # The first of the largest, another of them, one that is nearly certain, and any.
+    logits[0, [3, 8]], logits[1, [600, 699]], logits[2, 0] = 9, 9, 40
+    scales, dloss = np.array([0.5, 2.0, 1.0, 0.0], np.float32), np.array([3.0], np.float32)
+    losses, found = np.zeros(rows, LOSS), np.full((rows, classes), 7, np.float32)
+    launch("cross_entropy_forward", (rows,), 256, 0, logits, classes, targets, losses)
+    arguments = (logits, classes, targets, scales, smoothing, losses, dloss, found)
+    launch("cross_entropy_backward", (rows,), 256, 0, *arguments)
+    exact = logits.astype(np.float64)
+    log_sums = np.log(np.exp(exact).sum(1))
+    expected = {
+        "nll": log_sums - exact[range(rows), targets],
+        "log_sum": log_sums,
+        "spread": log_sums - exact.mean(1),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(losses[name], values, rtol=1e-6, atol=1e-5)
+    assert losses["correct"].tolist() == [1, 0, 1, 0]
+    share = np.exp(exact - log_sums[:, None])
+    share[range(rows), targets] = np.expm1(exact[range(rows), targets] - log_sums) + smoothing
+    share -= smoothing / classes
+    np.testing.assert_allclose(found, 3 * scales[:, None] * share, rtol=1e-4, atol=1e-7)

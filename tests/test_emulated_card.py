@@ -142,29 +142,38 @@ def asked(code, report, **environment):
 
 
 def test_what_a_step_asks_of_a_card(tmp_path):
-    """One recorded launch, one copy there and one back, and no memory; and where the host need not
-    say who comes next, a launch that guesses, while the host looks at the last step."""
+    """One recorded launch, two copies there and one back, and no memory; and where the card
+    chooses, a launch for that, after which it goes on while the host hears of it."""
     code = (
         "import numpy as np, bart_fast\n"
+        "from bart_fast.samplers import *\n"
         "from tiny_models import START, tiny_model, token_arrays\n"
         "model, x = tiny_model(hidden_dim=32).to('cuda'), token_arrays()\n"
         "x['decoder_token_ids'] = np.full((3, LENGTH), START)\n"
         "x['decoder_padding_mask'] = np.arange(LENGTH) < np.ones((3, 1))\n"
         "model.compile(sampler=SAMPLER)\n"
-        "model.generate(x, stop_token_ids=None)\n"
+        "model.generate(x, stop_token_ids=None, CALL)\n"
     )
-    top_k = "bart_fast.samplers.TopKSampler(k=3, seed=5)"
-    for sampler, uploads, guesses in (("'greedy'", 1, 1), (top_k, 1, 1), ("'beam'", 2, 0)):
+    for sampler, call, choices in (
+        ("'greedy'", "", 1),
+        ("'greedy'", "repetition_penalty=1.5, no_repeat_ngram_size=3", 1),
+        ("TopKSampler(k=3, seed=5)", "", 1),
+        ("RandomSampler(seed=5)", "", 1),
+        ("TopPSampler(p=0.8, seed=5)", "suppress_tokens=[5]", 1),
+        ("'greedy'", "do_sample=True, top_p=0.9, min_p=0.01, seed=3", 1),
+        ("'beam'", "", 0),
+    ):
         counts = []
         for length in (8, 13):
             script = code.replace("SAMPLER", sampler).replace("LENGTH", str(length))
-            counts.append(asked(script, tmp_path / f"{sampler[-9:]}-{length}"))
+            report = tmp_path / f"{len(call)}-{sampler[:9]}-{length}"
+            counts.append(asked(script.replace("CALL", call), report))
         steps = {name: (counts[1][name] - counts[0][name]) / 5 for name in counts[0]}
-        expected = {"launches": guesses, "graphs": 1, "downloads": 1, "allocations": 0}
-        expected["ahead"] = guesses
-        assert {name: steps[name] for name in expected} == expected, sampler
+        expected = {"launches": choices, "graphs": 1, "downloads": 1, "allocations": 0}
+        expected["ahead"] = choices
+        assert {name: steps[name] for name in expected} == expected, (sampler, call)
         # A step after which beams stay who they are says nothing of them.
-        assert 1 <= steps["uploads"] <= uploads
+        assert 1 <= steps["uploads"] <= 2
         assert counts[1]["refused"] == 0
 
 
@@ -195,32 +204,49 @@ def answers(device, sampler, **call):
     start[:, 1:] = np.random.default_rng(2).integers(4, 20, (ROWS, 15))
     x |= {"decoder_token_ids": start,
           "decoder_padding_mask": np.arange(16) < 1 + np.arange(ROWS)[:, None] % 3}
+    call |= {"return_dict_in_generate": True, "output_scores": True}
     return model.generate(x, stop_token_ids=STOP, **call)
 
 ROWS, STOP = 9, [2, 6, 24, 26]
 for call in CALLS:
     found = [answers(device, SAMPLER, **dict(call)) for device in ("cpu", "cuda")]
-    for name in found[0]:
-        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=f"{call} {name}")
-    lengths = found[0]["decoder_padding_mask"].sum(1)
+    np.testing.assert_array_equal(found[0].sequences, found[1].sequences, err_msg=str(call))
+    np.testing.assert_array_equal(found[0].padding_mask, found[1].padding_mask)
+    np.testing.assert_allclose(found[0].token_logprobs, found[1].token_logprobs, atol=1e-4)
+    lengths = found[0].padding_mask.sum(1)
     assert len(set(lengths)) > 2, (call, lengths)
 """
 
 
-def test_going_ahead_changes_no_answer(tmp_path):
+RULES = [
+    {"min_length": 7},
+    {"no_repeat_ngram_size": 1},
+    {"suppress_tokens": [5, 6, 9]},
+    {"repetition_penalty": 1.5},
+    {"forced_eos_token_id": 2},
+    {"equals": True},
+    {"exponential_decay_length_penalty": (3, 1.6), "repetition_penalty": 0.8},
+]
+DRAWN = {"do_sample": True, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [
+        ("'greedy'", [{}, *RULES]),
+        ("bart_fast.samplers.TopKSampler(k=4, seed=3, temperature=0.7)", [{}, RULES[-2]]),
+        ("bart_fast.samplers.TopPSampler(p=0.7, k=9, seed=3)", [{}, RULES[-1]]),
+        ("bart_fast.samplers.RandomSampler(seed=4, temperature=0.5)", [RULES[0]]),
+        ("'greedy'", [DRAWN | {"top_k": 5, "top_p": 0.8} | RULES[-2]]),
+        ("'greedy'", [DRAWN | {"top_p": 0.9, "min_p": 0.02, "num_return_sequences": 2}]),
+    ],
+)
+def test_going_ahead_changes_no_answer(sampler, calls, tmp_path):
     """Rows that end one by one, prompts of unlike lengths, and rules that the card learns of
-    later; and the same where it guesses wrong."""
-    calls = [{}, {"min_length": 7}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": [5, 6, 9]}]
-    calls += [{"repetition_penalty": 1.5}, {"forced_eos_token_id": 2}]
-    top_k = "bart_fast.samplers.TopKSampler(k=4, seed=3, temperature=0.7)"
-    drawn = {"do_sample": True, "top_k": 5, "top_p": 0.8, "seed": 3}
-    for sampler, more in (("'greedy'", {}), (top_k, {}), ("'greedy'", drawn)):
-        these = [call | more for call in [*calls, {"equals": True}]]
-        code = AHEAD.replace("CALLS", repr(these)).replace("SAMPLER", sampler)
-        right = asked(code, tmp_path / f"{sampler[-9:]} {len(more)}")
-        assert right["ahead"] > 0.5 * right["graphs"] and right["refused"] == 0
-    wrong = asked(code, tmp_path / "wrong", EMULATED_CARD_WRONG_GUESSES="1")
-    assert wrong["graphs"] > right["graphs"]
+    later."""
+    code = AHEAD.replace("CALLS", repr(calls)).replace("SAMPLER", sampler)
+    counts = asked(code, tmp_path / "counts")
+    assert counts["ahead"] > 0.5 * counts["graphs"] and counts["refused"] == 0
 
 
 def test_a_vocabulary_of_which_the_kernels_find_few():

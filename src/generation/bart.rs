@@ -7,10 +7,10 @@ use std::sync::Arc;
 use self::ahead::Ahead;
 use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
-use crate::model::{BartModel, Batch, Pass, Passed, Steps, StopCheck};
+use crate::model::{BartModel, Batch, Leaves, Left, Pass, Passed, Steps, StopCheck};
+use crate::ops::choices::Choices;
 use crate::ops::head;
 use crate::ops::hidden::{self, Hidden};
-use crate::ops::likely::Likely;
 use crate::ops::recording::Output;
 use crate::ops::{self, Way};
 
@@ -28,12 +28,9 @@ pub struct BartDecoder {
     screening: head::Screening,
     /// The rows of a step, kept for the memory they have.
     rows: Batch,
-    /// What is likely chosen after the step that comes next, if that was said.
-    likely: Likely,
-    expects: bool,
+    /// How tokens are chosen after the step that comes next.
+    choices: Choices,
     ahead: Option<Ahead>,
-    /// The rows of the last step.
-    last: Vec<StepRow>,
     /// Whether the last pass came to its end: if not, nobody is to go on with what it left.
     is_whole: bool,
 }
@@ -55,49 +52,45 @@ impl BartDecoder {
             wanted: Vec::new(),
             screening: head::Screening::default(),
             rows: Batch::default(),
-            likely: Likely::default(),
-            expects: false,
+            choices: Choices::default(),
             ahead: None,
-            last: Vec::new(),
             is_whole: false,
         })
     }
 
-    /// Feeds `self.rows` to the cache: those of a further step with what is `wanted` of it, or the prompts.
+    /// Feeds `self.rows` to the cache: those of a further step, and what it leaves, or the prompts.
     fn feed(
         &mut self,
         slots: impl IntoIterator<Item = usize>,
-        wanted: Option<Wanted>,
+        leaves: Option<Leaves>,
     ) -> Result<()> {
         self.rows.check("decoder_token_ids", self.model.config())?;
         let BartDecoder { model, rows, .. } = self;
         let steps = self.steps.as_mut().ok_or_else(|| {
             Error::argument("prompts", "a step was asked for before any prompt was fed")
         })?;
-        let found = wanted.and_then(|wanted| ahead::found(steps, wanted));
         let Steps { cache, places, recordings, .. } = steps;
         cache.place(slots, places);
         // Gone before the new one is made, which can have its memory.
         self.passed = None;
         let passed = model.place().alone(|| {
-            let further = wanted.is_some();
-            if places.bring_to(model.place(), rows, cache, further)? {
+            if places.bring_to(model.place(), rows, cache, leaves.is_some())? {
                 recordings.forget();
             }
-            let mut step = || -> Result<_> {
+            let mut step = |leaves| -> Result<_> {
                 let hidden = model.decode_step(rows, places, cache)?;
-                let found = found.map(|found| model.find_best(&hidden, found, places));
-                Ok(Passed { hidden, found: found.transpose()?.flatten() })
+                let left = model.leave(&hidden, leaves)?;
+                Ok(Passed { hidden, left })
             };
             let count = places.inputs().rows().unwrap_or(rows.rows());
-            match further {
-                true => recordings.run(model.place(), (count, found), step),
-                false => step().map(Output::New),
+            match leaves {
+                Some(leaves) => recordings.run(model.place(), (count, leaves), || step(leaves)),
+                None => step(Leaves::Nothing).map(Output::New),
             }
         })?;
         // Here, since a recorded step does only what the card does.
         cache.advance(places);
-        if wanted.is_some() {
+        if leaves.is_some() {
             // A card may have filled up the rows.
             let is_longer = passed.hidden.rows() > rows.rows();
             self.wanted.clear();
@@ -107,9 +100,22 @@ impl BartDecoder {
         Ok(())
     }
 
+    /// The rows of the last pass, which fed so many, that count.
+    fn wanted(&self, rows: usize) -> Vec<u32> {
+        match self.wanted.is_empty() {
+            true => (0..rows as u32).collect(),
+            false => self.wanted.clone(),
+        }
+    }
+
     /// Leaves what is wanted of the scores after the rows of the last pass that count.
     fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
-        let Some(Passed { hidden, .. }) = self.passed.as_deref() else { return Ok(()) };
+        let Some(Passed { hidden, left }) = self.passed.as_deref() else { return Ok(()) };
+        if let (Wanted::Best { ask, .. }, Left::Best(found)) = (wanted, left)
+            && found.wait(&self.wanted(hidden.rows()), ask, scores.best_mut())?
+        {
+            return Ok(());
+        }
         let chosen = match self.wanted.is_empty() {
             true => None,
             false => Some(self.model.place().alone(|| hidden.select(&self.wanted))?),
@@ -174,31 +180,25 @@ impl StepModel for BartDecoder {
 
     fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         self.is_whole = false;
-        rows.clone_into(&mut self.last);
         if self.steps.as_mut().is_some_and(Steps::follow_additions) {
             self.ahead = None;
         }
         let model = self.model.clone();
         let done = model.place().alone(|| {
-            if self.take_ahead(rows, wanted, scores)? {
-                return Ok(());
+            if wanted != Wanted::Chosen || !self.take_ahead(rows) {
+                self.feed_further(rows, wanted)?;
             }
-            self.feed_further(rows, wanted)?;
-            match self.finish(rows, wanted, scores)? {
+            match wanted == Wanted::Chosen && self.choose(rows, scores)? {
                 true => Ok(()),
                 false => self.score(wanted, scores),
             }
         });
-        self.expects = false;
         self.is_whole = done.is_ok();
         done
     }
 
     fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
         self.is_whole = false;
-        let last = std::mem::take(&mut self.last);
-        self.feed_again(&last, Wanted::All)?;
-        self.last = last;
         self.score(Wanted::All, scores)?;
         self.is_whole = true;
         Ok(())
@@ -214,13 +214,12 @@ impl StepModel for BartDecoder {
         Ok(())
     }
 
-    fn goes_on(&self) -> bool {
+    fn chooses(&self) -> bool {
         self.steps.as_ref().is_some_and(|steps| steps.cache.is_on_card())
     }
 
-    fn expect(&mut self, likely: &mut Likely) {
-        std::mem::swap(&mut self.likely, likely);
-        self.expects = true;
+    fn choose_by(&mut self, choices: &mut Choices) {
+        std::mem::swap(&mut self.choices, choices);
     }
 
     fn is_batch_invariant(&self) -> bool {

@@ -11,7 +11,6 @@ use super::options::Options;
 use super::samplers::Method;
 use super::sampling::Sampling;
 use crate::error::{Error, Result};
-use crate::ops::head::Best;
 
 /// Decodes every input and returns its sequences: as many as asked for, best first with beam search.
 /// `stop` is called before every pass of the model; its error ends the call.
@@ -114,11 +113,11 @@ pub(super) fn check_shape(logits: &[f32], rows: usize, vocabulary: usize) -> Res
     Err(Error::argument("model", message))
 }
 
-/// Refuses the best scores of another number of rows.
-pub(super) fn check_rows(best: &Best, rows: usize) -> Result<()> {
-    if best.rows() == rows {
+/// Refuses scores or choices after another number of rows.
+pub(super) fn check_rows(found: usize, rows: usize) -> Result<()> {
+    if found == rows {
         return Ok(());
     }
-    let message = format!("returned the best scores of {} rows for {rows}", best.rows());
+    let message = format!("returned what follows {found} rows for {rows}");
     Err(Error::argument("model", message))
 }

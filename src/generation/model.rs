@@ -2,8 +2,8 @@
 //! implement it with a function of the history.
 
 use crate::error::{Error, Result};
+use crate::ops::choices::{Choices, Chosen};
 use crate::ops::head::{Ask, Best};
-use crate::ops::likely::Likely;
 
 /// The prompt of one source, fed before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Wanted {
         /// Tokens from this id on do not count.
         limit: usize,
     },
+    /// None: the model chooses, as it was [told](StepModel::choose_by). It may give all instead.
+    Chosen,
 }
 
 /// The scores that a pass has left, in memory that is kept from pass to pass.
@@ -49,7 +51,17 @@ pub enum Wanted {
 pub struct Scores {
     all: Vec<f32>,
     best: Best,
-    only_best: bool,
+    chosen: Vec<Chosen>,
+    left: Left,
+}
+
+/// Which of [`Scores`] a pass has left.
+#[derive(Clone, Copy, Debug, Default)]
+enum Left {
+    #[default]
+    All,
+    Best,
+    Chosen,
 }
 
 /// [`Scores`] as they were left.
@@ -59,19 +71,27 @@ pub enum View<'a> {
     All(&'a mut [f32]),
     /// What was asked for, all of it finite numbers.
     Best(&'a Best),
+    /// What the model has chosen after each row.
+    Chosen(&'a [Chosen]),
 }
 
 impl Scores {
     /// For a model that leaves all scores: what was there before is to be replaced.
     pub fn all_mut(&mut self) -> &mut Vec<f32> {
-        self.only_best = false;
+        self.left = Left::All;
         &mut self.all
     }
 
     /// For a model that leaves what was asked for.
     pub fn best_mut(&mut self) -> &mut Best {
-        self.only_best = true;
+        self.left = Left::Best;
         &mut self.best
+    }
+
+    /// For a model that has chosen.
+    pub fn chosen_mut(&mut self) -> &mut Vec<Chosen> {
+        self.left = Left::Chosen;
+        &mut self.chosen
     }
 
     /// All scores `[rows, vocabulary_size]`, which were wanted.
@@ -81,15 +101,19 @@ impl Scores {
     pub(super) fn all(&mut self) -> Result<&mut [f32]> {
         match self.view() {
             View::All(scores) => Ok(scores),
-            View::Best(_) => {
-                Err(Error::argument("model", "left the best scores where all were wanted"))
+            View::Best(_) | View::Chosen(_) => {
+                Err(Error::argument("model", "left no scores where all were wanted"))
             }
         }
     }
 
     /// What was left.
     pub fn view(&mut self) -> View<'_> {
-        if self.only_best { View::Best(&self.best) } else { View::All(&mut self.all) }
+        match self.left {
+            Left::All => View::All(&mut self.all),
+            Left::Best => View::Best(&self.best),
+            Left::Chosen => View::Chosen(&self.chosen),
+        }
     }
 }
 
@@ -131,14 +155,14 @@ pub trait StepModel {
         Err(Error::argument("model", "gives no hidden states, which contrastive search compares"))
     }
 
-    /// Whether the model goes on with what is likely chosen after a step, while it is being chosen.
-    fn goes_on(&self) -> bool {
+    /// Whether the model may choose by itself.
+    fn chooses(&self) -> bool {
         false
     }
 
-    /// Tells what is likely chosen after each row of the step that comes next. Taken or not, the scores are the
-    /// same; a model that [goes on](StepModel::goes_on) then gives nothing else of that step.
-    fn expect(&mut self, _likely: &mut Likely) {}
+    /// Tells how tokens are chosen after each row of the step that comes next, of which they are
+    /// [wanted](Wanted::Chosen). The choices are exchanged for some whose memory can be used.
+    fn choose_by(&mut self, _choices: &mut Choices) {}
 
     /// Whether the scores of a history have the same bits whatever else a pass holds.
     fn is_batch_invariant(&self) -> bool {

@@ -7,6 +7,7 @@ use super::constraints::{self, Callbacks, Constraint, Context, StoppingCriterion
 use super::samplers::{self, Method};
 use super::speculation::{self, Speculative};
 use crate::error::{Error, Result};
+use crate::ops::choices::Rules;
 
 /// The settings of a call of [`super::generate`].
 #[derive(Debug)]
@@ -99,6 +100,11 @@ impl Options {
     /// Tells `visit` the tokens that the constraints rule out; `false` where they do more to the scores.
     pub(super) fn rules_out(&self, context: &Context<'_>, visit: &mut dyn FnMut(u32)) -> bool {
         self.constraints.iter().all(|constraint| constraint.rules_out(context, visit))
+    }
+
+    /// Tells `rules` what the constraints do; `false` where a card cannot do that.
+    pub(super) fn describe(&self, context: &Context<'_>, rules: &mut Rules) -> bool {
+        self.constraints.iter().all(|constraint| constraint.describe(context, rules))
     }
 
     /// Whether functions of the user are called, which are asked in the order of the tokens.

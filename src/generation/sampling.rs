@@ -15,8 +15,8 @@ use super::scores;
 use super::speculation::{Speculation, Speculative};
 use crate::error::Result;
 use crate::kernels::parallel;
+use crate::ops::choices::{Choices, Chosen, Pick};
 use crate::ops::head::Best;
-use crate::ops::likely::Likely;
 use crate::random::Stream;
 
 /// Scores below which the rows of a pass are not shared among threads.
@@ -37,23 +37,12 @@ pub(super) struct Sampling {
     scores: Scores,
     steps: Vec<StepRow>,
     ruled_out: RuledOut,
-    likely: Likely,
-    /// What was chosen from all scores after rows of the last pass.
+    choices: Choices,
+    /// What was chosen, from all scores or by the model, after rows of the last pass.
     chosen: Vec<Chosen>,
     /// A row's history with some of its guesses; the best tokens that are allowed.
     history: Vec<u32>,
     candidates: Vec<(u32, f32)>,
-}
-
-/// The choice after a row, until the row has it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Chosen {
-    /// Whether the logits were no numbers.
-    broken: bool,
-    /// The highest score.
-    best: f32,
-    token: u32,
-    log_probability: Option<f32>,
 }
 
 impl Sampling {
@@ -87,7 +76,7 @@ impl Sampling {
             scores: Scores::default(),
             steps: Vec::new(),
             ruled_out: RuledOut::default(),
-            likely: Likely::default(),
+            choices: Choices::default(),
             chosen: Vec::new(),
             history: Vec::with_capacity(longest),
             candidates: Vec::new(),
@@ -184,26 +173,45 @@ impl Sampling {
         self.ruled_out.wanted(candidates, self.limit(vocabulary), log_sum)
     }
 
-    /// Tells a model that goes on meanwhile what is likely chosen after each row that is fed.
-    fn expect(&mut self, model: &mut dyn StepModel, wanted: Wanted) {
-        let sampler = &self.settings.sampler;
-        let is_known = sampler.candidates() == Some(1) || sampler.draw().is_some();
-        let is_alone = self.speculation.is_none() && matches!(wanted, Wanted::Best { .. });
-        if !is_known || !is_alone || !model.goes_on() {
-            return;
-        }
-        let likely = &mut self.likely;
-        likely.clear();
-        likely.draw = sampler.draw();
-        for (fed, &row) in self.live.iter().enumerate() {
+    /// Says how a model is to choose after each row that is fed; whether it can be said.
+    fn describe(&mut self, vocabulary: usize) -> bool {
+        let Some(pick) = self.settings.sampler.pick() else { return false };
+        let limit = self.limit(vocabulary);
+        let choices = &mut self.choices;
+        choices.clear();
+        (choices.pick, choices.limit) = (pick, limit);
+        choices.log_probabilities = self.options.token_logprobs;
+        for &row in &self.live {
             let input = &self.inputs[row / self.settings.returned];
-            likely.push(input.forced(self.rows[row].ids.len()), self.ruled_out.row(fed));
-            if likely.draw.is_some() {
+            let ids = &self.rows[row].ids;
+            let given = input.forced(ids.len());
+            let is_told =
+                given.is_some() || self.options.describe(&input.context(ids), &mut choices.rules);
+            if !is_told {
+                return false;
+            }
+            choices.push(given, ids.len());
+            if pick != Pick::Best {
                 let stream = input.stream(row % self.settings.returned);
-                likely.keys.push(Stream::key(self.options.seed, stream));
+                choices.keys.push(Stream::key(self.options.seed, stream));
             }
         }
-        model.expect(likely);
+        true
+    }
+
+    /// Feeds the live rows.
+    fn go_on(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
+        let vocabulary = model.vocabulary_size();
+        self.plan(vocabulary);
+        let is_told = model.chooses() && self.speculation.is_none() && self.describe(vocabulary);
+        let wanted = match is_told {
+            true => {
+                model.choose_by(&mut self.choices);
+                Wanted::Chosen
+            }
+            false => self.wanted(vocabulary),
+        };
+        model.step(&self.steps, wanted, scores)
     }
 
     /// Only tokens below this are generated.
@@ -220,8 +228,14 @@ impl Sampling {
         let mut at_once = fed == self.live.len() && !self.options.calls_functions();
         match &mut view {
             View::Best(best) => {
-                check_rows(best, fed)?;
+                check_rows(best.rows(), fed)?;
                 at_once = false;
+            }
+            View::Chosen(chosen) => {
+                check_rows(chosen.len(), fed)?;
+                self.chosen.clear();
+                self.chosen.extend_from_slice(chosen);
+                at_once = true;
             }
             View::All(logits) => {
                 check_shape(logits, fed, vocabulary)?;
@@ -250,12 +264,12 @@ impl Sampling {
                 }
                 match &mut view {
                     View::Best(_) => {}
-                    View::All(_) if at_once => self.append(row, self.chosen[place])?,
-                    View::All(logits) => {
+                    View::All(logits) if !at_once => {
                         let logits = &mut logits[fed * vocabulary..][..vocabulary];
                         self.choose(&[row], logits, vocabulary)?;
                         self.append(row, self.chosen[0])?;
                     }
+                    View::All(_) | View::Chosen(_) => self.append(row, self.chosen[place])?,
                 }
                 if self.has_ended(row) || !self.was_guessed(row, guess) {
                     break;
@@ -404,10 +418,7 @@ impl Decoding for Sampling {
         stop()?;
         let mut scores = mem::take(&mut self.scores);
         if mem::replace(&mut self.has_begun, true) {
-            self.plan(model.vocabulary_size());
-            let wanted = self.wanted(model.vocabulary_size());
-            self.expect(model, wanted);
-            model.step(&self.steps, wanted, &mut scores)?;
+            self.go_on(model, &mut scores)?;
         } else {
             self.begin(model, &mut scores)?;
         }

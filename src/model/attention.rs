@@ -35,7 +35,12 @@ impl MultiHeadAttention {
         dropout: f64,
     ) -> Result<Self> {
         // A card multiplies in the numbers of the weights.
-        let rounding = Rounding { on_cpu: false, on_card: parameters.precision().stored() };
+        let precision = parameters.precision();
+        let rounding = Rounding {
+            on_cpu: false,
+            on_card: precision.stored(),
+            in_training: precision.rounded() == Some(HalfFormat::Bfloat16),
+        };
         let mut projection =
             |part: &str| Linear::new(parameters, &format!("{name}.{part}_proj"), width, width);
         Ok(MultiHeadAttention {
@@ -60,7 +65,8 @@ impl MultiHeadAttention {
     pub fn in_bfloat16(self, allowed: bool) -> Self {
         match allowed {
             true => {
-                let rounding = Rounding { on_cpu: true, on_card: Some(HalfFormat::Bfloat16) };
+                let on_card = Some(HalfFormat::Bfloat16);
+                let rounding = Rounding { on_cpu: true, on_card, ..self.rounding };
                 MultiHeadAttention { rounding, ..self }
             }
             false => self,
@@ -95,10 +101,8 @@ impl MultiHeadAttention {
         pass: &Pass,
     ) -> Result<Hidden> {
         let (k, v) = (kept(k, self.kept)?, kept(v, self.kept)?);
-        let context = match pass.draw(self.dropout) {
-            None => ops::attention::attention_rounded(q, &k, &v, spans, self.heads, self.rounding)?,
-            draw => ops::attention::attention(q, &k, &v, spans, self.heads, draw)?,
-        };
+        let draw = pass.draw(self.dropout);
+        let context = ops::attention::attention(q, &k, &v, spans, self.heads, draw, self.rounding)?;
         self.output(&context, pass)
     }
 

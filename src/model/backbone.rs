@@ -14,7 +14,7 @@ use super::encoder::Encoder;
 use super::parameter::{Initialisation, Parameter, Parameters};
 use super::pass::Pass;
 use super::precision::Precision;
-use super::steps::Steps;
+use super::steps::{Leaves, Left, Steps};
 use crate::config::BartConfig;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -327,18 +327,20 @@ impl BartModel {
         Ok(self.place.alone(found)?)
     }
 
-    /// Has a card find the best scores after a step, given its hidden states: see [`ops::head::find`].
+    /// Has a card compute what a step leaves, given its hidden states; nothing where no kernel of it does.
     ///
     /// # Errors
     /// What the card reports.
-    pub fn find_best(
-        &self,
-        hidden: &Hidden,
-        (limit, count): (usize, usize),
-        slots: &CachedRows,
-    ) -> Result<Option<ops::head::Found>> {
+    pub fn leave(&self, hidden: &Hidden, leaves: Leaves) -> Result<Left> {
         let (weight, bias) = self.head(&Pass::inference());
-        Ok(ops::head::find(hidden, &weight, bias, (limit, count), slots.inputs())?)
+        let left = match leaves {
+            Leaves::Nothing => None,
+            Leaves::Scores => ops::head::scores_on_card(hidden, &weight, bias)?.map(Left::Scores),
+            Leaves::Best { limit, count } => {
+                ops::head::find(hidden, &weight, bias, (limit, count))?.map(Left::Best)
+            }
+        };
+        Ok(left.unwrap_or(Left::Nothing))
     }
 
     /// Weight and bias of the head; the bias is never trained.

@@ -8,7 +8,6 @@ use crate::ops::attention::Heads;
 use crate::ops::for_each;
 use crate::ops::hidden::Hidden;
 use crate::ops::kv_store::{CachedRow, KvStore};
-use crate::ops::likely::Likely;
 use crate::ops::place::Place;
 use crate::ops::step_inputs::{Origins, StepInputs, StepRows};
 use crate::ops::weight::HalfFormat;
@@ -61,26 +60,6 @@ impl CachedRows {
         let CachedRows { target, source, inputs, .. } = self;
         match step_rows(rows, target, source, cache) {
             Some(rows) => Ok(inputs.set(place, rows, fill_up)?),
-            None => Ok(false),
-        }
-    }
-
-    /// Has a card know of these rows, all but their tokens, while it is at the step before them: see
-    /// [`StepInputs::set_likely`]. Whether it knows.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn bring_likely(
-        &mut self,
-        rows: &Batch,
-        cache: &DecoderCache,
-        from: &[u32],
-        likely: &Likely,
-    ) -> Result<bool> {
-        let CachedRows { target, source, inputs, .. } = self;
-        let has_room = target.iter().all(|row| row.length <= longest(&cache.room.slots));
-        match step_rows(rows, target, source, cache).filter(|_| has_room) {
-            Some(rows) => Ok(inputs.set_likely(rows, from, likely)?),
             None => Ok(false),
         }
     }
@@ -197,9 +176,15 @@ impl DecoderCache {
         self.is_on_card() && self.room.holds(room)
     }
 
-    /// Bytes that its entries on a card take.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|layer| layer.target.bytes() + layer.source.bytes()).sum()
+    /// What there is room for.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Whether there is room for these rows.
+    pub fn takes(&self, rows: &CachedRows) -> bool {
+        let most = longest(&self.room.slots);
+        rows.target.iter().all(|row| row.length <= most)
     }
 
     /// Whether a card keeps it.

@@ -28,4 +28,4 @@ pub use cache::{CachedRows, DecoderCache};
 pub use parameter::{Initialisation, Parameter};
 pub use pass::{Pass, StopCheck};
 pub use precision::Precision;
-pub use steps::{Passed, Steps};
+pub use steps::{Leaves, Left, Passed, Steps};

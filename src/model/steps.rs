@@ -6,6 +6,7 @@ use super::batch::Batch;
 use super::cache::{CachedRows, DecoderCache, Room};
 use super::parameter::changes_of_additions;
 use crate::error::Result;
+use crate::ops::choices::Chooser;
 use crate::ops::head::Found;
 use crate::ops::hidden::{self, Hidden};
 use crate::ops::recording::Recordings;
@@ -25,20 +26,49 @@ pub struct Steps {
     pub recordings: Recordings<Key, Passed>,
     /// How many of the best scores recorded steps find.
     pub candidates: usize,
+    /// What a card chooses by.
+    pub chooser: Chooser,
     /// Which additions to weights the recordings have.
     additions: u64,
 }
 
-/// Steps with one key are alike: the number of rows, and below which id how many of the best are found.
-pub type Key = (usize, Option<(usize, usize)>);
+/// Steps with one key are alike: the number of rows, and what they leave.
+pub type Key = (usize, Leaves);
+
+/// What a step is to leave beside hidden states, where a card computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leaves {
+    /// Nothing.
+    Nothing,
+    /// All scores, for the card to choose by.
+    Scores,
+    /// So many of the best of the first so many scores.
+    Best {
+        /// Tokens from here on do not count.
+        limit: usize,
+        /// How many.
+        count: usize,
+    },
+}
 
 /// What a step gives.
 #[derive(Debug)]
 pub struct Passed {
     /// Of the tokens that were fed, `[rows, width]`.
     pub hidden: Hidden,
-    /// The best scores, where a card has found them by itself.
-    pub found: Option<Found>,
+    /// What else.
+    pub left: Left,
+}
+
+/// What a step has left: see [`Leaves`].
+#[derive(Debug)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// All scores.
+    Scores(Hidden),
+    /// The best.
+    Best(Found),
 }
 
 impl BartModel {
@@ -70,6 +100,7 @@ impl BartModel {
                     places: CachedRows::default(),
                     recordings: Recordings::default(),
                     candidates: 1,
+                    chooser: Chooser::default(),
                     additions: changes_of_additions(),
                 },
             };
@@ -86,7 +117,8 @@ impl BartModel {
 
     /// Takes the steps of a generation that has ended well, for one to come.
     pub fn keep(&self, steps: Steps) {
-        if steps.cache.is_on_card() && steps.cache.bytes() <= MOST_KEPT_BYTES {
+        let bytes = steps.cache.room().bytes(self.config(), self.precision().cached());
+        if steps.cache.is_on_card() && bytes <= MOST_KEPT_BYTES {
             *self.kept() = Some(steps);
         }
     }

@@ -3,10 +3,14 @@
 
 use std::sync::OnceLock;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::card_training::{self, SavedNorm};
 use super::hidden::Hidden;
-use super::{floats, tensor, use_kernels, with_floats};
+use super::{floats, have_kernels, tensor, with_floats};
 use crate::kernels::layer_norm;
 
 /// The constant inside the square root, as in keras-hub and Hugging Face.
@@ -39,7 +43,7 @@ pub fn add_layer_norm(
         };
     }
     let (x, residual) = (x.tensor()?, residual.map(Hidden::tensor).transpose()?);
-    if !use_kernels(&x) {
+    if !have_kernels(&x) {
         return portable(&x, residual.as_ref(), gamma, beta)?.try_into();
     }
     let affine = Tensor::stack(&[gamma, beta], 0)?; // [2, width]
@@ -72,6 +76,8 @@ fn portable(
 #[derive(Default)]
 struct LayerNorm {
     saved: OnceLock<Saved>,
+    #[cfg(feature = "cuda")]
+    on_card: OnceLock<SavedNorm>,
 }
 
 /// What the forward pass leaves to the backward pass.
@@ -102,6 +108,10 @@ impl LayerNorm {
 
     /// Gradients of the sum, which are those of each of its terms, and of gain and bias.
     fn backward(&self, x: &Tensor, affine: &Tensor, dout: &Tensor) -> Result<(Tensor, Tensor)> {
+        #[cfg(feature = "cuda")]
+        if let Some(saved) = self.on_card.get() {
+            return saved.backward(x, affine, dout);
+        }
         let Some(Saved { sum, mean_rstd }) = self.saved.get() else {
             candle_core::bail!("the backward of layer_norm ran before its forward");
         };
@@ -133,6 +143,19 @@ impl CustomOp2 for LayerNorm {
         self.forward((x, x_layout), None, floats(affine, affine_layout)?)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        affine: &CudaStorage,
+        affine_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (out, saved) = card_training::norm((x, x_layout), None, (affine, affine_layout))?;
+        let _ = self.on_card.set(saved);
+        Ok((out, x_layout.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -161,6 +184,22 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let residual = floats(residual, residual_layout)?;
         self.forward((x, x_layout), Some(residual), floats(affine, affine_layout)?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        residual: &CudaStorage,
+        residual_layout: &Layout,
+        affine: &CudaStorage,
+        affine_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let residual = Some((residual, residual_layout));
+        let (out, saved) = card_training::norm((x, x_layout), residual, (affine, affine_layout))?;
+        let _ = self.on_card.set(saved);
+        Ok((out, x_layout.shape().clone()))
     }
 
     fn bwd(

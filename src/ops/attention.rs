@@ -83,8 +83,21 @@ impl Heads {
     }
 }
 
+/// What attention may round all that it multiplies to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding {
+    /// To bfloat16 where no gradient is wanted and the processor has such products; elsewhere they would gain
+    /// nothing.
+    pub on_cpu: bool,
+    /// To this on a card where no gradient is wanted.
+    pub on_card: Option<HalfFormat>,
+    /// To bfloat16 on a card that trains.
+    pub in_training: bool,
+}
+
 /// `softmax(q k^T / sqrt(d)) v` for each sequence and head; `q [query rows, heads * width]`, `k`
-/// and `v [key rows, heads * width]`. A query that sees no key gets what [`Spans::no_key`] says.
+/// and `v [key rows, heads * width]`. A query that sees no key gets what [`Spans::no_key`] says. All that is
+/// multiplied is rounded where it may be and that gains something.
 pub fn attention(
     q: &Hidden,
     k: &Hidden,
@@ -92,57 +105,30 @@ pub fn attention(
     spans: &Spans,
     heads: Heads,
     dropout: Option<Dropout>,
+    rounding: Rounding,
 ) -> Result<Hidden> {
+    let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
     #[cfg(feature = "cuda")]
-    if dropout.is_none_or(|dropout| dropout.probability == 0.0)
-        && let Some(out) = super::card::attention([q, k, v], spans, heads, None)?
+    if dropout.is_none()
+        && let Some(out) = super::card::attention([q, k, v], spans, heads, rounding.on_card)?
     {
         return Ok(out);
     }
     if let (Some(q_floats), Some(k), Some(v)) = (q.floats(), k.floats(), v.floats()) {
-        return Ok(Hidden::computed(q.rows(), q.width(), |out| {
-            kernel::forward(&ragged(spans, heads, dropout), q_floats, k, v, out);
+        let pairs = rounding.on_cpu && isa::pairs_of(isa::current()) == Pairs::Fast;
+        let ragged = ragged(spans, heads, dropout);
+        return Ok(Hidden::computed(q.rows(), q.width(), |out| match dropout {
+            None if pairs => kernel::forward_bfloat16(&ragged, q_floats, k, v, out),
+            _ => kernel::forward(&ragged, q_floats, k, v, out),
         }));
     }
     let (q, k, v) = (q.tensor()?, k.tensor()?, v.tensor()?);
     if !use_kernels(&q) {
-        return padded::attention(&q, &k, &v, spans, heads, dropout)?.try_into();
+        let how = (dropout, rounding.in_training);
+        return padded::attention(&q, &k, &v, spans, heads, how)?.try_into();
     }
     let op = Attention { spans: spans.clone(), heads, dropout, log_sum_exp: OnceLock::new() };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?.try_into()
-}
-
-/// What attention may round all that it multiplies to, where no gradient is wanted.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Rounding {
-    /// To bfloat16, where the processor has such products; elsewhere they would gain nothing.
-    pub on_cpu: bool,
-    /// To this on a card.
-    pub on_card: Option<HalfFormat>,
-}
-
-/// [`attention`] with all that is multiplied rounded, where it may be and gains by it.
-pub fn attention_rounded(
-    q: &Hidden,
-    k: &Hidden,
-    v: &Hidden,
-    spans: &Spans,
-    heads: Heads,
-    rounding: Rounding,
-) -> Result<Hidden> {
-    #[cfg(feature = "cuda")]
-    if let Some(out) = super::card::attention([q, k, v], spans, heads, rounding.on_card)? {
-        return Ok(out);
-    }
-    let pairs = rounding.on_cpu && isa::pairs_of(isa::current()) == Pairs::Fast;
-    match (q.floats(), k.floats(), v.floats()) {
-        (Some(floats), Some(k), Some(v)) if pairs => {
-            Ok(Hidden::computed(q.rows(), q.width(), |out| {
-                kernel::forward_bfloat16(&ragged(spans, heads, None), floats, k, v, out);
-            }))
-        }
-        _ => attention(q, k, v, spans, heads, None),
-    }
 }
 
 /// The weights that [`attention`] gives the values, for whoever asks to see them: a block `[heads, query
@@ -274,7 +260,16 @@ mod tests {
             }
             // The last query of the last head, times the values.
             let values = rows(41, 3);
-            let out = attention(&rows(10, 1), &rows(41, 2), &values, &spans, HEADS, None).unwrap();
+            let out = attention(
+                &rows(10, 1),
+                &rows(41, 2),
+                &values,
+                &spans,
+                HEADS,
+                None,
+                Rounding::default(),
+            );
+            let out = out.unwrap();
             let rows = |x: Hidden| x.tensor().unwrap().to_vec2::<f32>().unwrap();
             let (out, values) = (rows(out), rows(values));
             let last = &both.kernel[both.kernel.len() - 37..];

@@ -7,12 +7,13 @@ use std::ops::Deref;
 use candle_core::{Result, Tensor};
 
 use super::attention::{Heads, Spans, ragged};
-use super::head::{Arrived, Arriving, Ask, Best, Found, most_found};
+use super::choices::{Choices, Chooser, Choosing, Chosen};
+use super::head::{Ask, Best, Found, most_found};
 use super::hidden::Hidden;
 use super::linear::Affine;
-use super::step_inputs::StepInputs;
+use super::step_inputs::{OnCard, StepInputs};
 use super::weight::{HalfFormat, Weight};
-use crate::kernels::cuda::{self, Card, CardRows, CardSpans, Numbers};
+use crate::kernels::cuda::{self, Card, CardChooser, CardRows, CardSpans};
 
 /// Rows on a card: those of a [`Hidden`], or a copy of a tensor's.
 pub(super) enum Held<'a> {
@@ -202,24 +203,27 @@ pub(super) fn embed(
     Ok(Some(Hidden::of_card(out)))
 }
 
+/// See [`scores_on_card`](super::head::scores_on_card).
+pub(super) fn scores(x: &Hidden, weight: &Weight, bias: Option<&Tensor>) -> Result<Option<Hidden>> {
+    let scores = linear_each(x, &[(weight, bias)], false, Results::Float32)?;
+    Ok(scores.map(|[scores]| scores))
+}
+
 /// See [`find`](super::head::find).
 pub(super) fn find(
     x: &Hidden,
     weight: &Weight,
     bias: Option<&Tensor>,
     (limit, count): (usize, usize),
-    tokens: Option<Numbers>,
 ) -> Result<Option<Found>> {
     let limit = limit.min(weight.rows());
     let count = count.min(limit);
     if count == 0 || count > most_found(limit) || x.rows() == 0 {
         return Ok(None);
     }
-    let Some([scores]) = linear_each(x, &[(weight, bias)], false, Results::Float32)? else {
-        return Ok(None);
-    };
+    let Some(scores) = scores(x, weight, bias)? else { return Ok(None) };
     let Some(scores) = scores.on_card()? else { return Ok(None) };
-    let best = scores.card().best(&scores, limit, count, tokens)?;
+    let best = scores.card().best(&scores, limit, count)?;
     Ok(Some(Found { best }))
 }
 
@@ -231,35 +235,56 @@ pub(super) fn best(
     (limit, ask): (usize, Ask),
     best: &mut Best,
 ) -> Result<bool> {
-    let Some(found) = find(x, weight, bias, (limit, ask.count), None)? else { return Ok(false) };
+    let Some(found) = find(x, weight, bias, (limit, ask.count))? else { return Ok(false) };
     let all: Vec<u32> = (0..x.rows() as u32).collect();
-    Ok(found.fetch()?.wait(&all, &[], ask, best)? == Arrived::Best)
+    found.wait(&all, ask, best)
 }
 
-/// See [`Arriving::wait`].
-pub(super) fn wait(
-    arriving: Arriving,
-    from: &[u32],
-    tokens: &[u32],
-    ask: Ask,
-    best: &mut Best,
-) -> Result<Arrived> {
-    let rows = arriving.rows;
-    let there = arriving.words.wait(|words| cuda::Best::of_words(words, rows))?;
+/// See [`Found::wait`].
+pub(super) fn found(found: &Found, from: &[u32], ask: Ask, best: &mut Best) -> Result<bool> {
+    let rows = found.best.rows();
+    let there = found.best.fetch()?.wait(|words| cuda::Best::of_words(words, rows))?;
     let of_row = |row: u32| &there.found[row as usize * there.count..][..there.count];
-    let mut fed = from.iter().filter_map(|&row| there.tokens.get(row as usize));
-    if !tokens.is_empty() && !fed.by_ref().eq(tokens) {
-        return Ok(Arrived::OtherTokens);
-    }
     let is_whole = |&row: &u32| {
-        let wanted = of_row(row).iter().take(ask.count);
-        !there.log_sums[row as usize].is_nan() && wanted.clone().all(|&(_, id)| id != u32::MAX)
+        let mut wanted = of_row(row).iter().take(ask.count);
+        !there.log_sums[row as usize].is_nan() && wanted.all(|&(_, id)| id != u32::MAX)
     };
     if !from.iter().all(is_whole) {
-        return Ok(Arrived::NotAll);
+        return Ok(false);
     }
     let wanted = from.iter().flat_map(|&row| of_row(row).iter().take(ask.count));
     let log_sums = from.iter().filter(|_| ask.log_sum).map(|&row| there.log_sums[row as usize]);
     best.set(from.len(), wanted.map(|&(score, id)| (id, score)), log_sums.collect());
-    Ok(Arrived::Best)
+    Ok(true)
+}
+
+/// See [`Chooser::choose`].
+pub(super) fn choose(
+    chooser: &mut Chooser,
+    scores: &Hidden,
+    from: &[u32],
+    choices: &Choices,
+    next: Option<&StepInputs>,
+) -> Result<Option<Choosing>> {
+    let Some(scores) = scores.on_card()? else { return Ok(None) };
+    let chooser = match &mut chooser.on_card {
+        Some(chooser) => chooser,
+        none => none.insert(CardChooser::new(scores.card())?),
+    };
+    let tokens = next.and_then(StepInputs::on_card).map(OnCard::tokens);
+    let words = chooser.choose(&scores, &choices.on_card(from), tokens)?;
+    Ok(Some(Choosing { words, log_probabilities: choices.log_probabilities }))
+}
+
+/// See [`Choosing::wait`].
+pub(super) fn chosen(choosing: Choosing, chosen: &mut Vec<Chosen>) -> Result<()> {
+    let Choosing { words, log_probabilities } = choosing;
+    let of_card = |it: cuda::Chosen| Chosen {
+        broken: it.broken,
+        best: it.best,
+        token: it.token,
+        log_probability: log_probabilities.then_some(it.log_probability),
+    };
+    chosen.clear();
+    words.wait(|words| chosen.extend(cuda::Chosen::of_words(words).map(of_card)))
 }

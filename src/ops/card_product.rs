@@ -1,8 +1,9 @@
 //! Products of training on NVIDIA's cards in bfloat16, with float32 sums: the weights, what is multiplied by them
-//! and all gradients are float32.
+//! and all gradients are float32. And the biases of all products.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
+use super::card_training;
 use super::weight::{HalfFormat, Weight};
 use super::{Way, way};
 use crate::kernels::cuda::{Card, Weight as Matrix, tensor_of};
@@ -48,7 +49,7 @@ impl CustomOp2 for Product {
         let x = floats(Matrix::new(&card, x, x_layout)?)?;
         let weight = floats(Matrix::new(&card, weight, weight_layout)?)?;
         let factors = [(x, false), (weight, true)];
-        let product = card.product_bfloat16((rows, outputs, inputs), factors)?;
+        let product = card.product_bfloat16(1, (rows, outputs, inputs), factors)?;
         Ok((product, Shape::from((rows, outputs))))
     }
 
@@ -65,7 +66,7 @@ impl CustomOp2 for Product {
         let of = |tensor: &Tensor| floats(Matrix::of_tensor(&card, tensor)?);
         let x = x.contiguous()?;
         let product = |(m, n, k), factors| -> Result<Tensor> {
-            Ok(tensor_of(card.product_bfloat16((m, n, k), factors)?, Shape::from((m, n))))
+            Ok(tensor_of(card.product_bfloat16(1, (m, n, k), factors)?, Shape::from((m, n))))
         };
         let dx = x
             .track_op()
@@ -74,6 +75,120 @@ impl CustomOp2 for Product {
             .track_op()
             .then(|| product((outputs, inputs, rows), [(of(&dy)?, true), (of(&x)?, false)]));
         Ok((dx.transpose()?, dweight.transpose()?))
+    }
+}
+
+/// `a [.., m, k]` times `b [.., k, n]`, or `b [.., n, k]` if it is `transposed`: as many matrices of both.
+pub(super) fn products(a: &Tensor, b: &Tensor, transposed: bool) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Products { transposed })
+}
+
+struct Products {
+    transposed: bool,
+}
+
+impl CustomOp2 for Products {
+    fn name(&self) -> &'static str {
+        "products in bfloat16"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _a: &CpuStorage,
+        _a_layout: &Layout,
+        _b: &CpuStorage,
+        _b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("products of a card were asked of the CPU")
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        a_layout: &Layout,
+        b: &CudaStorage,
+        b_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (mut dims, others) = (a_layout.dims().to_vec(), b_layout.dims());
+        let [.., m, k] = dims[..] else { candle_core::bail!("a product of no matrices") };
+        let n = others[others.len() - if self.transposed { 2 } else { 1 }];
+        let count = a_layout.shape().elem_count() / (m * k).max(1);
+        let (card, a) = card_training::stored(a, a_layout)?;
+        let factors = [(a, false), (card_training::stored(b, b_layout)?.1, self.transposed)];
+        let products = card.product_bfloat16(count, (m, n, k), factors)?;
+        *dims.last_mut().expect("it has two") = n;
+        Ok((products, Shape::from(dims)))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = dy.contiguous()?;
+        let [.., m, k] = *a.dims() else { candle_core::bail!("a product of no matrices") };
+        let (n, count) = (dy.dim(D::Minus1)?, a.elem_count() / (m * k).max(1));
+        let (card, a_there) = card_training::floats(a)?;
+        let (b_there, dy_there) = (card_training::floats(b)?.1, card_training::floats(&dy)?.1);
+        let of_a = [(dy_there, false), (b_there, !self.transposed)];
+        let da = card.product_bfloat16(count, (m, k, n), of_a)?;
+        let db = match self.transposed {
+            true => card.product_bfloat16(count, (n, k, m), [(dy_there, true), (a_there, false)]),
+            false => card.product_bfloat16(count, (k, n, m), [(a_there, true), (dy_there, false)]),
+        }?;
+        Ok((Some(tensor_of(da, a.shape().clone())), Some(tensor_of(db, b.shape().clone()))))
+    }
+}
+
+/// `bias [width]` added to each row of `y [rows, width]`.
+pub(super) fn add_bias(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    y.contiguous()?.apply_op2(&bias.to_dtype(y.dtype())?, AddBias)
+}
+
+struct AddBias;
+
+impl CustomOp2 for AddBias {
+    fn name(&self) -> &'static str {
+        "bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _y: &CpuStorage,
+        _y_layout: &Layout,
+        _bias: &CpuStorage,
+        _bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("a bias on a card was asked of the CPU")
+    }
+
+    fn cuda_fwd(
+        &self,
+        y: &CudaStorage,
+        y_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (card, y) = card_training::stored(y, y_layout)?;
+        let sum = card.add_bias(y, card_training::stored(bias, bias_layout)?.1)?;
+        Ok((sum, y_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _y: &Tensor,
+        bias: &Tensor,
+        _sum: &Tensor,
+        dsum: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dbias = bias.track_op().then(|| -> Result<Tensor> {
+            let dsum = dsum.contiguous()?;
+            let (card, slopes) = card_training::floats(&dsum)?;
+            Ok(tensor_of(card.sum_columns(slopes, bias.elem_count())?, bias.shape().clone()))
+        });
+        Ok((Some(dsum.clone()), dbias.transpose()?))
     }
 }
 

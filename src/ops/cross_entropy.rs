@@ -2,10 +2,16 @@
 
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 
-use super::{floats, tensor, use_kernels, with_floats};
+#[cfg(feature = "cuda")]
+use super::card_training;
+use super::{floats, have_kernels, tensor, with_floats};
 use crate::kernels::cross_entropy as kernel;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{CardTargets, tensor_of};
 
 /// What each row's prediction was worth.
 #[derive(Debug, Default)]
@@ -29,10 +35,15 @@ pub fn cross_entropy(
     row_scale: &[f32],
     smoothing: f32,
 ) -> Result<(Tensor, Arc<RowLosses>)> {
-    if use_kernels(logits) {
+    if have_kernels(logits) {
         let targets = Targets::new(targets, row_scale, smoothing);
         let found = Arc::new(OnceLock::new());
-        let op = CrossEntropy { targets, found: found.clone() };
+        let op = CrossEntropy {
+            targets,
+            found: found.clone(),
+            #[cfg(feature = "cuda")]
+            on_card: OnceLock::new(),
+        };
         let loss = logits.contiguous()?.apply_op1(op)?;
         let rows = found.get().map(|found: &Found| found.rows.clone()).unwrap_or_default();
         return Ok((loss, rows));
@@ -93,16 +104,20 @@ impl Targets {
             0.0 => Vec::new(),
             _ => spreads(logits, &log_sum_exp),
         };
+        let correct = correct.into_iter().map(|flag| flag != 0).collect();
+        self.found(RowLosses { nll, correct, spread }, log_sum_exp)
+    }
+
+    /// The loss of all rows.
+    fn found(&self, rows: RowLosses, log_sum_exp: Vec<f32>) -> Found {
         // In f64: thousands of rows are summed.
-        let loss_of = |i: usize| match spread.get(i) {
-            Some(&spread) => nll[i] + self.smoothing * (spread - nll[i]),
-            None => nll[i],
+        let loss_of = |i: usize| match rows.spread.get(i) {
+            Some(&spread) => rows.nll[i] + self.smoothing * (spread - rows.nll[i]),
+            None => rows.nll[i],
         };
         let scales = self.row_scale.iter().enumerate();
         let loss: f64 = scales.map(|(i, &w)| f64::from(loss_of(i)) * f64::from(w)).sum();
-        let correct = correct.into_iter().map(|flag| flag != 0).collect();
-        let rows = Arc::new(RowLosses { nll, correct, spread });
-        Found { loss: loss as f32, rows, log_sum_exp }
+        Found { loss: loss as f32, rows: Arc::new(rows), log_sum_exp }
     }
 
     /// Turns logits into the slopes of the loss, times `dloss`.
@@ -130,6 +145,8 @@ impl Targets {
 struct CrossEntropy {
     targets: Targets,
     found: Arc<OnceLock<Found>>,
+    #[cfg(feature = "cuda")]
+    on_card: OnceLock<CardTargets>,
 }
 
 impl CustomOp1 for CrossEntropy {
@@ -144,7 +161,33 @@ impl CustomOp1 for CrossEntropy {
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (card, there) = card_training::stored(logits, layout)?;
+        let targets = CardTargets::new(&card, &self.targets.ids, &self.targets.row_scale)?;
+        let rows = targets.forward(there, layout.shape().dims2()?.1)?;
+        let smooths = self.targets.smoothing > 0.0;
+        let losses = RowLosses {
+            nll: rows.iter().map(|row| row.nll).collect(),
+            correct: rows.iter().map(|row| row.correct).collect(),
+            spread: rows.iter().filter(|_| smooths).map(|row| row.spread).collect(),
+        };
+        let found = self.targets.found(losses, Vec::new());
+        let loss = card_training::scalar(found.loss, logits)?;
+        let (_, _) = (self.found.set(found), self.on_card.set(targets));
+        Ok((loss, Shape::from(())))
+    }
+
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if let Some(targets) = self.on_card.get() {
+            let (_, there) = card_training::floats(logits)?;
+            let dloss = dloss.contiguous()?;
+            let (_, dloss) = card_training::floats(&dloss)?;
+            let classes = logits.dim(1)?;
+            let slopes = targets.backward(there, classes, self.targets.smoothing, dloss)?;
+            return Ok(Some(tensor_of(slopes, logits.shape().clone())));
+        }
         let Some(found) = self.found.get() else {
             candle_core::bail!("the backward of cross_entropy ran before its forward");
         };

@@ -6,7 +6,7 @@ use super::gradient::GradientBuffer;
 use super::hidden::Hidden;
 use super::step_inputs::StepInputs;
 use super::weight::{Weight, panels};
-use super::{floats, int8, on_cpu, tensor, use_kernels, wants_gradient, with_floats};
+use super::{floats, int8, on_cpu, rows, tensor, use_kernels, wants_gradient, with_floats};
 use crate::kernels::gemm::Panels;
 use crate::kernels::pack;
 
@@ -56,14 +56,11 @@ pub fn embed(
         };
         return table.stored().apply_op2(positions, op)?.try_into();
     }
-    let device = positions.device();
-    let tokens = Tensor::new(tokens, device)?;
-    let places = Tensor::new(places, device)?;
-    let mut embedded = table.dense()?.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
+    let mut embedded = rows::select(&table.dense()?, tokens)?.to_dtype(DType::F32)?;
     if let Some(scales) = table.scales() {
-        embedded = embedded.broadcast_div(&scales.index_select(&tokens, 0)?.unsqueeze(1)?)?;
+        embedded = embedded.broadcast_div(&rows::select(&scales.unsqueeze(1)?, tokens)?)?;
     }
-    let sum = ((embedded * f64::from(scale))? + positions.index_select(&places, 0)?)?;
+    let sum = ((embedded * f64::from(scale))? + rows::select(positions, places)?)?;
     sum.to_dtype(table.row_dtype())?.try_into()
 }
 

@@ -7,6 +7,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use candle_core::{Result, Tensor};
+
 /// A buffer for the gradient of one weight, in the layout of the weight. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct GradientBuffer(Arc<Mutex<State>>);
@@ -16,12 +18,32 @@ struct State {
     values: Vec<f32>,
     /// Whether `values` is of the backward pass that runs; else it is left from an earlier one.
     written: bool,
+    /// On a card they stay there.
+    on_card: Option<Tensor>,
 }
 
 impl GradientBuffer {
     /// Forgets what an earlier backward pass wrote; the memory is kept.
     pub fn clear(&self) {
-        self.lock().written = false;
+        let mut state = self.lock();
+        state.written = false;
+        state.on_card = None;
+    }
+
+    /// Adds a gradient that stays on its card.
+    pub(super) fn add_tensor(&self, gradient: &Tensor) -> Result<()> {
+        let mut state = self.lock();
+        let sum = match &state.on_card {
+            Some(sum) => (sum + gradient)?,
+            None => gradient.clone(),
+        };
+        state.on_card = Some(sum);
+        Ok(())
+    }
+
+    /// The gradient on a card, if a backward pass left one since [`Self::clear`].
+    pub fn tensor(&self) -> Option<Tensor> {
+        self.lock().on_card.clone()
     }
 
     /// Adds a gradient of `len` values that `write` computes, overwriting what it is given.

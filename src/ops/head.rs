@@ -5,9 +5,7 @@
 use candle_core::{Result, Tensor};
 
 use super::hidden::Hidden;
-use super::likely::Likely;
 use super::linear;
-use super::step_inputs::StepInputs;
 use super::weight::{Weight, panels};
 use super::{floats, on_cpu};
 pub use crate::kernels::best::{Ask, Best};
@@ -103,17 +101,6 @@ pub struct Found {
     never: std::convert::Infallible,
 }
 
-/// What is on its way to the host.
-#[derive(Debug)]
-pub struct Arriving {
-    #[cfg(feature = "cuda")]
-    pub(super) words: crate::kernels::cuda::Arriving,
-    #[cfg(feature = "cuda")]
-    pub(super) rows: usize,
-    #[cfg(not(feature = "cuda"))]
-    never: std::convert::Infallible,
-}
-
 /// Has a card find the `count` best of the first `limit` scores of each row of a step, without waiting for it;
 /// `None` where [`best`] is the way.
 ///
@@ -124,65 +111,46 @@ pub fn find(
     weight: &Weight,
     bias: Option<&Tensor>,
     (limit, count): (usize, usize),
-    inputs: &StepInputs,
 ) -> Result<Option<Found>> {
     #[cfg(feature = "cuda")]
-    if let Some(inputs) = inputs.on_card() {
-        return super::card::find(x, weight, bias, (limit, count), Some(inputs.tokens()));
+    return super::card::find(x, weight, bias, (limit, count));
+    #[cfg(not(feature = "cuda"))]
+    {
+        let (_, _, _, _) = (x, weight, bias, (limit, count));
+        Ok(None)
     }
-    let (_, _, _, _) = (x, weight, bias, (limit, count, inputs));
-    Ok(None)
+}
+
+/// All [`scores`] where a card has them, for it to choose by; `None` where no kernel of it computes them.
+///
+/// # Errors
+/// What the card reports.
+pub fn scores_on_card(
+    x: &Hidden,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+) -> Result<Option<Hidden>> {
+    #[cfg(feature = "cuda")]
+    return super::card::scores(x, weight, bias);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let (_, _, _) = (x, weight, bias);
+        Ok(None)
+    }
 }
 
 impl Found {
-    /// Has it copied to the host, which goes on meanwhile.
-    ///
-    /// # Errors
-    /// What the card reports.
-    pub fn fetch(&self) -> Result<Arriving> {
-        #[cfg(feature = "cuda")]
-        return Ok(Arriving { words: self.best.fetch()?, rows: self.best.rows() });
-        #[cfg(not(feature = "cuda"))]
-        match self.never {}
-    }
-
-    /// Has the tokens of the next step, for which `inputs` are [set](StepInputs::set_likely), be what is likely
-    /// after `rows` of these.
-    ///
-    /// # Errors
-    /// What the card reports.
-    pub fn follow(&self, inputs: &StepInputs, rows: usize, likely: &Likely) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        if let Some(inputs) = inputs.on_card() {
-            inputs.follow(&self.best, rows, likely)?;
-        }
-        let (_, _, _) = (inputs, rows, likely);
-        Ok(())
-    }
-}
-
-/// What has arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrived {
-    /// What was asked for.
-    Best,
-    /// The card was at other tokens.
-    OtherTokens,
-    /// A score is not a finite number, or there are fewer than were asked for.
-    NotAll,
-}
-
-impl Arriving {
-    /// Waits for it, and takes what `ask` asks for of the rows `from`, which were fed `tokens`.
+    /// Waits for what `ask` asks for of the rows `from`; `false` if a score is not a finite number, or there are
+    /// fewer than were asked for.
     ///
     /// # Errors
     /// What the card reports of this and of the work before.
-    pub fn wait(self, from: &[u32], tokens: &[u32], ask: Ask, best: &mut Best) -> Result<Arrived> {
+    pub fn wait(&self, from: &[u32], ask: Ask, best: &mut Best) -> Result<bool> {
         #[cfg(feature = "cuda")]
-        return super::card::wait(self, from, tokens, ask, best);
+        return super::card::found(self, from, ask, best);
         #[cfg(not(feature = "cuda"))]
         {
-            let (_, _, _, _) = (from, tokens, ask, best);
+            let (_, _, _) = (from, ask, best);
             match self.never {}
         }
     }

@@ -180,9 +180,7 @@ impl Hidden {
                     to.copy_from_slice(&floats[row as usize * self.width..][..self.width]);
                 }
             })),
-            Values::Tensor(tensor) => {
-                tensor.index_select(&Tensor::new(rows, tensor.device())?, 0)?.try_into()
-            }
+            Values::Tensor(tensor) => super::rows::select(tensor, rows)?.try_into(),
             #[cfg(feature = "cuda")]
             Values::Card(all) => Hidden::try_from(all.tensor()?)?.select(rows),
         }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::attention::{self, Heads, NoKey, OnCard, Spans};
+use super::attention::{self, Heads, NoKey, OnCard, Rounding, Spans};
 use super::hidden::Hidden;
 use super::place::Place;
 use super::step_inputs::StepInputs;
@@ -150,15 +150,6 @@ impl KvStore {
         }
     }
 
-    /// Bytes that the entries on a card take.
-    pub fn bytes(&self) -> usize {
-        match &self.entries {
-            #[cfg(feature = "cuda")]
-            Entries::Card(cache) => cache.bytes(),
-            Entries::Kernel(_) | Entries::Portable(_) => 0,
-        }
-    }
-
     /// Whether entries stay where they are when slots continue each other's histories.
     pub fn entries_stay(&self) -> bool {
         match &self.entries {
@@ -272,7 +263,7 @@ fn attend(
         on_card: OnCard::default(),
     };
     let (k, v) = (Tensor::cat(&keys, 0)?.try_into()?, Tensor::cat(&values, 0)?.try_into()?);
-    attention::attention(q, &k, &v, &spans, heads, None)
+    attention::attention(q, &k, &v, &spans, heads, None, Rounding::default())
 }
 
 #[cfg(test)]

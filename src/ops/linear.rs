@@ -203,6 +203,8 @@ fn linear_of_tensor(
 
 fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
+        #[cfg(feature = "cuda")]
+        Some(bias) if super::card_training::takes(&y) => super::card_product::add_bias(&y, bias),
         Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?),
         None => Ok(y),
     }

@@ -11,6 +11,9 @@ pub mod attention;
 mod card;
 #[cfg(feature = "cuda")]
 mod card_product;
+#[cfg(feature = "cuda")]
+mod card_training;
+pub mod choices;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
@@ -22,13 +25,13 @@ pub mod head_loss;
 pub mod hidden;
 pub mod int8;
 pub mod kv_store;
-pub mod likely;
 pub mod linear;
 mod padded;
 pub mod place;
 pub mod recompute;
 pub mod recording;
 pub mod round;
+pub mod rows;
 pub mod scale;
 pub mod screen;
 pub mod step_inputs;
@@ -114,6 +117,15 @@ fn from_environment() -> crate::error::Result<Way> {
 /// Whether our CPU kernels take this operation.
 pub(crate) fn use_kernels(x: &Tensor) -> bool {
     way() == Way::Kernel && x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// Whether our kernels, of the CPU or of a card, take this operation where gradients may be wanted.
+pub(crate) fn have_kernels(x: &Tensor) -> bool {
+    #[cfg(feature = "cuda")]
+    if card_training::takes(x) {
+        return true;
+    }
+    use_kernels(x)
 }
 
 /// The floats of a contiguous CPU operand.

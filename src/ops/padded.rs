@@ -6,9 +6,12 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::attention::{Heads, NoKey, Spans};
 use super::dropout::Dropout;
+use super::rows;
+#[cfg(feature = "cuda")]
+use super::{card_product, card_training};
 use crate::kernels::attention as kernel;
 #[cfg(feature = "cuda")]
-use crate::kernels::cuda::Card;
+use crate::kernels::cuda::Side;
 
 /// Weights that a group of sequences may have whatever their lengths are.
 const SMALL: usize = 1 << 14;
@@ -22,15 +25,13 @@ pub(super) fn attention(
     v: &Tensor,
     spans: &Spans,
     heads: Heads,
-    dropout: Option<Dropout>,
+    (dropout, in_bfloat16): (Option<Dropout>, bool),
 ) -> Result<Tensor> {
-    let (k, v) = (with_padding(k)?, with_padding(v)?);
-    let with_q = with_padding(q)?;
     let mut outputs = Vec::new();
     for sequences in groups(spans, heads) {
-        let group = Group::new(spans, sequences, heads);
+        let group = Group { in_bfloat16, ..Group::new(spans, sequences, heads) };
         if group.queries > 0 {
-            outputs.push(group.attention([&with_q, &k, &v], dropout)?);
+            outputs.push(group.attention([q, k, v], dropout)?);
         }
     }
     if outputs.is_empty() { Ok(q.clone()) } else { Tensor::cat(&outputs, 0) }
@@ -45,7 +46,7 @@ pub(super) fn weights(
     heads: Heads,
 ) -> Result<Tensor> {
     let group = Group::new(spans, s..s + 1, heads);
-    group.weights(&with_padding(q)?, &with_padding(k)?, None)?.squeeze(0)
+    group.weights(q, k, None)?.squeeze(0)
 }
 
 /// Neighbouring sequences that are computed together: padding at most doubles the work.
@@ -72,11 +73,6 @@ fn groups(spans: &Spans, heads: Heads) -> Vec<Range<usize>> {
     groups
 }
 
-/// `x [rows, width]` and a row of zeros.
-fn with_padding(x: &Tensor) -> Result<Tensor> {
-    Tensor::cat(&[x, &Tensor::zeros((1, x.dim(1)?), x.dtype(), x.device())?], 0)
-}
-
 /// Sequences that are computed together.
 struct Group<'a> {
     spans: &'a Spans,
@@ -85,13 +81,16 @@ struct Group<'a> {
     /// Of the longest.
     queries: usize,
     keys: usize,
+    /// Whether a card multiplies in bfloat16.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no card"))]
+    in_bfloat16: bool,
 }
 
 impl<'a> Group<'a> {
     fn new(spans: &'a Spans, sequences: Range<usize>, heads: Heads) -> Self {
         let counts = sequences.clone().map(|s| spans.counts(s));
         let (queries, keys) = counts.fold((0, 0), |(a, b), (q, k)| (a.max(q), b.max(k)));
-        Group { spans, sequences, heads, queries, keys }
+        Group { spans, sequences, heads, queries, keys, in_bfloat16: false }
     }
 
     fn attention(&self, [q, k, v]: [&Tensor; 3], dropout: Option<Dropout>) -> Result<Tensor> {
@@ -102,21 +101,25 @@ impl<'a> Group<'a> {
         }
         let weights = self.weights(q, k, dropout)?;
         let v = self.split(v, &self.spans.keys, self.keys)?;
-        let out = weights.to_dtype(v.dtype())?.matmul(&v)?.transpose(1, 2)?;
+        let out = self.product(&weights.to_dtype(v.dtype())?, &v, false)?.transpose(1, 2)?;
         let out = out.reshape((self.sequences.len() * self.queries, width))?;
         let rows = self.sequences.clone().enumerate().flat_map(|(place, s)| {
             (0..self.spans.counts(s).0).map(move |i| (place * self.queries + i) as u32)
         });
-        out.index_select(&Tensor::from_iter(rows, q.device())?, 0)
+        rows::select(&out, &rows.collect::<Vec<_>>())
     }
 
     /// `[sequences, heads, queries, keys]`
     fn weights(&self, q: &Tensor, k: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         let q = self.split(q, &self.spans.queries, self.queries)?;
         let k = self.split(k, &self.spans.keys, self.keys)?;
+        #[cfg(feature = "cuda")]
+        if card_training::takes(&q) {
+            return self.weights_on_card(&self.product(&q, &k, true)?, dropout);
+        }
         let seen = self.seen(q.device())?;
         let hidden = ((&seen - 1.0)? * 1e30)?;
-        let scores = q.matmul(&k.t()?.contiguous()?)?.to_dtype(DType::F32)?;
+        let scores = self.product(&q, &k, true)?.to_dtype(DType::F32)?;
         let scores = (scores * f64::from(self.heads.scale()))?.broadcast_mul(&seen)?;
         let scores = scores.broadcast_add(&hidden)?;
         let largest = scores.max_keepdim(D::Minus1)?.detach();
@@ -136,14 +139,54 @@ impl<'a> Group<'a> {
         Ok(weights)
     }
 
-    /// The rows of these sequences, `[sequences, heads, longest, head width]`; of `rows` the last is padding.
+    /// `a [sequences, heads, m, k]` times `b [.., k, n]`, or `b [.., n, k]` if it is `transposed`.
+    fn product(&self, a: &Tensor, b: &Tensor, transposed: bool) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.in_bfloat16 && card_training::takes(a) {
+            return card_product::products(a, b, transposed);
+        }
+        match transposed {
+            true => a.matmul(&b.t()?.contiguous()?),
+            false => a.matmul(b),
+        }
+    }
+
+    /// The same by kernels of a card.
+    #[cfg(feature = "cuda")]
+    fn weights_on_card(&self, scores: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        let spans = self.spans;
+        let sequence = |s| {
+            let (queries, keys) = spans.counts(s);
+            [spans.queries[s] as u32, queries as u32, keys as u32]
+        };
+        let sequences: Vec<_> = self.sequences.clone().map(sequence).collect();
+        let visible = spans.visible.as_ref().map(|visible| -> Vec<u32> {
+            let keys = |s: usize| {
+                let (start, end) = (spans.keys[s], spans.keys[s + 1]);
+                (start..start + self.keys).map(move |key| key < end && visible[key])
+            };
+            self.sequences.clone().flat_map(keys).map(u32::from).collect()
+        });
+        let side = Side {
+            sequences: &sequences,
+            visible: visible.as_deref(),
+            sizes: [self.heads.count, self.queries, self.keys],
+            scale: self.heads.scale(),
+            causal: spans.causal,
+            mean_of_all: spans.no_key == NoKey::MeanOfValues,
+            dropout: dropout.filter(|dropout| dropout.probability > 0.0),
+        };
+        card_training::attention_weights(scores, &side)
+    }
+
+    /// The rows of these sequences, `[sequences, heads, longest, head width]`.
     fn split(&self, rows: &Tensor, offsets: &[usize], longest: usize) -> Result<Tensor> {
-        let padding = rows.dim(0)? - 1;
+        let padding = rows.dim(0)?;
         let places = self.sequences.clone().flat_map(|s| {
             let (start, end) = (offsets[s], offsets[s + 1]);
             (start..start + longest).map(move |row| if row < end { row } else { padding } as u32)
         });
-        let rows = rows.index_select(&Tensor::from_iter(places, rows.device())?, 0)?;
+        let rows = rows::select(rows, &places.collect::<Vec<_>>())?;
         let shape = (self.sequences.len(), longest, self.heads.count, self.heads.width);
         rows.reshape(shape)?.transpose(1, 2)?.contiguous()
     }
@@ -185,13 +228,6 @@ impl<'a> Group<'a> {
 
     /// The factors that dropout gives the weights: `[sequences, heads, queries, keys]`.
     fn factors(&self, dropout: Dropout, device: &Device) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if device.is_cuda() {
-            let starts = self.sequences.clone().map(|s| self.spans.queries[s] as u32);
-            let sizes = (self.heads.count, self.queries, self.keys);
-            let starts: Vec<u32> = starts.collect();
-            return Card::of(device)?.attention_dropout_factors(dropout, &starts, sizes);
-        }
         let kept = 1.0 / (1.0 - dropout.probability);
         let (heads, count) = (self.heads.count, self.sequences.len());
         let mut factors = Vec::with_capacity(count * heads * self.queries * self.keys);

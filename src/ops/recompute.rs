@@ -1,7 +1,10 @@
 //! A block of the model whose inner values are not kept for the backward pass but computed again there
 //! (Chen et al. 2016, arXiv:1604.06174): memory for one block at a time, for a second forward pass.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape, Storage,
+    Tensor, Var,
+};
 
 use super::gradient::GradientBuffer;
 use super::place::with_values;
@@ -43,12 +46,13 @@ struct Recompute {
 }
 
 impl Recompute {
-    fn forward(&self) -> Result<(CpuStorage, Shape)> {
+    /// A copy of the result, which `of_device` finds where the inputs are.
+    fn forward<S>(&self, of_device: impl FnOnce(Storage) -> Option<S>) -> Result<(S, Shape)> {
         let y = self.y.contiguous()?;
         let (storage, layout) = y.storage_and_layout();
-        match storage.try_clone(layout)? {
-            Storage::Cpu(storage) => Ok((storage, layout.shape().clone())),
-            _ => candle_core::bail!("a result on another device than its inputs"),
+        match of_device(storage.try_clone(layout)?) {
+            Some(storage) => Ok((storage, layout.shape().clone())),
+            None => candle_core::bail!("a result on another device than its inputs"),
         }
     }
 
@@ -63,6 +67,10 @@ impl Recompute {
         let gradients = (y * dy)?.sum_all()?.backward()?;
         for (tensor, buffer) in &self.trained {
             let Some(gradient) = gradients.get(tensor) else { continue };
+            if gradient.device().is_cuda() {
+                buffer.add_tensor(gradient)?;
+                continue;
+            }
             with_values(gradient, |values| {
                 buffer.add_dense(values.len(), |to| to.copy_from_slice(values));
             })?;
@@ -74,13 +82,33 @@ impl Recompute {
     }
 }
 
+fn of_cpu(storage: Storage) -> Option<CpuStorage> {
+    if let Storage::Cpu(storage) = storage { Some(storage) } else { None }
+}
+
+fn of_cuda(storage: Storage) -> Option<CudaStorage> {
+    if let Storage::Cuda(storage) = storage { Some(storage) } else { None }
+}
+
+fn of_metal(storage: Storage) -> Option<MetalStorage> {
+    if let Storage::Metal(storage) = storage { Some(storage) } else { None }
+}
+
 impl CustomOp1 for Recompute {
     fn name(&self) -> &'static str {
         "recompute"
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward()
+        self.forward(of_cpu)
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.forward(of_cuda)
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.forward(of_metal)
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -100,7 +128,27 @@ impl CustomOp2 for Recompute {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward()
+        self.forward(of_cpu)
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.forward(of_cuda)
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.forward(of_metal)
     }
 
     fn bwd(

@@ -4,7 +4,6 @@
 use candle_core::Result;
 
 use super::kv_store::CachedRow;
-use super::likely::Likely;
 use super::place::Place;
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::Card;
@@ -93,25 +92,6 @@ impl StepInputs {
         Ok(false)
     }
 
-    /// Takes the rows of the step after the one that found `found`, all but their tokens: these are what is
-    /// likely after its rows `from`, of which the host will hear later. Whether there is room for it all.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn set_likely(
-        &mut self,
-        rows: StepRows<'_>,
-        from: &[u32],
-        likely: &Likely,
-    ) -> Result<bool> {
-        #[cfg(feature = "cuda")]
-        if let Some(mine) = &mut self.on_card {
-            return mine.set_likely(rows, from, likely);
-        }
-        let (_, _, _) = (rows, from, likely);
-        Ok(false)
-    }
-
     /// How many rows a step has, with those that fill it up, where a card has it.
     pub fn rows(&self) -> Option<usize> {
         #[cfg(feature = "cuda")]
@@ -137,15 +117,15 @@ fn filled_up(rows: usize) -> usize {
 mod on_card {
     use std::sync::Arc;
 
-    use super::{Likely, Result, StepInputs, StepRows, filled_up};
-    use crate::kernels::cuda::{self, Card, CardBest, CardNumbers, Numbers, pairs};
+    use super::{Result, StepInputs, StepRows, filled_up};
+    use crate::kernels::cuda::{Card, CardNumbers, Numbers, pairs};
 
     /// The inputs on a card.
     #[derive(Debug)]
     pub struct OnCard {
         card: Arc<Card>,
         rows: usize,
-        /// Tokens, positions, places of the target and of the source: six numbers a row. Then what is likely.
+        /// Tokens, positions, places of the target and of the source: six numbers a row.
         numbers: CardNumbers,
         origins: CardNumbers,
         /// Which of their changes the card knows.
@@ -168,7 +148,7 @@ mod on_card {
             else {
                 self.on_card = Some(OnCard {
                     rows: count,
-                    numbers: CardNumbers::new(&card, &numbers, LEAST_ROOM.max(ROOM * count))?,
+                    numbers: CardNumbers::new(&card, &numbers, ROOM)?,
                     origins: CardNumbers::new(&card, of, 0)?,
                     changes: origins.changes,
                     card,
@@ -189,9 +169,8 @@ mod on_card {
         }
     }
 
-    /// Numbers that there is room for: for each row, with what is likely after it, and at least.
-    const ROOM: usize = 32;
-    const LEAST_ROOM: usize = 4096;
+    /// Numbers that there is room for at least.
+    const ROOM: usize = 1024;
 
     /// In one copy: tokens, positions, places of the target and of the source, filled up to `count` rows.
     fn numbers_of(rows: StepRows<'_>, count: usize) -> Vec<u32> {
@@ -211,47 +190,6 @@ mod on_card {
     }
 
     impl OnCard {
-        /// See [`StepInputs::set_likely`].
-        pub(super) fn set_likely(
-            &mut self,
-            rows: StepRows<'_>,
-            from: &[u32],
-            likely: &Likely,
-        ) -> Result<bool> {
-            let count = filled_up(rows.tokens.len());
-            let mut numbers = numbers_of(rows, count);
-            for more in [from, &likely.given, &likely.ends, likely.keys.as_flattened()] {
-                numbers.extend_from_slice(more);
-            }
-            numbers.extend_from_slice(&likely.ruled_out);
-            let has_room = numbers.len() <= self.numbers.room();
-            if has_room {
-                self.rows = count;
-                self.numbers.set(&numbers)?;
-            }
-            Ok(has_room)
-        }
-
-        /// Has the tokens be what is likely after the rows of which `best` is: as [`Self::set_likely`] was told.
-        pub fn follow(&self, best: &CardBest, rows: usize, likely: &Likely) -> Result<()> {
-            let mut first = 6 * self.rows;
-            let mut next = |count| {
-                first += count;
-                self.numbers.part(first - count, count)
-            };
-            let [from, given, ends] = [(); 3].map(|()| next(rows));
-            let keys = next(2 * likely.keys.len());
-            let ruled_out = next(likely.ruled_out.len());
-            let (candidates, temperature, top_p) = match likely.draw {
-                Some(draw) => (draw.candidates, draw.temperature, draw.top_p),
-                None => (1, 1.0, 1.0),
-            };
-            let keys = likely.draw.map(|_| keys);
-            let likely =
-                cuda::Likely { from, given, ends, ruled_out, keys, candidates, temperature, top_p };
-            best.follow(likely, (self.positions(), self.tokens()), rows)
-        }
-
         /// The card.
         pub fn card(&self) -> &Arc<Card> {
             &self.card

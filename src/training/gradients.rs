@@ -35,11 +35,16 @@ impl<'a> Gradients<'a> {
         if let Some(result) = parameter.gradient().with(&mut read) {
             return Ok(result);
         }
-        let var = parameter.var().as_tensor();
-        match self.store.as_ref().and_then(|store| store.get(var)) {
-            Some(gradient) => Ok(with_values(gradient, read)?),
-            None => Ok(read(&vec![0.0; var.elem_count()])),
+        match self.found(parameter) {
+            Some(gradient) => Ok(with_values(&gradient, read)?),
+            None => Ok(read(&vec![0.0; parameter.var().elem_count()])),
         }
+    }
+
+    /// The gradient that a tensor holds, if one does.
+    fn found(&self, parameter: &Parameter) -> Option<Tensor> {
+        let stored = || self.store.as_ref()?.get(parameter.var().as_tensor()).cloned();
+        parameter.gradient().tensor().or_else(stored)
     }
 
     /// The gradient as a contiguous tensor of float32, where candle computed it.
@@ -48,10 +53,9 @@ impl<'a> Gradients<'a> {
     /// Only what the tensor library reports.
     #[cfg(feature = "cuda")]
     pub fn tensor(&self, parameter: &Parameter) -> Result<Tensor> {
-        let var = parameter.var().as_tensor();
-        match self.store.as_ref().and_then(|store| store.get(var)) {
+        match self.found(parameter) {
             Some(gradient) => Ok(gradient.to_dtype(candle_core::DType::F32)?.contiguous()?),
-            None => Ok(var.zeros_like()?),
+            None => Ok(parameter.var().zeros_like()?),
         }
     }
 

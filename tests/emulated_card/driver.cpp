@@ -5,8 +5,7 @@
 // as a card may be: what it is asked for is done when somebody waits for it.
 //
 // EMULATED_CARDS, EMULATED_CARD_MEMORY (bytes) and EMULATED_CARD_CAPABILITY ("8.0") say what is there. With
-// EMULATED_CARD_REPORT, a file, the process leaves there what was asked of the card. With
-// EMULATED_CARD_WRONG_GUESSES the card guesses wrong now and then what the host will choose.
+// EMULATED_CARD_REPORT, a file, the process leaves there what was asked of the card.
 #include <algorithm>
 #include <atomic>
 #include <deque>
@@ -299,11 +298,6 @@ EXPORT int cuLaunchKernel(
     if (gy > 65535 || gz > 65535 || shared > (48 << 10)) return INVALID_VALUE;
     auto work = function->pack(arguments);
     emulated::enqueue(stream, [=] { emulated::launch({gx, gy, gz}, {bx, by, bz}, shared, work); });
-    if (function->name == "follow" && std::getenv("EMULATED_CARD_WRONG_GUESSES")) {
-        auto* tokens = *static_cast<unsigned**>(arguments[6]);
-        std::lock_guard lock(mutex);
-        asked.push_back([=] { *tokens ^= done % 3 == 0; });
-    }
     return SUCCESS;
 }
 

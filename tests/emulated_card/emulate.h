@@ -232,6 +232,24 @@ T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
 }
 
 template <typename T>
+T __shfl_up_sync(unsigned, T value, unsigned lanes, int = 32) {
+    unsigned lane = emulated::current % emulated::WARP;
+    return emulated::exchange(value, lane < lanes ? lane : lane - lanes);
+}
+
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane, int = 32) {
+    return emulated::exchange(value, lane);
+}
+
+// Threads take turns only where they wait.
+inline unsigned atomicAdd(unsigned* to, unsigned number) {
+    unsigned before = *to;
+    *to += number;
+    return before;
+}
+
+template <typename T>
 T __ldg(const T* from) {
     return *from;
 }

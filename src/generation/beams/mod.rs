@@ -281,7 +281,7 @@ impl<S: Search> Driver<S> {
     fn advance(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
         let vocabulary = model.vocabulary_size();
         if let View::Best(best) = scores.view() {
-            check_rows(best, self.live.len() * self.rows_each)?;
+            check_rows(best.rows(), self.live.len() * self.rows_each)?;
             if self.rank(best) {
                 return self.advance_by_likeliest();
             }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Built, Constraint, Context, Request, bounded};
 use crate::error::Result;
 use crate::generation::arguments::refusal;
+use crate::ops::choices::Rules;
 
 /// From `start` tokens after the prompt on, adds `|score| * (factor^n - 1)` to the scores of the stop
 /// tokens, where `n` counts the tokens beyond. A stop token that was ruled out stays out.
@@ -18,12 +19,20 @@ pub struct ExponentialDecay {
 impl ExponentialDecay {
     /// `factor` is above 0; above 1 answers become shorter.
     pub fn new(start: usize, factor: f64, stop_token_ids: &[u32]) -> Self {
-        Self { start, factor, stop_token_ids: stop_token_ids.to_vec() }
+        let mut stop_token_ids = stop_token_ids.to_vec();
+        stop_token_ids.sort_unstable();
+        stop_token_ids.dedup();
+        Self { start, factor, stop_token_ids }
     }
 
     /// How many tokens a sequence is beyond the start.
     fn beyond(&self, context: &Context<'_>) -> usize {
         context.ids.len().saturating_sub(self.start.saturating_add(context.prompt_length))
+    }
+
+    /// By which part of their size the scores of stop tokens grow.
+    fn growth(&self, context: &Context<'_>) -> f32 {
+        (self.factor.powf(self.beyond(context) as f64) - 1.0) as f32
     }
 }
 
@@ -33,11 +42,10 @@ impl Constraint for ExponentialDecay {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
-        let beyond = self.beyond(context);
-        if beyond == 0 {
+        if self.beyond(context) == 0 {
             return Ok(());
         }
-        let growth = (self.factor.powf(beyond as f64) - 1.0) as f32;
+        let growth = self.growth(context);
         for &id in &self.stop_token_ids {
             if let Some(score) = scores.get_mut(id as usize).filter(|score| score.is_finite()) {
                 // The growth may be infinite, and infinity times zero is no number.
@@ -50,6 +58,14 @@ impl Constraint for ExponentialDecay {
 
     fn rules_out(&self, context: &Context<'_>, _: &mut dyn FnMut(u32)) -> bool {
         self.beyond(context) == 0
+    }
+
+    fn describe(&self, context: &Context<'_>, rules: &mut Rules) -> bool {
+        if self.beyond(context) > 0 {
+            let growth = self.growth(context);
+            self.stop_token_ids.iter().for_each(|&token| rules.grow(token, growth));
+        }
+        true
     }
 }
 

@@ -16,6 +16,7 @@ use std::fmt::Debug;
 
 use super::arguments::Arguments;
 use crate::error::{Error, Result};
+use crate::ops::choices::Rules;
 
 pub use bad_words::BadWords;
 pub use callbacks::{Callbacks, StoppingCriterion};
@@ -60,6 +61,12 @@ pub trait Constraint: Debug + Send + Sync {
     /// chosen without all scores.
     fn rules_out(&self, _context: &Context<'_>, _visit: &mut dyn FnMut(u32)) -> bool {
         false
+    }
+
+    /// Tells `rules` what [`Constraint::apply`] does, so that a card can do the same; `false` where it does
+    /// something else to the scores, or cannot tell.
+    fn describe(&self, context: &Context<'_>, rules: &mut Rules) -> bool {
+        self.rules_out(context, &mut |token| rules.rule_out(token))
     }
 
     /// Whether it calls a function of the user, which is to be asked in the order in which tokens are

@@ -2,6 +2,7 @@
 
 use super::{Built, Constraint, Context, Request, bounded};
 use crate::error::{Error, Result};
+use crate::ops::choices::Rules;
 
 /// Divides the positive and multiplies the negative scores of all tokens that the sequence holds,
 /// prompt included.
@@ -30,11 +31,7 @@ impl Constraint for RepetitionPenalty {
     }
 
     fn apply(&self, context: &Context<'_>, scores: &mut [f32]) -> Result<()> {
-        // Each token once, however often it was said.
-        let mut said = context.ids.to_vec();
-        said.sort_unstable();
-        said.dedup();
-        for id in said {
+        for id in said(context) {
             if let Some(score) = scores.get_mut(id as usize) {
                 let penalised =
                     if *score < 0.0 { *score * self.penalty } else { *score / self.penalty };
@@ -43,6 +40,19 @@ impl Constraint for RepetitionPenalty {
         }
         Ok(())
     }
+
+    fn describe(&self, context: &Context<'_>, rules: &mut Rules) -> bool {
+        rules.penalise(said(context), self.penalty);
+        true
+    }
+}
+
+/// Each token that was said once, however often that was.
+fn said(context: &Context<'_>) -> Vec<u32> {
+    let mut said = context.ids.to_vec();
+    said.sort_unstable();
+    said.dedup();
+    said
 }
 
 pub(super) fn build(request: &mut Request<'_>) -> Built {

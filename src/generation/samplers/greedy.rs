@@ -3,6 +3,7 @@
 use super::{Choice, Method, Sampler, check_temperature, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
+use crate::ops::choices::Pick;
 use crate::random::Stream;
 
 /// Chooses the highest logit, the lower id among equals. A temperature would not change the
@@ -17,6 +18,10 @@ impl Sampler for Greedy {
 
     fn candidates(&self) -> Option<usize> {
         Some(1)
+    }
+
+    fn pick(&self) -> Option<Pick> {
+        Some(Pick::Best)
     }
 }
 

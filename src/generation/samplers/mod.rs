@@ -17,7 +17,7 @@ use super::beams::{self, BeamSettings};
 use super::contrastive::{self, ContrastiveSettings};
 use super::scores;
 use crate::error::{Error, Result};
-use crate::ops::likely::Draw;
+use crate::ops::choices::Pick;
 use crate::random::Stream;
 
 pub use greedy::Greedy;
@@ -40,9 +40,8 @@ pub trait Sampler: Debug + Send + Sync {
         None
     }
 
-    /// How it draws among several candidates, so that a card can guess what it draws; `None`: no way that a
-    /// card knows.
-    fn draw(&self) -> Option<Draw> {
+    /// How it chooses, so that a card can do the same; `None`: in no way that a card knows.
+    fn pick(&self) -> Option<Pick> {
         None
     }
 
@@ -168,6 +167,15 @@ fn check_k(k: usize) -> Result<usize> {
         return Ok(k);
     }
     Err(Error::argument("k", "received 0, expected an integer, at least 1"))
+}
+
+/// Draws one of some tokens (each with its weight) with probability in proportion to the weights; in the order of
+/// the tokens, as from all of them.
+fn draw_token(tokens: &mut [(u32, f32)], draws: &mut Stream) -> Choice {
+    tokens.sort_unstable_by_key(|&(token, _)| token);
+    let weights: Vec<f32> = tokens.iter().map(|&(_, weight)| weight).collect();
+    let (place, log_probability) = draw(&weights, draws);
+    Choice { token: tokens[place].0, log_probability: Some(log_probability) }
 }
 
 /// Weights that are summed at a time where a whole row is drawn from.

@@ -3,6 +3,7 @@
 use super::{Choice, Method, Sampler, check_temperature, draw, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
+use crate::ops::choices::{Draw, Pick};
 use crate::random::Stream;
 
 /// Draws each token with its probability at `temperature`.
@@ -24,6 +25,10 @@ impl Sampler for Random {
         scores::softmax(logits, self.temperature);
         let (token, log_probability) = draw(logits, draws);
         Choice { token: token as u32, log_probability: Some(log_probability) }
+    }
+
+    fn pick(&self) -> Option<Pick> {
+        Some(Pick::Draw(Draw::of_all(self.temperature)))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Sampling as in Hugging Face's `generate(do_sample=True)`: warpers, then a draw.
 
 use super::warpers::Warpers;
-use super::{Choice, Method, Sampler, draw, scores};
+use super::{Choice, Method, Sampler, draw, draw_token, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
-use crate::ops::likely::Draw;
+use crate::ops::choices::Pick;
 use crate::random::Stream;
 
 /// Draws from what the warpers leave, in proportion to the probabilities.
@@ -32,8 +32,8 @@ impl Sampler for Sample {
         self.warpers.top_k().and_then(|k| k.checked_add(1))
     }
 
-    fn draw(&self) -> Option<Draw> {
-        self.warpers.draw()
+    fn pick(&self) -> Option<Pick> {
+        self.warpers.draw().map(Pick::Draw)
     }
 
     fn choose_among(&self, best: &[(u32, f32)], draws: &mut Stream) -> Option<Choice> {
@@ -48,8 +48,8 @@ impl Sampler for Sample {
         logits.truncate(k);
         self.warpers.filter(&mut logits, 1);
         scores::softmax(&mut logits, 1.0);
-        let (place, log_probability) = draw(&logits, draws);
-        Some(Choice { token: best[place].0, log_probability: Some(log_probability) })
+        let tokens = best.iter().zip(&logits).map(|(&(token, _), &weight)| (token, weight));
+        Some(draw_token(&mut tokens.collect::<Vec<_>>(), draws))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Top-k sampling (Fan, Lewis and Dauphin, 2018): random among the `k` most probable tokens.
 
-use super::{Choice, Method, Sampler, check_k, check_temperature, draw, scores};
+use super::{Choice, Method, Sampler, check_k, check_temperature, draw_token, scores};
 use crate::error::Result;
 use crate::generation::arguments::Arguments;
-use crate::ops::likely::Draw;
+use crate::ops::choices::{Draw, Pick};
 use crate::random::Stream;
 
 /// Draws among the `k` most probable tokens in proportion to their probabilities at
@@ -31,8 +31,8 @@ impl Sampler for TopK {
         Some(self.k)
     }
 
-    fn draw(&self) -> Option<Draw> {
-        Some(Draw { candidates: self.k, temperature: self.temperature, top_p: 1.0 })
+    fn pick(&self) -> Option<Pick> {
+        Some(Pick::Draw(Draw { top_k: Some(self.k), ..Draw::of_all(self.temperature) }))
     }
 
     fn choose_among(&self, candidates: &[(u32, f32)], draws: &mut Stream) -> Option<Choice> {
@@ -45,10 +45,8 @@ fn draw_among(candidates: &[(u32, f32)], temperature: f32, draws: &mut Stream) -
     // The k highest logits are the k highest probabilities, and what the others add to the
     // softmax's sum cancels: only k exponentials are needed.
     let largest = candidates[0].1;
-    let weight = |&(_, logit): &(u32, f32)| ((logit - largest) / temperature).exp();
-    let weights: Vec<f32> = candidates.iter().map(weight).collect();
-    let (place, log_probability) = draw(&weights, draws);
-    Choice { token: candidates[place].0, log_probability: Some(log_probability) }
+    let weight = |&(token, logit): &(u32, f32)| (token, ((logit - largest) / temperature).exp());
+    draw_token(&mut candidates.iter().map(weight).collect::<Vec<_>>(), draws)
 }
 
 /// From the arguments `k` and `temperature`.

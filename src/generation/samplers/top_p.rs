@@ -1,9 +1,10 @@
 //! Top-p or nucleus sampling (Holtzman et al., 2020): random among the most probable tokens that
 //! together reach the probability `p`.
 
-use super::{Choice, Method, Sampler, check_k, check_temperature, draw, scores};
+use super::{Choice, Method, Sampler, check_k, check_temperature, draw_token, scores};
 use crate::error::{Error, Result};
 use crate::generation::arguments::Arguments;
+use crate::ops::choices::{Draw, Pick};
 use crate::random::Stream;
 
 /// Draws among the most probable tokens, up to and including the first one that takes their sum
@@ -47,7 +48,7 @@ impl Sampler for TopP {
         // Sorting the whole vocabulary for a handful of candidates would cost more than all the
         // rest, so the sorted front grows until it reaches p.
         let mut size = most.min(32);
-        let nucleus = loop {
+        let mut nucleus = loop {
             let mut candidates = scores::top_k(logits, size);
             match self.cut(&candidates) {
                 Some(kept) => candidates.truncate(kept),
@@ -59,9 +60,12 @@ impl Sampler for TopP {
             }
             break candidates;
         };
-        let weights: Vec<f32> = nucleus.iter().map(|&(_, probability)| probability).collect();
-        let (place, log_probability) = draw(&weights, draws);
-        Choice { token: nucleus[place].0, log_probability: Some(log_probability) }
+        draw_token(&mut nucleus, draws)
+    }
+
+    fn pick(&self) -> Option<Pick> {
+        let all = Draw::of_all(self.temperature);
+        Some(Pick::Draw(Draw { top_k: self.k, top_p: self.p, ..all }))
     }
 }
 

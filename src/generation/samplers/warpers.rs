@@ -5,7 +5,7 @@
 use super::{check_temperature, scores};
 use crate::error::{Error, Result};
 use crate::generation::arguments::Arguments;
-use crate::ops::likely::Draw;
+use crate::ops::choices::Draw;
 
 /// The filters of one way of sampling; `None` leaves one out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,10 +66,13 @@ impl Warpers {
 
     /// The draw of what is left, if a card knows it.
     pub(super) fn draw(&self) -> Option<Draw> {
-        let is_known = self.min_p.is_none() && self.typical_p.is_none();
-        let top_p = self.top_p.unwrap_or(1.0) as f32;
-        let draw = |candidates| Draw { candidates, temperature: self.temperature, top_p };
-        self.top_k.filter(|_| is_known).map(draw)
+        self.typical_p.is_none().then(|| Draw {
+            top_k: self.top_k,
+            top_p: self.top_p.unwrap_or(1.0) as f32,
+            min_p: self.min_p.unwrap_or(0.0),
+            in_turn: true,
+            ..Draw::of_all(self.temperature)
+        })
     }
 
     /// The rest of it: the filters behind top-k.

@@ -78,11 +78,9 @@ extern "C" __global__ void __launch_bounds__(256) best_of_part(
            [&](int n, Candidate best) { candidates[place * count + n] = best; });
 }
 
-// The best `count` of a row's `parts * count` candidates, and the logarithm of the sum over the row. Beside
-// them, in `fed`, the row's token, if it is known here: whoever reads them sees after what they come.
+// The best `count` of a row's `parts * count` candidates, and the logarithm of the sum over the row.
 extern "C" __global__ void __launch_bounds__(256) best_of_row(
-    const Candidate* candidates, const float* sums, int parts, int count, const unsigned* tokens,
-    Candidate* best, float* log_sums, unsigned* fed) {
+    const Candidate* candidates, const float* sums, int parts, int count, Candidate* best, float* log_sums) {
     DYNAMIC_SHARED(chosen_before);
     float* here = chosen_before;
     int length = parts * count;
@@ -101,10 +99,7 @@ extern "C" __global__ void __launch_bounds__(256) best_of_row(
         }
     }
     sum = block_sum(sum, warp_scores);
-    if (threadIdx.x == 0) {
-        log_sums[blockIdx.x] = largest + logf(sum);
-        if (tokens != nullptr) fed[blockIdx.x] = tokens[blockIdx.x];
-    }
+    if (threadIdx.x == 0) log_sums[blockIdx.x] = largest + logf(sum);
     choose(here, ids, 0, length, count, warp_scores, warp_ids,
            [&](int n, Candidate chosen) { best[blockIdx.x * count + n] = chosen; });
 }

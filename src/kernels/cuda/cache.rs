@@ -57,12 +57,6 @@ impl CardCache {
         head_width + capacity + WARP + ROW_THREADS
     }
 
-    /// Bytes that the entries take.
-    pub fn bytes(&self) -> usize {
-        let floats = |rows: &CardRows| rows.rows() * rows.width();
-        size_of::<f32>() * self.entries.iter().map(floats).sum::<usize>()
-    }
-
     /// The card that has it.
     pub fn card(&self) -> &Arc<Card> {
         &self.card

@@ -5,10 +5,11 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 
-use super::best::LikelyParameter;
+use super::choose::ChoicesParameter;
 use super::dropout::Draw;
 use super::linear::LayersParameter;
 use super::optimizer::Four;
+use super::softmax::WeightsParameter;
 use super::weight::{Kind, Weight};
 use super::{Card, CardRows, Numbers};
 
@@ -31,7 +32,8 @@ pub(super) enum Argument {
     Long(u64),
     Draw(Draw),
     Four(Four),
-    Likely(LikelyParameter),
+    Choices(ChoicesParameter),
+    Weights(WeightsParameter),
 }
 
 impl Argument {
@@ -84,7 +86,8 @@ impl Card {
                 Argument::Long(number) => builder.arg(number),
                 Argument::Draw(draw) => builder.arg(draw),
                 Argument::Four(numbers) => builder.arg(numbers),
-                Argument::Likely(likely) => builder.arg(likely),
+                Argument::Choices(choices) => builder.arg(choices),
+                Argument::Weights(weights) => builder.arg(weights),
             };
         }
         let config = LaunchConfig {

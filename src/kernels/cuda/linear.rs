@@ -194,7 +194,7 @@ impl Card {
         let x = Factor { start: x.start(), kind: x.kind(), transposed: false };
         let w = Factor { start: weight.start, kind: weight.kind, transposed: true };
         let (sizes, out) = ((rows, outputs, inputs), (layer.out.start(), layer.out.kind()));
-        self.product(sizes, [x, w], weight.kind.multiplied(), out)?;
+        self.product(1, sizes, [x, w], weight.kind.multiplied(), out)?;
         if layer.bias.is_none() && !with_gelu {
             return Ok(());
         }

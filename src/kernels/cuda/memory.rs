@@ -255,8 +255,8 @@ impl CardNumbers {
         // Room for a few more, so that they seldom move.
         let room = values.len().next_power_of_two().max(room).max(32);
         let numbers = card.device.alloc_zeros::<u32>(room)?;
-        let mut numbers = CardNumbers { card: card.clone(), numbers, count: values.len() };
-        numbers.replace(values)?;
+        let numbers = CardNumbers { card: card.clone(), numbers, count: values.len() };
+        card.send(values, numbers.all().start)?;
         Ok(numbers)
     }
 
@@ -273,11 +273,6 @@ impl CardNumbers {
         self.count = values.len();
         self.card.send(values, self.all().start)?;
         Ok(moves)
-    }
-
-    /// How many there is room for where they are.
-    pub fn room(&self) -> usize {
-        self.numbers.len()
     }
 
     /// Takes other values in the place of the first.

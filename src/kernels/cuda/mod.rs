@@ -7,6 +7,8 @@
 mod attention;
 mod best;
 mod cache;
+mod choose;
+mod cross_entropy;
 mod dropout;
 mod graph;
 mod launch;
@@ -15,6 +17,8 @@ mod memory;
 mod optimizer;
 mod pinned;
 mod product;
+mod softmax;
+mod training;
 mod weight;
 
 use std::cell::RefCell;
@@ -31,14 +35,18 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
 pub use attention::CardSpans;
-pub use best::{Best, CardBest, Likely};
+pub use best::{Best, CardBest};
 pub use cache::{CardCache, pairs};
+pub use choose::{CardChooser, Choices, Chosen};
+pub use cross_entropy::{CardTargets, RowLoss};
 pub use graph::Graphs;
 pub use launch::WIDEST;
 pub use linear::Layer;
 pub use memory::{CardNumbers, CardRows, Numbers, Pool, tensor_of};
 pub use optimizer::{CardFloats, ElementRule};
 pub use pinned::Arriving;
+pub use softmax::{CardSide, Side};
+pub use training::Normed;
 pub use weight::Weight;
 
 /// The kernels, compiled by `build.rs`.

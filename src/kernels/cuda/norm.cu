@@ -105,3 +105,90 @@ __device__ __forceinline__ void embed(
 EMBED(float, float32)
 EMBED(float16, float16)
 EMBED(bfloat16, bfloat16)
+
+// What a warp sums over a row: `term(i)` of each of its places.
+template <typename Term>
+__device__ __forceinline__ float sum_of_row(int width, Term term) {
+    float sum = 0.0f;
+    for (int i = threadIdx.x % WARP_SIZE; i < width; i += WARP_SIZE) sum += term(i);
+    return warp_sum(sum);
+}
+
+// add_norm for training, `affine` [2, width] being gamma and beta: it leaves the sums, if there is a residual, and
+// mean and scale of each row too. A warp has a row.
+extern "C" __global__ void __launch_bounds__(256) norm_forward(
+    const float* x, const float* residual, int rows, int width, const float* affine, float* out, float* sums,
+    float* statistics) {
+    int row = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE;
+    if (row >= rows) return;
+    size_t start = static_cast<size_t>(row) * width;
+    if (residual != nullptr) {
+        for (int i = lane; i < width; i += WARP_SIZE) sums[start + i] = x[start + i] + residual[start + i];
+    }
+    // A thread reads what it has written itself.
+    const float* values = (residual == nullptr ? x : sums) + start;
+    float mean = sum_of_row(width, [&](int i) { return values[i]; }) / width;
+    float squares = sum_of_row(width, [&](int i) { return (values[i] - mean) * (values[i] - mean); });
+    float scale = 1.0f / sqrtf(squares / width + EPSILON);
+    for (int i = lane; i < width; i += WARP_SIZE) {
+        out[start + i] = fmaf((values[i] - mean) * scale, affine[i], affine[width + i]);
+    }
+    if (lane == 0) statistics[2 * row] = mean, statistics[2 * row + 1] = scale;
+}
+
+// The slopes of the sums, from those of the results.
+extern "C" __global__ void __launch_bounds__(256) norm_backward(
+    const float* dout, const float* sums, const float* statistics, int rows, int width, const float* gamma,
+    float* dsums) {
+    int row = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE;
+    if (row >= rows) return;
+    size_t start = static_cast<size_t>(row) * width;
+    float mean = statistics[2 * row], scale = statistics[2 * row + 1];
+    auto normed = [&](int i) { return (sums[start + i] - mean) * scale; };
+    auto slope = [&](int i) { return dout[start + i] * gamma[i]; };
+    float along_one = sum_of_row(width, slope) / width;
+    float along_normed = sum_of_row(width, [&](int i) { return slope(i) * normed(i); }) / width;
+    for (int i = lane; i < width; i += WARP_SIZE) {
+        dsums[start + i] = scale * (slope(i) - along_one - normed(i) * along_normed);
+    }
+}
+
+// Sums over `part` rows of [rows, width], in parts [rows / part, 2, width]: of dout, and of dout times the normed
+// values. Without statistics of dout alone, [rows / part, width]. A block has 32 columns of a part.
+extern "C" __global__ void __launch_bounds__(256) sum_columns(
+    const float* dout, const float* sums, const float* statistics, int rows, int width, int part, float* parts) {
+    __shared__ float shared[2][256];
+    int column = blockIdx.x * WARP_SIZE + threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+    int warps = blockDim.x / WARP_SIZE, first = blockIdx.y * part, end = min(first + part, rows);
+    float plain = 0.0f, normed = 0.0f;
+    for (int row = first + warp; row < end && column < width; row += warps) {
+        size_t place = static_cast<size_t>(row) * width + column;
+        plain += dout[place];
+        if (statistics != nullptr) {
+            normed += dout[place] * (sums[place] - statistics[2 * row]) * statistics[2 * row + 1];
+        }
+    }
+    shared[0][threadIdx.x] = plain, shared[1][threadIdx.x] = normed;
+    __syncthreads();
+    if (warp > 0 || column >= width) return;
+    for (int i = 1; i < warps; i++) {
+        plain += shared[0][i * WARP_SIZE + threadIdx.x], normed += shared[1][i * WARP_SIZE + threadIdx.x];
+    }
+    size_t size = statistics == nullptr ? width : 2 * width;
+    float* to = parts + blockIdx.y * size + column;
+    if (statistics == nullptr) {
+        *to = plain;
+    } else {
+        // As gamma and beta lie.
+        to[0] = normed, to[width] = plain;
+    }
+}
+
+// The sum of `count` arrays of `size` floats that lie one behind the other.
+extern "C" __global__ void __launch_bounds__(256) sum_parts(const float* parts, int count, int size, float* out) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= size) return;
+    float sum = 0.0f;
+    for (int part = 0; part < count; part++) sum += parts[static_cast<size_t>(part) * size + i];
+    out[i] = sum;
+}

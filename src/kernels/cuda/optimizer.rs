@@ -102,7 +102,9 @@ impl CardFloats {
     /// # Errors
     /// What the card reports.
     pub fn to_host(&self) -> Result<Vec<f32>> {
-        self.card.stream.clone_dtoh(&self.memory.slice(..self.len)).w()
+        let copy = self.card.stream.clone_dtoh(&self.memory.slice(..self.len)).w()?;
+        self.card.received();
+        Ok(copy)
     }
 
     /// Sets them all to 0.

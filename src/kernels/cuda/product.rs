@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as cublas};
+use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::{CudaStorage, Result};
@@ -22,19 +22,21 @@ pub(super) struct Factor {
 }
 
 impl Card {
-    /// `out [m, n] = a [m, k] b [k, n]`: factors are narrowed to `kind` where they have more bits, sums are
-    /// float32, and results what `out` says.
+    /// `out [m, n] = a [m, k] b [k, n]` of each of `count` matrices: factors are narrowed to `kind` where they have
+    /// more bits, sums are float32, and results what `out` says.
     ///
     /// # Errors
     /// What the driver reports.
     pub(super) fn product(
         self: &Arc<Self>,
+        count: usize,
         (m, n, k): (usize, usize, usize),
         [a, b]: [Factor; 2],
         kind: Kind,
         (out, results): (CUdeviceptr, Kind),
     ) -> Result<()> {
-        let (narrow_a, narrow_b) = (self.narrowed(a, m * k, kind)?, self.narrowed(b, k * n, kind)?);
+        let narrow_a = self.narrowed(a, count * m * k, kind)?;
+        let narrow_b = self.narrowed(b, count * k * n, kind)?;
         let start = |factor: Factor, narrow: &Option<CardRows>| {
             narrow.as_ref().map_or(factor.start, CardRows::pointer)
         };
@@ -52,7 +54,7 @@ impl Card {
         // cuBLAS counts columns first: out^T [n, m] = b^T a^T.
         // SAFETY: callers checked the sizes, and both constants outlive the call.
         let status = unsafe {
-            gemm_ex(
+            gemm_strided_batched_ex(
                 *self.blas.handle(),
                 operation(b),
                 operation(a),
@@ -63,13 +65,17 @@ impl Card {
                 start(b, &narrow_b) as *const _,
                 kind.of_cublas(),
                 leading(b, k, n),
+                (k * n) as i64,
                 start(a, &narrow_a) as *const _,
                 kind.of_cublas(),
                 leading(a, m, k),
+                (m * k) as i64,
                 (&raw const zero).cast(),
                 out as *mut _,
                 results.of_cublas(),
                 n as i32,
+                (m * n) as i64,
+                count as i32,
                 cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
@@ -77,8 +83,8 @@ impl Card {
         status.map_err(candle_core::Error::wrap)
     }
 
-    /// A product of two matrices of float32 in bfloat16, `[m, n]`: `a [m, k]`, or `[k, m]` if it is
-    /// transposed, and `b` likewise.
+    /// Products of `count` matrices of float32 with as many in bfloat16, `[m, n]` each: `a [m, k]`, or `[k, m]` if it
+    /// is transposed, and `b` likewise.
     ///
     /// # Errors
     /// What the driver reports.
@@ -87,15 +93,16 @@ impl Card {
     /// If the sizes do not fit.
     pub fn product_bfloat16(
         self: &Arc<Self>,
+        count: usize,
         (m, n, k): (usize, usize, usize),
         [(a, a_transposed), (b, b_transposed)]: [(Weight, bool); 2],
     ) -> Result<CudaStorage> {
-        assert!(a.len == m * k && b.len == k * n, "factors of unlike sizes");
-        let out = self.floats(m * n)?;
+        assert!(a.len == count * m * k && b.len == count * k * n, "factors of unlike sizes");
+        let out = self.floats(count * m * n)?;
         let a = Factor { start: a.start, kind: a.kind, transposed: a_transposed };
         let b = Factor { start: b.start, kind: b.kind, transposed: b_transposed };
         let to = (out.device_ptr(&self.stream).0, Kind::Float32);
-        self.product((m, n, k), [a, b], Kind::Bfloat16, to)?;
+        self.product(count, (m, n, k), [a, b], Kind::Bfloat16, to)?;
         Ok(CudaStorage::wrap_cuda_slice(out, self.device.clone()))
     }
 

@@ -159,6 +159,12 @@ impl Weight {
         self.kind == Kind::Bfloat16
     }
 
+    /// Where its float32 are.
+    pub(super) fn floats(self) -> CUdeviceptr {
+        assert!(self.is_float32(), "a kernel of float32 was given {:?}", self.kind);
+        self.start
+    }
+
     /// Whether it has float32.
     pub fn is_float32(&self) -> bool {
         self.kind == Kind::Float32
