@@ -163,3 +163,55 @@ def test_draws(launch, size, limit, threads, spread):
                 np.testing.assert_allclose(found["log_probability"], log_probability, atol=1e-4)
                 compared += 1
     assert compared > 0.9 * 8 * len(settings)
+
+
+class Beams(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("from_", "scores", "ends", "ruled_out", "stops")),
+        *((name, ctypes.c_int) for name in ("stop_count", "beams")),
+    ]
+
+
+def test_how_beams_go_on(launch):
+    """Two sources, of which the second comes first; equal scores, stop tokens, tokens that are
+    out, and histories that beams take over."""
+    beams, count, slots, length = 3, 4, 8, 5
+    random = np.random.default_rng(1)
+    # Eighths, so that there are equals.
+    logits = -np.sort(-np.round(random.normal(size=(6, count)) * 8) / 8).astype(np.float32)
+    ids = np.stack([random.permutation(30)[:count] for _ in range(6)]).astype(np.uint32)
+    ids[4, 3] = NONE
+    best = np.stack([logits, ids.view(np.float32)], axis=2).copy()
+    log_sums = np.round(random.normal(size=6) * 8).astype(np.float32) / 8
+    scores = np.array([-1, -0.5, -0.5, -2, -1.75, -1e9], np.float32)
+    from_, ends = np.array([3, 4, 5, 0, 1, 2], np.uint32), np.array([0, 1, 1, 1, 3, 3], np.uint32)
+    ruled_out = np.array([ids[4, 0], ids[1, 0], ids[1, 1]], np.uint32)
+    stops = np.array([ids[3, 0], 77], np.uint32)
+    next_rows = np.array([[slot, length] for slot in (4, 5, 6, 0, 1, 2, 2, 2)], np.uint32)
+    origins = random.integers(0, slots, (9, slots)).astype(np.uint32)
+    expected_origins, expected = origins.copy(), []
+    for base in (0, 3):
+        found = []
+        for beam in range(beams):
+            row = base + beam
+            out = set(ruled_out[(ends[row - 1] if row else 0) : ends[row]]) | set(stops) | {NONE}
+            for logit, token in zip(logits[from_[row]], ids[from_[row]], strict=True):
+                if token not in out:
+                    score = np.float32(logit - log_sums[from_[row]]) + scores[row]
+                    found.append((-score, beam, int(token)))
+        chosen = sorted(found)[:beams]
+        expected += [[token, beam] for _, beam, token in chosen]
+        slots_of = next_rows[base : base + beams, 0]
+        for place, (_, beam, _) in enumerate(chosen):
+            expected_origins[: length - 1, slots_of[place]] = origins[: length - 1, slots_of[beam]]
+    assert len({beam for _, beam in expected[:3]}) < 3
+    how = Beams(
+        *(array.ctypes.data for array in (from_, scores, ends, ruled_out, stops)), len(stops), beams
+    )
+    continued, tokens = np.zeros((6, 2), np.uint32), np.zeros(8, np.uint32)
+    arguments = (best, log_sums, count, how, next_rows, origins, slots, 6, continued, tokens, 8)
+    launch("continue_beams", (2,), 128, 0, *arguments)
+    assert continued.tolist() == expected
+    last = expected[-1][0]
+    assert tokens.tolist() == [token for token, _ in expected] + [last, last]
+    np.testing.assert_array_equal(origins, expected_origins)

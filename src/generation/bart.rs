@@ -7,8 +7,8 @@ use std::sync::Arc;
 use self::ahead::Ahead;
 use super::model::{PromptRow, Scores, StepModel, StepRow, Wanted};
 use crate::error::{Error, Result};
-use crate::model::{BartModel, Batch, Leaves, Left, Pass, Passed, Steps, StopCheck};
-use crate::ops::choices::Choices;
+use crate::model::{BartModel, Batch, Leaves, Pass, Passed, Steps, StopCheck};
+use crate::ops::choices::{Beams, Choices};
 use crate::ops::head;
 use crate::ops::hidden::{self, Hidden};
 use crate::ops::recording::Output;
@@ -30,7 +30,14 @@ pub struct BartDecoder {
     rows: Batch,
     /// How tokens are chosen after the step that comes next.
     choices: Choices,
+    /// The beams of the step that comes next, if they were told.
+    beams: Beams,
+    expects: bool,
+    /// Which slots continue which since the last step.
+    moves: Vec<(usize, usize)>,
     ahead: Option<Ahead>,
+    /// The rows of the last step.
+    last: Vec<StepRow>,
     /// Whether the last pass came to its end: if not, nobody is to go on with what it left.
     is_whole: bool,
 }
@@ -53,7 +60,11 @@ impl BartDecoder {
             screening: head::Screening::default(),
             rows: Batch::default(),
             choices: Choices::default(),
+            beams: Beams::default(),
+            expects: false,
+            moves: Vec::new(),
             ahead: None,
+            last: Vec::new(),
             is_whole: false,
         })
     }
@@ -110,12 +121,7 @@ impl BartDecoder {
 
     /// Leaves what is wanted of the scores after the rows of the last pass that count.
     fn score(&mut self, wanted: Wanted, scores: &mut Scores) -> Result<()> {
-        let Some(Passed { hidden, left }) = self.passed.as_deref() else { return Ok(()) };
-        if let (Wanted::Best { ask, .. }, Left::Best(found)) = (wanted, left)
-            && found.wait(&self.wanted(hidden.rows()), ask, scores.best_mut())?
-        {
-            return Ok(());
-        }
+        let Some(Passed { hidden, .. }) = self.passed.as_deref() else { return Ok(()) };
         let chosen = match self.wanted.is_empty() {
             true => None,
             false => Some(self.model.place().alone(|| hidden.select(&self.wanted))?),
@@ -180,25 +186,37 @@ impl StepModel for BartDecoder {
 
     fn step(&mut self, rows: &[StepRow], wanted: Wanted, scores: &mut Scores) -> Result<()> {
         self.is_whole = false;
+        rows.clone_into(&mut self.last);
         if self.steps.as_mut().is_some_and(Steps::follow_additions) {
             self.ahead = None;
         }
         let model = self.model.clone();
         let done = model.place().alone(|| {
-            if wanted != Wanted::Chosen || !self.take_ahead(rows) {
+            if !self.take_ahead(rows, wanted) {
                 self.feed_further(rows, wanted)?;
             }
-            match wanted == Wanted::Chosen && self.choose(rows, scores)? {
-                true => Ok(()),
-                false => self.score(wanted, scores),
+            let is_there = match wanted {
+                Wanted::All => false,
+                Wanted::Chosen => self.choose(rows, scores)?,
+                Wanted::Best { ask, .. } => self.find(rows, (wanted, ask), scores)?,
+            };
+            if is_there {
+                return Ok(());
             }
+            self.feed_again(rows)?;
+            self.score(wanted, scores)
         });
+        self.moves.clear();
+        self.expects = false;
         self.is_whole = done.is_ok();
         done
     }
 
     fn all_scores(&mut self, scores: &mut Scores) -> Result<()> {
         self.is_whole = false;
+        let last = std::mem::take(&mut self.last);
+        self.feed_again(&last)?;
+        self.last = last;
         self.score(Wanted::All, scores)?;
         self.is_whole = true;
         Ok(())
@@ -222,6 +240,11 @@ impl StepModel for BartDecoder {
         std::mem::swap(&mut self.choices, choices);
     }
 
+    fn expect_beams(&mut self, beams: &mut Beams) {
+        std::mem::swap(&mut self.beams, beams);
+        self.expects = true;
+    }
+
     fn is_batch_invariant(&self) -> bool {
         ops::way() == Way::Kernel && self.model.place().has_kernels()
     }
@@ -237,6 +260,7 @@ impl StepModel for BartDecoder {
         if let Some(steps) = &mut self.steps {
             steps.cache.reorder(moves);
         }
+        moves.clone_into(&mut self.moves);
         Ok(())
     }
 }

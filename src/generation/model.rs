@@ -2,7 +2,7 @@
 //! implement it with a function of the history.
 
 use crate::error::{Error, Result};
-use crate::ops::choices::{Choices, Chosen};
+use crate::ops::choices::{Beams, Choices, Chosen};
 use crate::ops::head::{Ask, Best};
 
 /// The prompt of one source, fed before the first step.
@@ -163,6 +163,10 @@ pub trait StepModel {
     /// Tells how tokens are chosen after each row of the step that comes next, of which they are
     /// [wanted](Wanted::Chosen). The choices are exchanged for some whose memory can be used.
     fn choose_by(&mut self, _choices: &mut Choices) {}
+
+    /// Tells of the beams of the step that comes next, of which the best are wanted, so that a model that
+    /// [chooses](StepModel::chooses) can go on meanwhile with what they likely become. Exchanged like choices.
+    fn expect_beams(&mut self, _beams: &mut Beams) {}
 
     /// Whether the scores of a history have the same bits whatever else a pass holds.
     fn is_batch_invariant(&self) -> bool {

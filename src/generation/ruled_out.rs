@@ -42,6 +42,13 @@ impl RuledOut {
         &self.ids[start..self.ends[row]]
     }
 
+    /// Leaves what is ruled out after all rows, row after row, and where each row's ends.
+    pub fn copy_to(&self, ids: &mut Vec<u32>, ends: &mut Vec<u32>) {
+        ids.clone_from(&self.ids);
+        ends.clear();
+        ends.extend(self.ends.iter().map(|&end| end as u32));
+    }
+
     /// Whether nothing is ruled out after any row.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()

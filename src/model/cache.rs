@@ -68,6 +68,18 @@ impl CachedRows {
     pub fn inputs(&self) -> &StepInputs {
         &self.inputs
     }
+
+    /// The same, for a card to change it.
+    pub fn inputs_mut(&mut self) -> &mut StepInputs {
+        &mut self.inputs
+    }
+
+    /// Says that a card has continued histories as the cache has since.
+    pub fn have_continued(&mut self, cache: &DecoderCache) {
+        if let Some(origins) = &cache.origins {
+            self.inputs.know(origins);
+        }
+    }
 }
 
 /// What a card knows of rows, where it keeps their histories.

@@ -3,12 +3,13 @@
 //! that the kernels do not take.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
 use super::attention::{Heads, Spans, ragged};
-use super::choices::{Choices, Chooser, Choosing, Chosen};
-use super::head::{Ask, Best, Found, most_found};
+use super::choices::{Beams, Choices, Chooser, Choosing, Chosen, Continued};
+use super::head::{Arriving, Ask, Best, Found, most_found};
 use super::hidden::Hidden;
 use super::linear::Affine;
 use super::step_inputs::{OnCard, StepInputs};
@@ -237,25 +238,55 @@ pub(super) fn best(
 ) -> Result<bool> {
     let Some(found) = find(x, weight, bias, (limit, ask.count))? else { return Ok(false) };
     let all: Vec<u32> = (0..x.rows() as u32).collect();
-    found.wait(&all, ask, best)
+    Ok(found.fetch(false)?.wait(&all, ask, best)?.is_some())
 }
 
-/// See [`Found::wait`].
-pub(super) fn found(found: &Found, from: &[u32], ask: Ask, best: &mut Best) -> Result<bool> {
-    let rows = found.best.rows();
-    let there = found.best.fetch()?.wait(|words| cuda::Best::of_words(words, rows))?;
-    let of_row = |row: u32| &there.found[row as usize * there.count..][..there.count];
+/// See [`Arriving::wait`].
+pub(super) fn found(
+    arriving: Arriving,
+    from: &[u32],
+    ask: Ask,
+    best: &mut Best,
+) -> Result<Option<Vec<Continued>>> {
+    let (rows, count) = arriving.sizes;
+    let there = arriving.words.wait(|words| cuda::Best::of_words(words, rows, count))?;
+    let of_row = |row: u32| &there.found[row as usize * count..][..count];
     let is_whole = |&row: &u32| {
         let mut wanted = of_row(row).iter().take(ask.count);
         !there.log_sums[row as usize].is_nan() && wanted.all(|&(_, id)| id != u32::MAX)
     };
     if !from.iter().all(is_whole) {
-        return Ok(false);
+        return Ok(None);
     }
     let wanted = from.iter().flat_map(|&row| of_row(row).iter().take(ask.count));
     let log_sums = from.iter().filter(|_| ask.log_sum).map(|&row| there.log_sums[row as usize]);
     best.set(from.len(), wanted.map(|&(score, id)| (id, score)), log_sums.collect());
-    Ok(true)
+    Ok(Some(there.continued))
+}
+
+/// See [`Chooser::continue_beams`].
+pub(super) fn continue_beams(
+    chooser: &mut Chooser,
+    found: &Found,
+    from: &[u32],
+    beams: &Beams,
+    next: &mut StepInputs,
+) -> Result<()> {
+    let Some(next) = next.on_card_mut() else { return Ok(()) };
+    let chooser = chooser.of(next.card())?;
+    let Beams { count, scores, ruled_out, ends, stops } = beams;
+    let beams = cuda::Beams { from, scores, ends, ruled_out, stops, count: *count };
+    chooser.continue_beams(&found.best, &beams, next.continued())
+}
+
+impl Chooser {
+    /// What a card needs of it.
+    fn of(&mut self, card: &Arc<Card>) -> Result<&mut CardChooser> {
+        Ok(match &mut self.on_card {
+            Some(chooser) => chooser,
+            none => none.insert(CardChooser::new(card)?),
+        })
+    }
 }
 
 /// See [`Chooser::choose`].
@@ -267,10 +298,7 @@ pub(super) fn choose(
     next: Option<&StepInputs>,
 ) -> Result<Option<Choosing>> {
     let Some(scores) = scores.on_card()? else { return Ok(None) };
-    let chooser = match &mut chooser.on_card {
-        Some(chooser) => chooser,
-        none => none.insert(CardChooser::new(scores.card())?),
-    };
+    let chooser = chooser.of(scores.card())?;
     let tokens = next.and_then(StepInputs::on_card).map(OnCard::tokens);
     let words = chooser.choose(&scores, &choices.on_card(from), tokens)?;
     Ok(Some(Choosing { words, log_probabilities: choices.log_probabilities }))

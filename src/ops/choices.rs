@@ -2,6 +2,7 @@
 
 use candle_core::Result;
 
+use super::head::Found;
 use super::hidden::Hidden;
 use super::step_inputs::StepInputs;
 
@@ -135,6 +136,24 @@ pub struct Chosen {
     pub log_probability: Option<f32>,
 }
 
+/// What is known of beams, of which a card is to say how they go on before the host has compared them.
+#[derive(Debug, Default)]
+pub struct Beams {
+    /// How many a source has: its rows are neighbours.
+    pub count: usize,
+    /// The scores of the rows so far.
+    pub scores: Vec<f32>,
+    /// Tokens that do not follow a row, row after row, and where each row's end.
+    pub ruled_out: Vec<u32>,
+    /// See there.
+    pub ends: Vec<u32>,
+    /// Tokens that end a sequence.
+    pub stops: Vec<u32>,
+}
+
+/// A token, and which beam of its source it continues.
+pub type Continued = [u32; 2];
+
 /// What a card needs to choose.
 #[derive(Debug, Default)]
 pub struct Chooser {
@@ -172,6 +191,42 @@ impl Chooser {
         {
             let (_, _, _, _) = (scores, from, choices, next);
             Ok(None)
+        }
+    }
+}
+
+impl Chooser {
+    /// Has a card continue beams after the rows `from`, of which it has found the best, as the `next` step: if it
+    /// does, [`Found::fetch`] brings how.
+    ///
+    /// # Errors
+    /// What the card reports.
+    pub fn continue_beams(
+        &mut self,
+        found: &Found,
+        from: &[u32],
+        beams: &Beams,
+        next: &mut StepInputs,
+    ) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        return super::card::continue_beams(self, found, from, beams, next);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let (_, _, _, _) = (found, from, beams, next);
+            Ok(())
+        }
+    }
+}
+
+impl Beams {
+    /// Whether a card continues so many, among tokens below `limit`.
+    pub fn are_continued(&self, limit: usize) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.count > 1 && crate::kernels::cuda::Beams::takes(self.count, limit);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = limit;
+            false
         }
     }
 }

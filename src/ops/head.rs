@@ -4,6 +4,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::choices::Continued;
 use super::hidden::Hidden;
 use super::linear;
 use super::weight::{Weight, panels};
@@ -139,13 +140,43 @@ pub fn scores_on_card(
     }
 }
 
+/// What is on its way to the host.
+#[derive(Debug)]
+pub struct Arriving {
+    #[cfg(feature = "cuda")]
+    pub(super) words: crate::kernels::cuda::Arriving,
+    #[cfg(feature = "cuda")]
+    pub(super) sizes: (usize, usize),
+    #[cfg(not(feature = "cuda"))]
+    never: std::convert::Infallible,
+}
+
 impl Found {
-    /// Waits for what `ask` asks for of the rows `from`; `false` if a score is not a finite number, or there are
-    /// fewer than were asked for.
+    /// Has it copied to the host, which goes on meanwhile; with how beams go on, if that was asked for.
+    ///
+    /// # Errors
+    /// What the card reports.
+    pub fn fetch(&self, with_beams: bool) -> Result<Arriving> {
+        #[cfg(feature = "cuda")]
+        return Ok(Arriving {
+            words: self.best.fetch(with_beams)?,
+            sizes: (self.best.rows(), self.best.count()),
+        });
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = with_beams;
+            match self.never {}
+        }
+    }
+}
+
+impl Arriving {
+    /// Waits for what `ask` asks for of the rows `from`, and how their beams go on, if that comes too; `None` if a
+    /// score is not a finite number, or there are fewer than were asked for.
     ///
     /// # Errors
     /// What the card reports of this and of the work before.
-    pub fn wait(&self, from: &[u32], ask: Ask, best: &mut Best) -> Result<bool> {
+    pub fn wait(self, from: &[u32], ask: Ask, best: &mut Best) -> Result<Option<Vec<Continued>>> {
         #[cfg(feature = "cuda")]
         return super::card::found(self, from, ask, best);
         #[cfg(not(feature = "cuda"))]

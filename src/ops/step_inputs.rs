@@ -92,6 +92,15 @@ impl StepInputs {
         Ok(false)
     }
 
+    /// Says that a card knows where the entries of histories are, though it was not told.
+    pub fn know(&mut self, origins: &Origins) {
+        #[cfg(feature = "cuda")]
+        if let Some(mine) = &mut self.on_card {
+            mine.know(origins);
+        }
+        let _ = origins;
+    }
+
     /// How many rows a step has, with those that fill it up, where a card has it.
     pub fn rows(&self) -> Option<usize> {
         #[cfg(feature = "cuda")]
@@ -117,8 +126,8 @@ fn filled_up(rows: usize) -> usize {
 mod on_card {
     use std::sync::Arc;
 
-    use super::{Result, StepInputs, StepRows, filled_up};
-    use crate::kernels::cuda::{Card, CardNumbers, Numbers, pairs};
+    use super::{Origins, Result, StepInputs, StepRows, filled_up};
+    use crate::kernels::cuda::{Card, CardNumbers, NextRows, Numbers, pairs};
 
     /// The inputs on a card.
     #[derive(Debug)]
@@ -128,8 +137,9 @@ mod on_card {
         /// Tokens, positions, places of the target and of the source: six numbers a row.
         numbers: CardNumbers,
         origins: CardNumbers,
-        /// Which of their changes the card knows.
-        changes: usize,
+        /// Which of their changes the card knows; `None` if it has made some of its own.
+        changes: Option<usize>,
+        slots: usize,
     }
 
     impl StepInputs {
@@ -150,17 +160,23 @@ mod on_card {
                     rows: count,
                     numbers: CardNumbers::new(&card, &numbers, ROOM)?,
                     origins: CardNumbers::new(&card, of, 0)?,
-                    changes: origins.changes,
+                    changes: Some(origins.changes),
+                    slots: origins.slots,
                     card,
                 });
                 return Ok(true);
             };
             mine.rows = count;
-            if mine.changes != origins.changes {
+            if mine.changes != Some(origins.changes) {
                 mine.origins.replace(origins.used())?;
-                mine.changes = origins.changes;
+                mine.changes = Some(origins.changes);
             }
             mine.numbers.set(&numbers)
+        }
+
+        /// The inputs on a card, for it to change them.
+        pub fn on_card_mut(&mut self) -> Option<&mut OnCard> {
+            self.on_card.as_mut()
         }
 
         /// The inputs on a card, if they are there.
@@ -193,6 +209,21 @@ mod on_card {
         /// The card.
         pub fn card(&self) -> &Arc<Card> {
             &self.card
+        }
+
+        /// What the card changes where it continues beams; of their origins then it knows more than the host.
+        pub fn continued(&mut self) -> NextRows {
+            self.changes = None;
+            NextRows {
+                tokens: self.tokens(),
+                target: self.target(),
+                origins: self.origins(),
+                slots: self.slots,
+            }
+        }
+
+        pub(super) fn know(&mut self, origins: &Origins) {
+            self.changes = Some(origins.changes);
         }
 
         /// A token each.

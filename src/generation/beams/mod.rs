@@ -27,6 +27,7 @@ use super::ruled_out::RuledOut;
 use super::scores;
 use crate::error::Result;
 use crate::kernels::parallel;
+use crate::ops::choices::Beams;
 use crate::ops::head::Best;
 use candidates::{Candidate, Candidates, Rows};
 
@@ -191,6 +192,8 @@ struct Driver<S> {
     shared: Vec<f32>,
     moves: Vec<(usize, usize)>,
     steps: Vec<StepRow>,
+    /// What a model is told that goes on meanwhile.
+    expected: Beams,
 }
 
 impl<S: Search> Driver<S> {
@@ -222,6 +225,7 @@ impl<S: Search> Driver<S> {
             shared: Vec::new(),
             moves: Vec::new(),
             steps: Vec::new(),
+            expected: Beams::default(),
         }
     }
 
@@ -253,6 +257,21 @@ impl<S: Search> Driver<S> {
         let limit = self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary);
         // One more, which shows whether the last of them has equals among the others.
         self.ruled_out.wanted(candidates + 1, limit, true)
+    }
+
+    /// Tells a model that can go on meanwhile of the beams that are fed, and of what is ruled out after them.
+    fn expect(&mut self, model: &mut dyn StepModel, wanted: Wanted) {
+        if !model.chooses() || !matches!(wanted, Wanted::Best { .. }) {
+            return;
+        }
+        let Beams { count, scores, ruled_out, ends, stops } = &mut self.expected;
+        *count = self.settings.num_beams;
+        scores.clear();
+        let beams = self.live.iter().flat_map(|&source| self.searches[source].beams());
+        scores.extend(beams.map(|beam| beam.score));
+        self.ruled_out.copy_to(ruled_out, ends);
+        stops.clone_from(&self.options.stop_token_ids);
+        model.expect_beams(&mut self.expected);
     }
 
     /// Turns the best logits of each row into what is likeliest there; `false` if that cannot be told
@@ -447,6 +466,7 @@ impl<S: Search> Decoding for Driver<S> {
             }
             stop()?;
             let wanted = self.wanted(vocabulary);
+            self.expect(model, wanted);
             model.step(&self.steps, wanted, &mut scores)?;
         }
         self.advance(model, &mut scores)?;

@@ -14,7 +14,7 @@ const PART: usize = 1024;
 /// The best of each row of scores, on a card: together, so that they come in one copy.
 #[derive(Debug)]
 pub struct CardBest {
-    /// Logarithms of sums `[rows]`, and candidates `[rows, count, 2]`.
+    /// Logarithms of sums `[rows]`, candidates `[rows, count, 2]`, and how beams go on `[rows, 2]`.
     results: CardRows,
     rows: usize,
     count: usize,
@@ -29,6 +29,8 @@ pub struct Best {
     pub found: Vec<(f32, u32)>,
     /// The logarithm of the sum of each row's exponentials; NaN if a score is not a number, or infinite.
     pub log_sums: Vec<f32>,
+    /// How beams go on, if the card has said: of each row the token, and which beam of its source it continues.
+    pub continued: Vec<[u32; 2]>,
 }
 
 impl CardBest {
@@ -54,7 +56,7 @@ impl Card {
         let parts = limit.div_ceil(PART);
         let candidates = self.rows(rows, 2 * parts * count)?;
         let sums = self.rows(rows, 2 * parts)?;
-        let results = self.rows(1, rows * (1 + 2 * count))?;
+        let results = self.rows(1, rows * (3 + 2 * count))?;
         let best = CardBest { results, rows, count };
         let arguments = [
             Argument::Pointer(scores.pointer()),
@@ -87,13 +89,24 @@ impl CardBest {
         self.results.pointer() + (size_of::<f32>() * word) as CUdeviceptr
     }
 
-    /// Has the card copy them to the host: [`Best::of_words`] understands them.
+    /// Where logarithms, candidates, and the beams' continuations lie.
+    pub(super) fn parts(&self) -> [CUdeviceptr; 3] {
+        [0, self.rows, self.rows * (1 + 2 * self.count)].map(|word| self.at(word))
+    }
+
+    /// Has the card copy them to the host, with how beams go on if that was asked for: [`Best::of_words`] understands
+    /// them.
     ///
     /// # Errors
     /// What the driver reports.
-    pub fn fetch(&self) -> Result<Arriving> {
-        let words = self.rows * (1 + 2 * self.count);
+    pub fn fetch(&self, with_beams: bool) -> Result<Arriving> {
+        let words = self.rows * (1 + 2 * self.count + if with_beams { 2 } else { 0 });
         self.results.card().fetch(self.results.pointer(), words)
+    }
+
+    /// How many it has of each row.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// How many rows they are of.
@@ -103,13 +116,13 @@ impl CardBest {
 }
 
 impl Best {
-    /// Of what [`CardBest::fetch`] has brought.
-    pub fn of_words(words: &[u32], rows: usize) -> Self {
-        let each = words.len() / rows.max(1);
-        let count = (each - 1) / 2;
-        let (log_sums, found) = words.split_at(rows);
+    /// Of what [`CardBest::fetch`] has brought of rows with so many each.
+    pub fn of_words(words: &[u32], rows: usize, count: usize) -> Self {
+        let (log_sums, rest) = words.split_at(rows);
+        let (found, continued) = rest.split_at(2 * rows * count);
         Best {
             count,
+            continued: continued.as_chunks().0.to_vec(),
             found: found.as_chunks().0.iter().map(|&[x, id]| (f32::from_bits(x), id)).collect(),
             log_sums: log_sums.iter().map(|&word| f32::from_bits(word)).collect(),
         }

@@ -112,7 +112,7 @@ impl CardChooser {
         const EACH: usize = 32;
         const MOST_THREADS: usize = 1024;
         let rows = choices.from.len();
-        let parameter = self.send(choices, scores)?;
+        let parameter = self.parameter(choices, scores)?;
         let chosen = self.card.rows(rows, CHOSEN_WORDS)?;
         assert!(tokens.is_none_or(|tokens| tokens.count >= rows), "tokens");
         let threads = choices.limit.div_ceil(EACH).next_multiple_of(WARP).clamp(WARP, MOST_THREADS);
@@ -131,8 +131,23 @@ impl CardChooser {
         self.card.fetch(chosen.pointer(), rows * CHOSEN_WORDS)
     }
 
-    /// Sends what is known, for the card to find it.
-    fn send(&mut self, choices: &Choices<'_>, scores: &CardRows) -> Result<ChoicesParameter> {
+    /// The card.
+    pub(super) fn card(&self) -> &Arc<Card> {
+        &self.card
+    }
+
+    /// Sends what is known, for the card to find it: where each part begins.
+    pub(super) fn send<const N: usize>(&mut self, parts: [&[u32]; N]) -> Result<[CUdeviceptr; N]> {
+        self.numbers.set(&parts.concat())?;
+        let mut first = 0;
+        Ok(parts.map(|part| {
+            first += part.len();
+            self.numbers.part(first - part.len(), part.len()).start
+        }))
+    }
+
+    /// The same of choices.
+    fn parameter(&mut self, choices: &Choices<'_>, scores: &CardRows) -> Result<ChoicesParameter> {
         let rows = choices.from.len();
         assert!(choices.limit <= scores.width(), "more scores are wanted than there are");
         assert!(choices.from.iter().all(|&row| (row as usize) < scores.rows()), "rows");
@@ -142,7 +157,7 @@ impl CardChooser {
         let ends = [choices.penalised.len(), choices.ruled_out.len(), choices.grown.len()];
         assert!(choices.ends.last().is_none_or(|last| last.map(|end| end as usize) == ends));
         assert!(choices.ends.is_sorted_by(|a, b| (0..3).all(|list| a[list] <= b[list])), "ends");
-        let parts = [
+        let pointers = self.send([
             choices.from,
             choices.given,
             choices.positions,
@@ -151,13 +166,7 @@ impl CardChooser {
             choices.ruled_out,
             choices.grown.as_flattened(),
             choices.keys.as_flattened(),
-        ];
-        self.numbers.set(&parts.concat())?;
-        let mut first = 0;
-        let pointers = parts.map(|part| {
-            first += part.len();
-            self.numbers.part(first - part.len(), part.len()).start
-        });
+        ])?;
         let mut parameter = ChoicesParameter {
             pointers,
             penalty: choices.penalty,

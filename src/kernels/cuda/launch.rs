@@ -5,6 +5,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 
+use super::beams::BeamsParameter;
 use super::choose::ChoicesParameter;
 use super::dropout::Draw;
 use super::linear::LayersParameter;
@@ -32,6 +33,7 @@ pub(super) enum Argument {
     Long(u64),
     Draw(Draw),
     Four(Four),
+    Beams(BeamsParameter),
     Choices(ChoicesParameter),
     Weights(WeightsParameter),
 }
@@ -86,6 +88,7 @@ impl Card {
                 Argument::Long(number) => builder.arg(number),
                 Argument::Draw(draw) => builder.arg(draw),
                 Argument::Four(numbers) => builder.arg(numbers),
+                Argument::Beams(beams) => builder.arg(beams),
                 Argument::Choices(choices) => builder.arg(choices),
                 Argument::Weights(weights) => builder.arg(weights),
             };

@@ -280,14 +280,7 @@ impl CardNumbers {
     /// # Errors
     /// What the driver reports.
     pub fn replace(&mut self, first: &[u32]) -> Result<()> {
-        self.card.check_not_recording()?;
-        match first {
-            [] => Ok(()),
-            _ => {
-                let mut to = self.numbers.slice_mut(..first.len());
-                self.card.stream.memcpy_htod(first, &mut to).w()
-            }
-        }
+        self.card.send(first, self.part(0, first.len()).start)
     }
 
     /// All of them.

@@ -5,6 +5,7 @@
 //! stream, so that memory that comes back to its pool may be handed out at once.
 
 mod attention;
+mod beams;
 mod best;
 mod cache;
 mod choose;
@@ -35,6 +36,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, CudaStorage, Device, Result};
 
 pub use attention::CardSpans;
+pub use beams::{Beams, NextRows};
 pub use best::{Best, CardBest};
 pub use cache::{CardCache, pairs};
 pub use choose::{CardChooser, Choices, Chosen};
