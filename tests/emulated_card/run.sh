@@ -27,4 +27,5 @@ export LD_LIBRARY_PATH="$card/lib" PYTHONPATH="$card/python${PYTHONPATH:+:$PYTHO
 BART_FAST_DEVICE=cpu python -m pytest -q tests/test_devices.py tests/test_emulated_card.py \
     "$@"
 BART_FAST_DEVICE=cuda python -m pytest -q --timeout 600 tests/golden/test_precision.py \
-    tests/golden/test_keras_tiny.py "$@"
+    tests/golden/test_keras_tiny.py tests/test_gradient_checkpointing.py \
+    tests/test_training_golden.py::test_three_steps "$@"
