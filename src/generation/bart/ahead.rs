@@ -121,12 +121,14 @@ impl BartDecoder {
         (wanted, ask): (Wanted, Ask),
         scores: &mut Scores,
     ) -> Result<bool> {
-        let from = self.wanted(rows.len());
-        let Wanted::Best { limit, .. } = wanted else { return Ok(false) };
-        let Some(steps) = &mut self.steps else { return Ok(false) };
-        let leaves = leaves(steps, wanted);
         let has_found = self.passed.as_deref().is_some_and(|p| matches!(p.left, Left::Best(_)));
-        let goes_on = has_found && self.expects && self.beams.are_continued(limit);
+        let (true, Wanted::Best { limit, .. }, Some(steps)) = (has_found, wanted, &mut self.steps)
+        else {
+            return Ok(false);
+        };
+        let leaves = leaves(steps, wanted);
+        let from = self.wanted(rows.len());
+        let goes_on = self.expects && self.beams.are_continued(limit);
         let next = if goes_on { self.next(rows, leaves)? } else { None };
         let (Some(Passed { left: Left::Best(found), .. }), Some(steps)) =
             (self.passed.as_deref(), &mut self.steps)

@@ -2,6 +2,7 @@
 // stop, of equals the lower beam, then the lower id. The host compares beams all the same; the card need not wait
 // for it.
 #include "best.h"
+#include "row.h"
 
 struct Beams {
     const unsigned* from;       // [rows]: after which row of the step before
@@ -11,12 +12,6 @@ struct Beams {
     const unsigned* stops;      // tokens that end a sequence
     int stop_count;
     int beams;  // of a source: its rows are neighbours
-};
-
-// A row of a step: its slot, and how many entries of it the row sees.
-struct BeamRow {
-    unsigned slot;
-    unsigned length;
 };
 
 struct Continued {
@@ -31,15 +26,13 @@ using BeamRank = unsigned long long;
 
 // The higher the better; 0 for what is no extension. Beams count to 256, ids to 2^24.
 __device__ __forceinline__ BeamRank beam_rank(float score, unsigned beam, unsigned id) {
-    unsigned bits = score == 0.0f ? 0u : __float_as_uint(score);
-    unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return static_cast<BeamRank>(ordered) << 32 | static_cast<unsigned>(~(beam << 24 | id));
+    return static_cast<BeamRank>(ordered(score)) << 32 | static_cast<unsigned>(~(beam << 24 | id));
 }
 
 // A block has a source: `next` are the rows of the step to come, `origins [capacity, slots]` says which slot has each
 // entry of a slot's history. Rows beyond `rows` are like the last.
 extern "C" __global__ void __launch_bounds__(128) continue_beams(
-    const Candidate* best, const float* log_sums, int count, Beams how, const BeamRow* next, unsigned* origins,
+    const Candidate* best, const float* log_sums, int count, Beams how, const Row* next, unsigned* origins,
     int slots, int rows, Continued* continued, unsigned* tokens, int filled_up) {
     __shared__ BeamRank shared[WARP_SIZE];
     int base = blockIdx.x * how.beams, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;

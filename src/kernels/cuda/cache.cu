@@ -3,12 +3,7 @@
 // Where slots continue each other's histories (beams do), entries stay where they are: `origins
 // [capacity, slots]` says which slot has each entry of a slot's history; without it, it is that slot itself.
 #include "numbers.h"
-
-// A row of a step: its slot, and how many entries of it the row sees (its own is the last of them).
-struct Row {
-    unsigned slot;
-    unsigned length;
-};
+#include "row.h"
 
 // Stores the rows' keys and values as the last entry of what each row sees.
 template <typename T>

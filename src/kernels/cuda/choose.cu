@@ -62,9 +62,7 @@ using Rank = unsigned long long;
 
 // The higher the better: of equal scores the lower id.
 __device__ __forceinline__ Rank rank(float score, unsigned id) {
-    unsigned bits = score == 0.0f ? 0u : __float_as_uint(score);
-    unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return static_cast<Rank>(ordered) << 32 | static_cast<unsigned>(~id);
+    return static_cast<Rank>(ordered(score)) << 32 | static_cast<unsigned>(~id);
 }
 
 __device__ __forceinline__ Measure block_sum(Measure mine, Shared shared) {
