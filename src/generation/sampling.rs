@@ -219,34 +219,42 @@ impl Sampling {
         self.options.vocabulary_limit.unwrap_or(vocabulary).clamp(1, vocabulary)
     }
 
-    /// Appends tokens to every live row: one, and as many more as were guessed right.
-    fn extend(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
-        let vocabulary = model.vocabulary_size();
-        // The first pass feeds prompts, whose last tokens alone have scores.
-        let fed = if self.steps.is_empty() { self.live.len() } else { self.steps.len() };
-        let mut view = scores.view();
-        let mut at_once = fed == self.live.len() && !self.options.calls_functions();
-        match &mut view {
-            View::Best(best) => {
-                check_rows(best.rows(), fed)?;
-                at_once = false;
-            }
+    /// Chooses after all of the rows that were fed, where none depends on another; whether it has.
+    fn choose_at_once(
+        &mut self,
+        view: &mut View<'_>,
+        fed: usize,
+        vocabulary: usize,
+    ) -> Result<bool> {
+        match view {
+            View::Best(best) => check_rows(best.rows(), fed).map(|()| false),
             View::Chosen(chosen) => {
                 check_rows(chosen.len(), fed)?;
                 self.chosen.clear();
                 self.chosen.extend_from_slice(chosen);
-                at_once = true;
+                Ok(true)
             }
             View::All(logits) => {
                 check_shape(logits, fed, vocabulary)?;
+                let at_once = fed == self.live.len() && !self.options.calls_functions();
                 if at_once {
                     let live = mem::take(&mut self.live);
                     let outcome = self.choose(&live, logits, vocabulary);
                     self.live = live;
                     outcome?;
                 }
+                Ok(at_once)
             }
         }
+    }
+
+    /// Appends tokens to every live row: one, and as many more as were guessed right.
+    fn extend(&mut self, model: &mut dyn StepModel, scores: &mut Scores) -> Result<()> {
+        let vocabulary = model.vocabulary_size();
+        // The first pass feeds prompts, whose last tokens alone have scores.
+        let fed = if self.steps.is_empty() { self.live.len() } else { self.steps.len() };
+        let mut view = scores.view();
+        let at_once = self.choose_at_once(&mut view, fed, vocabulary)?;
         let mut first = 0;
         for place in 0..self.live.len() {
             let row = self.live[place];
