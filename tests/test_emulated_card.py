@@ -252,6 +252,21 @@ def test_going_ahead_changes_no_answer(sampler, calls, tmp_path):
     assert counts["ahead"] > 0.5 * counts["graphs"] and counts["refused"] == 0
 
 
+def test_memory_of_the_host_is_used_again(tmp_path):
+    """Where the host never waits for what it sends: a classifier's head is on the CPU."""
+    code = (
+        "import numpy as np\n"
+        "from bart_fast import BartTextClassifier\n"
+        "from tiny_models import tiny_backbone, token_arrays\n"
+        "model = BartTextClassifier(tiny_backbone(), num_classes=2, preprocessor=None).to('cuda')\n"
+        "x = token_arrays()\n"
+        "x = {'token_ids': x['encoder_token_ids'], 'padding_mask': x['encoder_padding_mask']}\n"
+        "for _ in range(STEPS):\n    model.train_on_batch(x, np.array([0, 1, 1]))\n"
+    )
+    few, more = (asked(code.replace("STEPS", str(n)), tmp_path / str(n)) for n in (4, 7))
+    assert more["uploads"] > few["uploads"] and more["pinned"] == few["pinned"]
+
+
 def test_a_vocabulary_of_which_the_kernels_find_few():
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
     bart_fast.set_random_seed(1)

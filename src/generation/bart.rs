@@ -170,6 +170,7 @@ impl StepModel for BartDecoder {
             capacities[first..first + slots_per_source].fill(prompt.capacity);
         }
         self.is_whole = false;
+        self.ahead = None;
         let (memory, source) = (&self.memory, &self.source);
         let steps = self.model.start_decoding(memory, source, &capacities, slot_sources)?;
         self.steps = Some(steps);
@@ -259,6 +260,10 @@ impl StepModel for BartDecoder {
     fn reorder(&mut self, moves: &[(usize, usize)]) -> Result<()> {
         if let Some(steps) = &mut self.steps {
             steps.cache.reorder(moves);
+        }
+        if !self.moves.is_empty() {
+            // What the card has gone on with was compared with one reordering.
+            self.ahead = None;
         }
         moves.clone_into(&mut self.moves);
         Ok(())

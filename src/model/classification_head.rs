@@ -89,6 +89,7 @@ impl ClassificationHead {
         let memory = model.encode(source, pass)?;
         let hidden = model.decode(target, &memory, source, pass)?;
         let last: Vec<u32> = target.offsets()[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.forward(hidden.select(&last)?.at(&Place::Kernels)?, pass)
+        let last = model.place().alone(|| hidden.select(&last)?.at(&Place::Kernels))?;
+        self.forward(last, pass)
     }
 }

@@ -110,7 +110,7 @@ impl CrossAttention<'_> {
             .map(|&each| each - range.start)
             .flat_map(|each| source.offsets()[each] as u32..source.offsets()[each + 1] as u32)
             .collect();
-        let memory = memory.select(&rows)?;
+        let memory = model.place().alone(|| memory.select(&rows))?;
         let source = batch(&sources);
         model.cross_attention(
             &target,

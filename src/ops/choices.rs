@@ -193,9 +193,7 @@ impl Chooser {
             Ok(None)
         }
     }
-}
 
-impl Chooser {
     /// Has a card continue beams after the rows `from`, of which it has found the best, as the `next` step: if it
     /// does, [`Found::fetch`] brings how.
     ///

@@ -14,6 +14,13 @@ pub struct Gradients<'a> {
     store: Option<GradStore>,
 }
 
+impl Drop for Gradients<'_> {
+    /// Gives back what they have on a card.
+    fn drop(&mut self) {
+        self.parameters.iter().for_each(|parameter| parameter.gradient().clear());
+    }
+}
+
 impl<'a> Gradients<'a> {
     /// Runs the backward pass of `loss` for all that is trained; without a loss all gradients are
     /// zero.

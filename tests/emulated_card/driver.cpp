@@ -99,6 +99,7 @@ bool is_pinned(const void* start) {
 struct Counts {
     size_t launches = 0, graphs = 0, recorded = 0, refused = 0;
     size_t uploads = 0, downloads = 0, copies = 0, allocations = 0, ahead = 0;
+    size_t pinned = 0;  // of the host's memory
 
     ~Counts() {
         const char* path = std::getenv("EMULATED_CARD_REPORT");
@@ -107,7 +108,8 @@ struct Counts {
         std::fprintf(file, "{\"launches\": %zu, \"graphs\": %zu, \"recorded\": %zu, \"refused\": %zu, ",
                      launches, graphs, recorded, refused);
         std::fprintf(file, "\"uploads\": %zu, \"downloads\": %zu, \"copies\": %zu, ", uploads, downloads, copies);
-        std::fprintf(file, "\"allocations\": %zu, \"ahead\": %zu}\n", allocations, ahead);
+        std::fprintf(file, "\"allocations\": %zu, \"pinned\": %zu, \"ahead\": %zu}\n", allocations, pinned,
+                     ahead);
         std::fclose(file);
     }
 } counts;
@@ -253,6 +255,7 @@ EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
 EXPORT int cuMemHostAlloc(void** start, size_t bytes, unsigned) {
     std::lock_guard lock(mutex);
     if (posix_memalign(start, 64, bytes) != 0) return OUT_OF_MEMORY;
+    counts.pinned++;
     return pinned[static_cast<char*>(*start)] = bytes, SUCCESS;
 }
 EXPORT int cuMemFreeHost(void* start) {

@@ -5,6 +5,7 @@ use super::BartDecoder;
 use crate::error::Result;
 use crate::model::steps::Key;
 use crate::model::{Leaves, Left, Passed, Steps};
+use crate::ops::choices::UNKNOWN;
 use crate::ops::head::{Ask, most_found};
 use crate::ops::recording::Output;
 
@@ -88,6 +89,9 @@ impl BartDecoder {
 
     /// Has a card choose after `rows`, which were fed, and go on; whether it does.
     pub(super) fn choose(&mut self, rows: &[StepRow], scores: &mut Scores) -> Result<bool> {
+        if !self.passed.as_deref().is_some_and(|p| matches!(p.left, Left::Scores(_))) {
+            return Ok(false);
+        }
         let from = self.wanted(rows.len());
         let next = self.next(rows, Leaves::Scores)?;
         let (Some(Passed { left: Left::Scores(all), .. }), Some(steps)) =
@@ -155,13 +159,19 @@ impl BartDecoder {
         Ok(arrived.is_some())
     }
 
-    /// Has the card know of the step after that of `rows`, all but its tokens; the key under which it was recorded,
+    /// Has the card know of the step after that of `rows`, all but the tokens that are not given; the key under which it was recorded,
     /// or `None` if the card cannot go on with it.
     fn next(&mut self, rows: &[StepRow], leaves: Leaves) -> Result<Option<Key>> {
         let Some(Steps { cache, places, recordings, .. }) = &mut self.steps else {
             return Ok(None);
         };
-        self.rows.set_single_rows(rows.iter().map(|row| (0, row.position as u32 + 1)));
+        let given = match leaves {
+            Leaves::Scores => &self.choices.given[..],
+            _ => &[],
+        };
+        let given = |i| given.get(i).copied().filter(|&token| token != UNKNOWN).unwrap_or(0);
+        let after = |(i, row): (usize, &StepRow)| (given(i), row.position as u32 + 1);
+        self.rows.set_single_rows(rows.iter().enumerate().map(after));
         cache.place(rows.iter().map(|row| row.slot), places);
         let is_there = self.rows.check("decoder_token_ids", self.model.config()).is_ok();
         if !is_there || !cache.takes(places) {

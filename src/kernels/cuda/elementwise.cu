@@ -12,11 +12,10 @@ extern "C" __global__ void __launch_bounds__(256) dropout(
     for (int i = 0; i < 4 && 4 * block + i < count; i++) out[4 * block + i] = x[4 * block + i] * factors[i];
 }
 
-// out = x + bias, of rows of `width`.
-extern "C" __global__ void __launch_bounds__(256) add_row(
-    const float* x, const float* bias, float* out, unsigned long long count, int width) {
-    unsigned long long i = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < count) out[i] = x[i] + bias[i % width];
+// out = x + bias: a row of `width` a block.
+extern "C" __global__ void __launch_bounds__(256) add_row(const float* x, const float* bias, float* out, int width) {
+    size_t start = static_cast<size_t>(blockIdx.x) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) out[start + i] = x[start + i] + bias[i];
 }
 
 // out = GELU(x)

@@ -85,11 +85,7 @@ impl Card {
             None if pool.closed.load(Ordering::Relaxed) => {
                 candle_core::bail!("memory was asked for while a graph was recorded")
             }
-            None => self.floats(len).or_else(|_| {
-                // What lies unused may be enough.
-                self.trim();
-                self.floats(len)
-            })?,
+            None => self.floats(len)?,
         };
         Ok(CardRows { card: self.clone(), pool, memory: Some(memory), kind, rows, width })
     }
@@ -98,7 +94,12 @@ impl Card {
     pub(super) fn floats(&self, count: usize) -> Result<CudaSlice<f32>> {
         self.check_not_recording()?;
         // SAFETY: a kernel writes every one of them before others read them.
-        unsafe { self.device.alloc::<f32>(count.max(1)) }
+        let floats = || unsafe { self.device.alloc::<f32>(count.max(1)) };
+        floats().or_else(|_| {
+            // What lies unused may be enough.
+            self.trim();
+            floats()
+        })
     }
 
     /// A tensor of candle with these floats.

@@ -51,7 +51,12 @@ pub(super) struct Post {
     free: Vec<Pinned>,
     /// What the card may yet have to read.
     sent: Vec<Pinned>,
+    /// What it was sent before that, and when it has read it.
+    earlier: Option<(CudaEvent, Vec<Pinned>)>,
 }
+
+/// Copies that the host sends before it waits for the card to have read those before.
+const SENT_TOGETHER: usize = 64;
 
 /// Words that a card will have copied to the host.
 #[derive(Debug)]
@@ -78,8 +83,18 @@ impl Card {
         from.copy_from_slice(words);
         // SAFETY: callers have memory there; what is copied from stays as it is until the card has read it.
         let sent = unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) };
-        lock(&self.post).sent.push(memory);
-        sent.w()
+        let mut post = lock(&self.post);
+        post.sent.push(memory);
+        sent.w()?;
+        if post.sent.len() >= SENT_TOGETHER {
+            let event = self.stream.record_event(None).w()?;
+            let sent = std::mem::take(&mut post.sent);
+            if let Some((event, read)) = post.earlier.replace((event, sent)) {
+                event.synchronize().w()?;
+                post.free.extend(read);
+            }
+        }
+        Ok(())
     }
 
     /// Has the card copy `count` words to the host when it has done what was launched before.
@@ -105,8 +120,9 @@ impl Card {
     /// Has all memory back of which copies were sent: the host has waited for the card.
     pub(super) fn received(&self) {
         let mut post = lock(&self.post);
-        let Post { free, sent } = &mut *post;
+        let Post { free, sent, earlier } = &mut *post;
         free.append(sent);
+        free.extend(earlier.take().into_iter().flat_map(|(_, read)| read));
     }
 
     /// Memory for so many words.
@@ -114,7 +130,8 @@ impl Card {
         let context = self.stream.context();
         context.bind_to_thread().w()?;
         let free = &mut lock(&self.post).free;
-        match free.iter().position(|memory| memory.len >= count) {
+        let enough = free.iter().enumerate().filter(|(_, memory)| memory.len >= count);
+        match enough.min_by_key(|(_, memory)| memory.len).map(|(place, _)| place) {
             Some(place) => Ok(free.swap_remove(place)),
             None => Pinned::new(context, count.next_power_of_two().max(256)),
         }

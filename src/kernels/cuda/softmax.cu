@@ -64,12 +64,13 @@ extern "C" __global__ void __launch_bounds__(256) weights_forward(
     if (place >= rows) return;
     WeightsRow row(all, place);
     const float* mine = scores + row.start;
-    float largest = -INFINITY, sum = 0.0f;
+    float largest = -INFINITY, sum = 0.0f, sees = 0.0f;
     row.visit(all, false, [&](int key, float) {
-        if (row.sees(key)) largest = fmaxf(largest, all.scale * mine[key]);
+        if (row.sees(key)) largest = fmaxf(largest, all.scale * mine[key]), sees = 1.0f;
     });
     largest = warp_max(largest);
-    bool sees_none = !(largest > -INFINITY);
+    // By what it may see: scores that are no numbers make weights that are none.
+    bool sees_none = warp_max(sees) == 0.0f;
     row.visit(all, false, [&](int key, float) {
         if (row.sees(key)) sum += expf(all.scale * mine[key] - largest);
     });
@@ -91,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(256) weights_backward(
     const float* mine = scores + row.start;
     const float* slopes = dweights + row.start;
     float log_sum = log_sums[place], along = 0.0f;
-    bool sees_none = !(log_sum < INFINITY);
+    bool sees_none = log_sum == INFINITY;
     auto weight = [&](int key) {
         return row.sees(key) && !sees_none ? expf(all.scale * mine[key] - log_sum) : 0.0f;
     };

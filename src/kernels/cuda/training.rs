@@ -163,10 +163,10 @@ impl Card {
             Argument::Pointer(x.floats()),
             Argument::Pointer(bias.floats()),
             Argument::Pointer(out.start),
-            Argument::Long(x.len as u64),
             Argument::count(bias.len)?,
         ];
-        self.launch("add_row", blocks_of(x.len), ROW_THREADS, 0, &arguments)?;
+        let grid = (x.len / bias.len.max(1), 1, 1);
+        self.launch("add_row", grid, ROW_THREADS, 0, &arguments)?;
         Ok(self.storage_of(out))
     }
 
