@@ -112,7 +112,7 @@ impl BartDecoder {
     }
 
     /// The rows of the last pass, which fed so many, that count.
-    fn wanted(&self, rows: usize) -> Vec<u32> {
+    fn counting(&self, rows: usize) -> Vec<u32> {
         match self.wanted.is_empty() {
             true => (0..rows as u32).collect(),
             false => self.wanted.clone(),

@@ -5,76 +5,16 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, D, DType, Layout, Result, 
 
 use super::card_training;
 use super::weight::{HalfFormat, Weight};
-use super::{Way, way};
-use crate::kernels::cuda::{Card, Weight as Matrix, tensor_of};
+use crate::kernels::cuda::tensor_of;
 
 /// `x [rows, in]` times `weight [out, in]` transposed; `None` where it is not for a card, or not in bfloat16.
 pub(super) fn product(x: &Tensor, weight: &Weight) -> Result<Option<Tensor>> {
     let stored = weight.stored();
-    let floats = x.dtype() == DType::F32 && stored.dtype() == DType::F32;
-    let wanted = weight.rounded() == Some(HalfFormat::Bfloat16) && floats && !weight.is_packed();
-    if !wanted || !x.device().is_cuda() || way() == Way::Portable {
-        return Ok(None);
-    }
-    x.contiguous()?.apply_op2(stored, Product).map(Some)
-}
-
-struct Product;
-
-impl CustomOp2 for Product {
-    fn name(&self) -> &'static str {
-        "product in bfloat16"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _x: &CpuStorage,
-        _x_layout: &Layout,
-        _weight: &CpuStorage,
-        _weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        candle_core::bail!("a product of a card was asked of the CPU")
-    }
-
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        weight: &CudaStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let card = Card::of(&candle_core::Device::Cuda(x.device.clone()))?;
-        let (rows, inputs) = x_layout.shape().dims2()?;
-        let outputs = weight_layout.shape().dims2()?.0;
-        let x = floats(Matrix::new(&card, x, x_layout)?)?;
-        let weight = floats(Matrix::new(&card, weight, weight_layout)?)?;
-        let factors = [(x, false), (weight, true)];
-        let product = card.product_bfloat16(1, (rows, outputs, inputs), factors)?;
-        Ok((product, Shape::from((rows, outputs))))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let ((rows, inputs), outputs) = (x.dims2()?, weight.dim(0)?);
-        let card = Card::of(x.device())?;
-        let dy = dy.contiguous()?;
-        let of = |tensor: &Tensor| floats(Matrix::of_tensor(&card, tensor)?);
-        let x = x.contiguous()?;
-        let product = |(m, n, k), factors| -> Result<Tensor> {
-            Ok(tensor_of(card.product_bfloat16(1, (m, n, k), factors)?, Shape::from((m, n))))
-        };
-        let dx = x
-            .track_op()
-            .then(|| product((rows, inputs, outputs), [(of(&dy)?, false), (of(weight)?, false)]));
-        let dweight = weight
-            .track_op()
-            .then(|| product((outputs, inputs, rows), [(of(&dy)?, true), (of(&x)?, false)]));
-        Ok((dx.transpose()?, dweight.transpose()?))
+    let has_floats = stored.dtype() == DType::F32 && !weight.is_packed();
+    let rounds = weight.rounded() == Some(HalfFormat::Bfloat16);
+    match rounds && has_floats && card_training::takes(x) {
+        true => products(x, stored, true).map(Some),
+        false => Ok(None),
     }
 }
 
@@ -110,9 +50,8 @@ impl CustomOp2 for Products {
         b_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let (mut dims, others) = (a_layout.dims().to_vec(), b_layout.dims());
-        let [.., m, k] = dims[..] else { candle_core::bail!("a product of no matrices") };
+        let (count, m, k) = matrices(&dims)?;
         let n = others[others.len() - if self.transposed { 2 } else { 1 }];
-        let count = a_layout.shape().elem_count() / (m * k).max(1);
         let (card, a) = card_training::stored(a, a_layout)?;
         let factors = [(a, false), (card_training::stored(b, b_layout)?.1, self.transposed)];
         let products = card.product_bfloat16(count, (m, n, k), factors)?;
@@ -128,17 +67,27 @@ impl CustomOp2 for Products {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let [.., m, k] = *a.dims() else { candle_core::bail!("a product of no matrices") };
-        let (n, count) = (dy.dim(D::Minus1)?, a.elem_count() / (m * k).max(1));
+        let ((count, m, k), n) = (matrices(a.dims())?, dy.dim(D::Minus1)?);
         let (card, a_there) = card_training::floats(a)?;
         let (b_there, dy_there) = (card_training::floats(b)?.1, card_training::floats(&dy)?.1);
-        let of_a = [(dy_there, false), (b_there, !self.transposed)];
-        let da = card.product_bfloat16(count, (m, k, n), of_a)?;
+        let gradient = |of: &Tensor, sizes, factors| -> Result<Option<Tensor>> {
+            let wanted = of.track_op().then(|| card.product_bfloat16(count, sizes, factors));
+            Ok(wanted.transpose()?.map(|gradient| tensor_of(gradient, of.shape().clone())))
+        };
+        let da = gradient(a, (m, k, n), [(dy_there, false), (b_there, !self.transposed)])?;
         let db = match self.transposed {
-            true => card.product_bfloat16(count, (n, k, m), [(dy_there, true), (a_there, false)]),
-            false => card.product_bfloat16(count, (k, n, m), [(a_there, true), (dy_there, false)]),
+            true => gradient(b, (n, k, m), [(dy_there, true), (a_there, false)]),
+            false => gradient(b, (k, n, m), [(a_there, true), (dy_there, false)]),
         }?;
-        Ok((Some(tensor_of(da, a.shape().clone())), Some(tensor_of(db, b.shape().clone()))))
+        Ok((da, db))
+    }
+}
+
+/// How many matrices there are, and of how many rows and columns.
+fn matrices(dims: &[usize]) -> Result<(usize, usize, usize)> {
+    match dims {
+        [more @ .., rows, columns] => Ok((more.iter().product(), *rows, *columns)),
+        _ => candle_core::bail!("a product of no matrices"),
     }
 }
 
@@ -189,12 +138,5 @@ impl CustomOp2 for AddBias {
             Ok(tensor_of(card.sum_columns(slopes, bias.elem_count())?, bias.shape().clone()))
         });
         Ok((Some(dsum.clone()), dbias.transpose()?))
-    }
-}
-
-fn floats(matrix: Option<Matrix>) -> Result<Matrix> {
-    match matrix {
-        Some(matrix) => Ok(matrix),
-        None => candle_core::bail!("a product in bfloat16 takes floats"),
     }
 }

@@ -1,10 +1,9 @@
 //! What the operations of training do on NVIDIA's cards: the arms of those that are written out for the CPU too.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::backend::BackendDevice;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
-use std::sync::OnceLock;
 
 use super::{Way, way};
 use crate::kernels::cuda::{Card, CardSide, Side, Weight as Matrix, tensor_of};

@@ -92,7 +92,7 @@ impl BartDecoder {
         if !self.passed.as_deref().is_some_and(|p| matches!(p.left, Left::Scores(_))) {
             return Ok(false);
         }
-        let from = self.wanted(rows.len());
+        let from = self.counting(rows.len());
         let next = self.next(rows, Leaves::Scores)?;
         let (Some(Passed { left: Left::Scores(all), .. }), Some(steps)) =
             (self.passed.as_deref(), &mut self.steps)
@@ -131,7 +131,7 @@ impl BartDecoder {
             return Ok(false);
         };
         let leaves = leaves(steps, wanted);
-        let from = self.wanted(rows.len());
+        let from = self.counting(rows.len());
         let goes_on = self.expects && self.beams.are_continued(limit);
         let next = if goes_on { self.next(rows, leaves)? } else { None };
         let (Some(Passed { left: Left::Best(found), .. }), Some(steps)) =
